@@ -1,0 +1,24 @@
+"""From radiologists' findings to chest CT nodule images, as components for MONAI Bundles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nodule_plugin.errors import InputError
+from nodule_plugin.findings import Findings
+from nodule_plugin.prompts import findings_to_prompt
+
+if TYPE_CHECKING:
+    from nodule_plugin.metrics.alignment import BiomedCLIPScorer
+
+__version__ = "0.1.0"
+__all__ = ["BiomedCLIPScorer", "Findings", "InputError", "findings_to_prompt"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand: findings and prompts must not cost the seconds that torch and open_clip take to import.
+    if name == "BiomedCLIPScorer":
+        from nodule_plugin.metrics.alignment import BiomedCLIPScorer
+
+        return BiomedCLIPScorer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,3 @@
+"""How good generated images are: the maths, with no engine in sight."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Tables, figures and one self-contained page."""
+
+from __future__ import annotations
