@@ -1,0 +1,68 @@
+"""Patient-disjoint, malignancy-stratified division of nodules into training, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from nodule_plugin.data.nodule import Nodule
+from nodule_plugin.errors import InputError
+
+PARTS = ("training", "validation", "test")
+
+
+def split_by_patient(
+    nodules: Sequence[Nodule], ratios: Sequence[int] = (7, 2, 1), seed: int = 0
+) -> dict[str, list[Nodule]]:
+    """Divide nodules so that no patient is in two parts and malignancy is spread evenly.
+
+    The nodules are dealt into ``sum(ratios)`` folds by scikit-learn's StratifiedGroupKFold (groups: patients, strata:
+    malignancy, 0 where it was not rated); the first folds become the test part, the next the validation part, the rest
+    the training part. With fewer patients than folds the parts are filled by whole patients in the order training,
+    test, validation, and a part may stay empty.
+
+    Args:
+        nodules: in any order; the result is the same.
+        ratios: whole-number shares of training, validation and test.
+        seed: of the shuffle before dealing.
+
+    Returns:
+        part name -> its nodules, ordered by id.
+
+    Raises:
+        InputError: if ``ratios`` are not three whole numbers with a positive first one.
+    """
+    if len(ratios) != 3 or any(int(r) != r or r < 0 for r in ratios) or ratios[0] < 1:
+        raise InputError(f"split ratios: three whole numbers are needed, the first above 0, such as 7 2 1; not {ratios}")
+    ordered = sorted(nodules, key=lambda nodule: nodule.id)
+    part_of_fold = np.repeat(["test", "validation", "training"], [ratios[2], ratios[1], ratios[0]])
+    if len({nodule.patient_id for nodule in ordered}) < len(part_of_fold):
+        part_of_patient = _deal_few_patients(ordered, seed)
+    else:
+        part_of_patient = _deal_folds(ordered, part_of_fold, seed)
+    parts: dict[str, list[Nodule]] = {part: [] for part in PARTS}
+    for nodule in ordered:
+        parts[part_of_patient[nodule.patient_id]].append(nodule)
+    return parts
+
+
+def _deal_folds(nodules: Sequence[Nodule], part_of_fold: np.ndarray, seed: int) -> dict[str, str]:
+    if len(part_of_fold) == 1:
+        return {nodule.patient_id: part_of_fold[0] for nodule in nodules}
+    patients = [nodule.patient_id for nodule in nodules]
+    malignancy = [nodule.findings.malignancy or 0 for nodule in nodules]
+    folds = StratifiedGroupKFold(len(part_of_fold), shuffle=True, random_state=seed)
+    return {
+        patients[index]: str(part)
+        for part, (_, fold) in zip(part_of_fold, folds.split(patients, malignancy, patients))
+        for index in fold
+    }
+
+
+def _deal_few_patients(nodules: Sequence[Nodule], seed: int) -> dict[str, str]:
+    patients = sorted({nodule.patient_id for nodule in nodules})
+    order = np.random.default_rng(seed).permutation(len(patients))
+    cycle = ("training", "test", "validation")
+    return {patients[index]: cycle[place] if place < 3 else "training" for place, index in enumerate(order)}
