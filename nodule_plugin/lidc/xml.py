@@ -47,8 +47,8 @@ def read_message(path: str | Path) -> Scan:
     """The annotations of one file.
 
     Returns:
-        A scan whose ``patient_id`` and ``slice_z`` are empty and whose thickness and spacing are NaN. An annotation's id
-        is the reader's place in the file and the nodule's among that reader's nodules, such as "2.1".
+        A scan whose ``patient_id`` and ``slice_z`` are empty and whose thickness and spacing are NaN. An annotation's
+        id is the reader's place in the file and the nodule's among that reader's nodules, such as "2.1".
 
     Raises:
         InputError: if the file is missing, is not well-formed XML (with its line), is another kind of message, or lacks
@@ -62,7 +62,9 @@ def read_message(path: str | Path) -> Scan:
     except ElementTree.ParseError as error:
         line, column = error.position
         reason = str(error).split(":")[0]
-        raise InputError(f"{file}: line {line}, column {column + 1}: not well-formed XML ({reason}); get it anew") from error
+        raise InputError(
+            f"{file}: line {line}, column {column + 1}: not well-formed XML ({reason}); get it anew"
+        ) from error
     if root.tag != f"{_NAMESPACE}LidcReadMessage":
         raise InputError(f"{file}: the root element is {root.tag!r}, not LidcReadMessage: not a reading of a CT series")
     sessions = root.findall(f"{_NAMESPACE}readingSession")
@@ -102,21 +104,18 @@ def with_geometry(
 
 
 def _annotations(session: Element, reader: int, file: Path) -> list[Annotation]:
-    nodules = [node for node in session.findall(f"{_NAMESPACE}unblindedReadNodule") if _has_ratings(node)]
-    return [_annotation(node, f"{reader}.{number}", file) for number, node in enumerate(nodules, start=1)]
+    rated: list[Annotation] = []
+    for nodule in session.findall(f"{_NAMESPACE}unblindedReadNodule"):
+        characteristics = nodule.find(f"{_NAMESPACE}characteristics")
+        # Some files give a small nodule an empty <characteristics/>.
+        if characteristics is not None and len(characteristics) > 0:
+            rated.append(_annotation(nodule, characteristics, f"{reader}.{len(rated) + 1}", file))
+    return rated
 
 
-def _has_ratings(nodule: Element) -> bool:
-    # Some files give a small nodule an empty <characteristics/>.
-    characteristics = nodule.find(f"{_NAMESPACE}characteristics")
-    return characteristics is not None and len(characteristics) > 0
-
-
-def _annotation(nodule: Element, annotation_id: str, file: Path) -> Annotation:
+def _annotation(nodule: Element, characteristics: Element, annotation_id: str, file: Path) -> Annotation:
     name = _text(nodule, "noduleID", file, f"nodule {annotation_id}")
     where = f"nodule {name!r} of reader {annotation_id.partition('.')[0]}"
-    characteristics = nodule.find(f"{_NAMESPACE}characteristics")
-    assert characteristics is not None  # _has_ratings
     return Annotation(
         id=annotation_id,
         nodule_id=name,
