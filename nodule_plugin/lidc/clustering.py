@@ -23,9 +23,9 @@ MOST_READERS = 4
 def cluster_annotations(scan: Scan, factor: float = 0.9, min_tolerance: float = 0.1) -> list[list[Annotation]]:
     """Group a scan's annotations by nodule.
 
-    Two annotations are neighbours when the least distance between their outline points, in *voxel indices* (row, column,
-    slice), is at most the slice thickness in mm: a mix of units, kept because published counts rest on it. Groups are
-    the connected components. While any group has more than four annotations the tolerance is multiplied by ``factor``
+    Two annotations are neighbours when the least distance between their outline points, in *voxel indices* (row,
+    column, slice), is at most the slice thickness in mm: a mix of units, kept because published counts rest on it.
+    Groups are the connected components. While any group has more than four annotations the tolerance is multiplied by ``factor``
     and the grouping repeated, until it would fall below ``min_tolerance``; then larger groups stay.
 
     Args:
@@ -42,7 +42,9 @@ def cluster_annotations(scan: Scan, factor: float = 0.9, min_tolerance: float = 
     if not scan.annotations:
         return []
     if not scan.slice_z or not np.isfinite(scan.slice_thickness):
-        raise InputError(f"series {scan.series_instance_uid}: slice thickness and positions are needed to group annotations")
+        raise InputError(
+            f"series {scan.series_instance_uid}: slice thickness and positions are needed to group annotations"
+        )
     points = [voxels(annotation, scan) for annotation in scan.annotations]
     tolerance = scan.slice_thickness
     distances = _least_distances(points, tolerance)

@@ -61,11 +61,10 @@ def _contour_diameter(contour: Contour) -> float:
 
 
 def volume(annotation: Annotation, scan: Scan) -> float:
-    """Sum of the outlined areas (shoelace formula), holes subtracted, each times half the distance of its neighbours, mm3.
+    """Sum of the outlined areas, holes subtracted, each times half the distance between its neighbours, mm3.
 
     Neighbours are the annotation's own next outlined positions; the first and the last take the distance to their only
-    neighbour, and an annotation in a single slice the slice thickness (where such an annotation has several contours,
-    pylidc raises an IndexError).
+    neighbour, and an annotation in a single slice the slice thickness.
     """
     z = np.unique([contour.z for contour in annotation.contours])
     if len(z) == 1:
