@@ -44,9 +44,7 @@ def shape_transform(
 
 
 def signed_distance(cluster: Sequence[Annotation], grid: Grid, transform: np.ndarray) -> np.ndarray:
-    """Distance to the surface on which half of the readers agree, mm, positive inside.
-
-    The outlines run along the first voxels outside the nodule, so the surface lies half a pixel within them.
+    """Distance to the outline on which half of the readers agree, mm, positive inside.
 
     Returns:
         float32 (slices, rows, columns).
@@ -57,7 +55,7 @@ def signed_distance(cluster: Sequence[Annotation], grid: Grid, transform: np.nda
     sampling = (grid.slice_spacing, grid.pitch, grid.pitch)
     distance = distance_transform_edt(inside, sampling) - distance_transform_edt(~inside, sampling)
     distance = gaussian_filter(distance.astype(np.float32), (0, 0.6 * grid.factor, 0.6 * grid.factor))
-    return distance - 0.5 * grid.spacing
+    return distance
 
 
 def _fill(annotation: Annotation, grid: Grid, transform: np.ndarray) -> np.ndarray:

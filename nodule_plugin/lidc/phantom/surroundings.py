@@ -12,7 +12,7 @@ from nodule_plugin.lidc.phantom.tubes import Tube, deposit, draw_tubes, grow_ves
 
 def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Aerated parenchyma, HU: a patient's own level, slow variation, fine interstitium, now and then emphysema."""
-    level = np.clip(rng.normal(-880, 30), -945, -800)
+    level = np.clip(rng.normal(-876, 33), -945, -790)
     volume = level + 14 * smooth_noise(grid, 9.0, rng) + 16 * smooth_noise(grid, 2.5, rng)
     volume += _interstitium(grid, rng)
     if rng.random() < 0.1:
@@ -25,7 +25,7 @@ def _interstitium(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Septa and vessels too thin to be seen singly."""
     share = np.zeros(grid.samples, dtype=np.float32)
     rows, columns = (count * grid.spacing for count in grid.shape)
-    count = rng.poisson(0.05 * rows * columns * len(grid.z) * rng.uniform(0.5, 1.5))
+    count = rng.poisson(0.06 * rows * columns * len(grid.z) * rng.gamma(2, 0.5))
     steps = int(5.0 / grid.pitch)
     headings = np.cumsum(rng.normal(0, 0.15, (count, steps)), axis=1) + rng.uniform(0, 2 * np.pi, (count, 1))
     starts = [rng.uniform(axis.min(), axis.max(), (count, 1)) for axis in grid.axes[1:]]
@@ -50,9 +50,9 @@ def vessels(distance: np.ndarray, grid: Grid, outward: np.ndarray, slab_mm: floa
     radius = radius_of(distance)
     depth = max(np.ptp(grid.axes[0]), slab_mm)
     tubes: list[Tube] = []
-    for _ in range(rng.poisson(0.35 + extent.prod() / 450 * (1 + depth / 25))):
+    for _ in range(rng.poisson(0.3 + extent.prod() / 420 * (1 + depth / 25))):
         start = np.array([rng.uniform(-0.5, 0.5) * depth, *(rng.uniform(-0.5, 0.5, 2) * extent)])
-        vessel_radius = min(rng.gamma(2.2, 0.32) + 0.2, 2.8)
+        vessel_radius = min(rng.gamma(1.6, 0.3) + 0.2, 2.8)
         if np.hypot(*start[1:]) < radius + vessel_radius:
             continue
         heading = 0.9 * outward + rng.standard_normal(3)
@@ -60,7 +60,7 @@ def vessels(distance: np.ndarray, grid: Grid, outward: np.ndarray, slab_mm: floa
         tubes += grow_vessel(start, -heading, vessel_radius, 20.0, rng)
     for _ in range(rng.choice(4, p=[0.45, 0.3, 0.17, 0.08])):
         heading = rng.standard_normal(3) * [0.35, 1, 1] - 0.4 * outward
-        feeding = min(rng.gamma(3, 0.25) + 0.25, 0.45 * radius + 0.25)
+        feeding = min(rng.gamma(2.5, 0.22) + 0.25, 0.4 * radius + 0.2)
         start = 0.5 * radius * heading / np.linalg.norm(heading)
         tubes += grow_vessel(start, heading, feeding, 30.0, rng)
     return Layer(draw_tubes(grid, tubes, slab_mm), rng.uniform(10, 90))
