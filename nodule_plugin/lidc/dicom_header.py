@@ -14,6 +14,8 @@ import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 
+DICOM_SUFFIXES = (".dcm", ".dicom")
+"""A file so named that is not DICOM is damaged; others are passed over."""
 _TAGS = (
     "SOPClassUID",
     "SyntheticData",
@@ -100,12 +102,21 @@ def read_slice_header(path: Path) -> SliceHeader | None:
         raise BrokenFile(f"broken DICOM file ({type(error).__name__}: {error})") from error
 
 
+def has_dicom_preamble(path: Path) -> bool:
+    """Whether a file begins as a DICOM file does; False where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def _is_dicom(file: BinaryIO, path: Path) -> bool:
     preamble = file.read(132)
     file.seek(0)
     if preamble[128:] == b"DICM":
         return True
-    if path.suffix.lower() in (".dcm", ".dicom"):
+    if path.suffix.lower() in DICOM_SUFFIXES:
         raise BrokenFile("empty file" if not preamble else "not a DICOM file, whatever its name says")
     return False
 

@@ -15,7 +15,13 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nodule_plugin.lidc.dicom_header import BrokenFile, SliceHeader, read_slice_header
+from nodule_plugin.lidc.dicom_header import (
+    DICOM_SUFFIXES,
+    BrokenFile,
+    SliceHeader,
+    has_dicom_preamble,
+    read_slice_header,
+)
 
 _logger = logging.getLogger(__name__)
 _INDEX_VERSION = 1
@@ -229,3 +235,8 @@ def _decode(entry: Any, common: list[dict[str, Any]]) -> Entry:
     shared = common[header]
     pairs = {name: tuple(shared[name]) for name in ("spacing", "shape")}
     return SliceHeader(**(shared | pairs), z=z, instance_number=instance_number)
+
+
+def contains_dicom(root: Path) -> bool:
+    """Whether any file below a folder is DICOM, by its content or, where it is damaged, by its name."""
+    return any(path.suffix.lower() in DICOM_SUFFIXES or has_dicom_preamble(path) for path in _walk(root))
