@@ -26,16 +26,17 @@ class GuidedSampler(Inferer):
     the guidance scale. s = 1 is the prompt's prediction alone and s = 0 the empty prompt's alone; both cost half.
     Whether the network predicts epsilon, v or the sample the scheduler reads from the base model's own configuration.
 
-    The same seed gives the same image whatever the batch size. Matrix products of another batch size add up in another
-    order (differences of 2e-6 in one U-Net call on CPU, which then grow over the steps), so every image is computed in
-    a group of exactly ``images_per_call``, the last group padded by repetition.
+    The same seed gives the same image, to the last bit, whatever the batch size: matrix products of other sizes add up
+    in another order, so the network sees ``images_per_call`` images at a time and never the batch. That promise holds
+    for 1; with more an image also shares its calls with others (the last group is padded by repetition, so that the
+    size stays), and where it stands among them can change it by rounding errors (about 1e-6 in float32).
 
     Args:
         scheduler: the base model's diffusers scheduler; copied for every group, since many keep state between steps.
         vae: diffusers' AutoencoderKL (or one with its ``decode`` and ``config``), on the device of the inputs.
         num_inference_steps: denoising steps.
         scheduler_class: name of a diffusers scheduler to use with the configuration of ``scheduler``; None keeps it.
-        images_per_call: images in one network call; guidance doubles it.
+        images_per_call: images in one network call; guidance doubles it. Above 1 is worth it on a GPU only.
         guidance_interval: (from, to) share of the steps that is guided, the rest has scale 1 (Kynkaanniemi et al. 2024,
             arXiv:2404.07724). None guides all.
         guidance_rescale: 0 to 1, how far to bring the guided prediction back to the standard deviation of c (Lin et al.
