@@ -26,16 +26,17 @@ class GuidedSampler(Inferer):
     the guidance scale. s = 1 is the prompt's prediction alone and s = 0 the empty prompt's alone; both cost half.
     Whether the network predicts epsilon, v or the sample the scheduler reads from the base model's own configuration.
 
-    The same seed gives the same image whatever the batch size. Matrix products of another batch size add up in another
-    order (differences of 2e-6 in one U-Net call on CPU, which then grow over the steps), so every image is computed in
-    a group of exactly ``images_per_call``, the last group padded by repetition, and does not depend on the others in it.
+    The same seed gives the same image, to the last bit, whatever the batch size: matrix products of other sizes add up
+    in another order, so the network sees ``images_per_call`` images at a time and never the batch. That promise holds
+    for 1; with more an image also shares its calls with others (the last group is padded by repetition, so that the
+    size stays), and where it stands among them can change it by rounding errors (about 1e-6 in float32).
 
     Args:
         scheduler: the base model's diffusers scheduler; copied for every group, since many keep state between steps.
         vae: diffusers' AutoencoderKL (or one with its ``decode`` and ``config``), on the device of the inputs.
         num_inference_steps: denoising steps.
         scheduler_class: name of a diffusers scheduler to use with the configuration of ``scheduler``; None keeps it.
-        images_per_call: images in one network call; guidance doubles it.
+        images_per_call: images in one network call; guidance doubles it. Above 1 is worth it on a GPU only.
         guidance_interval: (from, to) share of the steps that is guided, the rest has scale 1 (Kynkaanniemi et al. 2024,
             arXiv:2404.07724). None guides all.
         guidance_rescale: 0 to 1, how far to bring the guided prediction back to the standard deviation of c (Lin et al.
@@ -185,10 +186,11 @@ class GuidedSampler(Inferer):
 class GenerationPrepareBatch(PrepareBatch):
     """From requests (see :mod:`nodule_plugin.data.requests`) to what :class:`GuidedSampler` takes.
 
-    Every distinct prompt is encoded once, alone, so that its embedding does not depend on its neighbours.
+    Prompts are encoded one at a time, so that an embedding does not depend on its neighbours.
 
     Args:
-        conditioner: ``conditioner(list of B prompts) -> (B, L, D)``.
+        conditioner: ``conditioner(list of B prompts) -> (B, L, D)``, which remembers those it knows, such as
+            :class:`nodule_plugin.diffusion.components.TextConditioner`.
         vae: the autoencoder whose latents are sampled; its configuration gives their channels and size.
         image_size: height and width of the images, pixels.
         prompts: encoded at once, so that one that is too long is found before the first image is made.
@@ -205,9 +207,8 @@ class GenerationPrepareBatch(PrepareBatch):
             raise InputError(f"image_size: a multiple of {factor} is needed for this base model, not {image_size!r}")
         self.latent_shape = (vae.config.latent_channels, image_size // factor, image_size // factor)
         self.conditioner = conditioner
-        self._embeddings: dict[str, Tensor] = {}
-        for prompt in prompts:
-            self._embedding(prompt)
+        for prompt in dict.fromkeys(prompts):
+            conditioner([prompt])
 
     def __call__(
         self,
@@ -220,18 +221,12 @@ class GenerationPrepareBatch(PrepareBatch):
         seeds = [int(request["seed"]) for request in batchdata]
         options: dict[str, Any] = {"device": device, "non_blocking": non_blocking, **kwargs}
         conditions = {
-            "context": torch.stack([self._embedding(request["prompt"]) for request in batchdata]).to(**options),
-            "unconditional": self._embedding("")[None].to(**options),
+            "context": torch.cat([self.conditioner([request["prompt"]]) for request in batchdata]).to(**options),
+            "unconditional": self.conditioner([""]).to(**options),
             "guidance_scale": [float(request["guidance_scale"]) for request in batchdata],
             "seeds": seeds,
         }
         return seeded_noise(seeds, self.latent_shape).to(**options), None, (), conditions
-
-    @torch.no_grad()
-    def _embedding(self, prompt: str) -> Tensor:
-        if prompt not in self._embeddings:
-            self._embeddings[prompt] = self.conditioner([prompt])[0].float().cpu()
-        return self._embeddings[prompt]
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
