@@ -25,8 +25,8 @@ def cluster_annotations(scan: Scan, factor: float = 0.9, min_tolerance: float = 
 
     Two annotations are neighbours when the least distance between their outline points, in *voxel indices* (row,
     column, slice), is at most the slice thickness in mm: a mix of units, kept because published counts rest on it.
-    Groups are the connected components. While any group has more than four annotations the tolerance is multiplied by ``factor``
-    and the grouping repeated, until it would fall below ``min_tolerance``; then larger groups stay.
+    Groups are the connected components. While any group has more than four annotations the tolerance is multiplied by
+    ``factor`` and the grouping repeated, until it would fall below ``min_tolerance``; then larger groups stay.
 
     Args:
         scan: must know its slice thickness and the positions of its slices.

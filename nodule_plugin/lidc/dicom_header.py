@@ -14,9 +14,11 @@ import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 
+DICOM_SUFFIXES = (".dcm", ".dicom")
+"""A file so named that is not DICOM is damaged; others are passed over."""
 _TAGS = (
-    "TransferSyntaxUID",
-    "Modality",
+    "SOPClassUID",
+    "SyntheticData",
     "PatientID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -28,14 +30,15 @@ _TAGS = (
     "Rows",
     "Columns",
 )
+_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _AXIAL = 0.9
 """Least cosine between the slice normal and the patient's long axis: localizers and reformats are not axial."""
 
 
-class UnusableFile(Exception):
-    """A file that should have been a CT slice and is not usable as one; the message says why."""
+class BrokenFile(Exception):
+    """A file that should have been a CT slice and cannot be used as one; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class SliceHeader:
         z: last coordinate of ImagePositionPatient, mm, which is what the readers' contours refer to.
         spacing: (row, column) distance between pixels, mm.
         shape: (rows, columns).
+        synthetic: whether the header declares the pixels synthetic (Synthetic Data, PS3.3 C.12.1).
     """
 
     patient_id: str
@@ -59,30 +63,31 @@ class SliceHeader:
     z: float
     spacing: tuple[float, float]
     shape: tuple[int, int]
+    synthetic: bool = False
 
 
 def read_slice_header(path: Path) -> SliceHeader | None:
     """Read one file's header.
 
     Returns:
-        None where the file is not DICOM or not CT (radiographs, reports, directories).
+        None where the file is not DICOM or is not an axial CT image (radiographs, reports, localizers).
 
     Raises:
-        UnusableFile: if the file is a broken or incomplete DICOM file, or a CT image that is not one axial slice.
+        BrokenFile: if the file is damaged or incomplete, or a CT image whose header lacks what a slice needs.
     """
     try:
         with path.open("rb") as file:
             if not _is_dicom(file, path):
                 return None
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            if dataset.get("Modality") != "CT":
+            if dataset.get("SOPClassUID", _CT_IMAGE_STORAGE) != _CT_IMAGE_STORAGE:
                 return None
             _check_pixel_data(file, dataset)
         return _slice_header(dataset)
     except OSError as error:
-        raise UnusableFile(f"cannot be read ({error.strerror or error})") from error
+        raise BrokenFile(f"cannot be read ({error.strerror or error})") from error
     except InvalidDicomError as error:
-        raise UnusableFile("not a DICOM file, whatever its name says") from error
+        raise BrokenFile("not a DICOM file, whatever its name says") from error
     except (
         EOFError,
         ValueError,
@@ -94,7 +99,16 @@ def read_slice_header(path: Path) -> SliceHeader | None:
         zlib.error,
     ) as error:
         # What pydicom raises on damaged files depends on where the damage is.
-        raise UnusableFile(f"broken DICOM file ({type(error).__name__}: {error})") from error
+        raise BrokenFile(f"broken DICOM file ({type(error).__name__}: {error})") from error
+
+
+def has_dicom_preamble(path: Path) -> bool:
+    """Whether a file begins as a DICOM file does; False where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _is_dicom(file: BinaryIO, path: Path) -> bool:
@@ -102,8 +116,8 @@ def _is_dicom(file: BinaryIO, path: Path) -> bool:
     file.seek(0)
     if preamble[128:] == b"DICM":
         return True
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        raise UnusableFile("empty file" if not preamble else "not a DICOM file, whatever its name says")
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        raise BrokenFile("empty file" if not preamble else "not a DICOM file, whatever its name says")
     return False
 
 
@@ -118,7 +132,7 @@ def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
     file.seek(start)
     element = file.read(8)
     if len(element) < 8 or struct.unpack(f"{order}HH", element[:4]) != (0x7FE0, 0x0010):
-        raise UnusableFile("truncated: the file ends before its pixel data")
+        raise BrokenFile("truncated: the file ends before its pixel data")
     if syntax.is_implicit_VR:
         length = struct.unpack(f"{order}L", element[4:])[0]
     else:
@@ -127,7 +141,7 @@ def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
     if length == _UNDEFINED_LENGTH:
         _check_fragments(file, size)
     elif file.tell() + length > size:
-        raise UnusableFile(f"truncated: {size - file.tell()} of {length} bytes of pixel data")
+        raise BrokenFile(f"truncated: {size - file.tell()} of {length} bytes of pixel data")
 
 
 def _check_fragments(file: BinaryIO, size: int) -> None:
@@ -139,20 +153,20 @@ def _check_fragments(file: BinaryIO, size: int) -> None:
         if item[:4] != _ITEM or file.tell() + length > size:
             break
         file.seek(length, os.SEEK_CUR)
-    raise UnusableFile("truncated: the compressed pixel data does not end")
+    raise BrokenFile("truncated: the compressed pixel data does not end")
 
 
-def _slice_header(dataset: FileDataset) -> SliceHeader:
+def _slice_header(dataset: FileDataset) -> SliceHeader | None:
     position = _numbers(dataset, "ImagePositionPatient", 3)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6)
     if abs(np.cross(orientation[:3], orientation[3:])[2]) < _AXIAL:
-        raise UnusableFile("not an axial slice (ImageOrientationPatient); localizers cannot be used")
+        return None
     spacing = _numbers(dataset, "PixelSpacing", 2)
     if min(spacing) <= 0:
-        raise UnusableFile(f"PixelSpacing is {spacing[0]:g}, {spacing[1]:g}; both must be above 0")
+        raise BrokenFile(f"PixelSpacing is {spacing[0]:g}, {spacing[1]:g}; both must be above 0")
     for tag in ("SeriesInstanceUID", "Rows", "Columns"):
         if not dataset.get(tag):
-            raise UnusableFile(f"{tag} is missing")
+            raise BrokenFile(f"{tag} is missing")
     thickness = dataset.get("SliceThickness")
     return SliceHeader(
         patient_id=str(dataset.get("PatientID", "")),
@@ -163,14 +177,15 @@ def _slice_header(dataset: FileDataset) -> SliceHeader:
         z=position[2],
         spacing=(spacing[0], spacing[1]),
         shape=(int(dataset.Rows), int(dataset.Columns)),
+        synthetic=dataset.get("SyntheticData") == "YES",
     )
 
 
 def _numbers(dataset: FileDataset, tag: str, count: int) -> list[float]:
     values = dataset.get(tag)
     if values is None or not hasattr(values, "__len__") or len(values) != count:
-        raise UnusableFile(f"{tag} is missing or does not have {count} values")
+        raise BrokenFile(f"{tag} is missing or does not have {count} values")
     numbers = [float(value) for value in values]
     if not np.isfinite(numbers).all():
-        raise UnusableFile(f"{tag} has a value that is not finite")
+        raise BrokenFile(f"{tag} has a value that is not finite")
     return numbers

@@ -60,6 +60,48 @@ def _contour_diameter(contour: Contour) -> float:
     return float(pdist(contour.points).max()) if len(contour.points) > 1 else 0.0
 
 
+def mean_z(annotation: Annotation) -> float:
+    """Mean position of all outline points, mm: the centroid's z, whatever the distances between slices."""
+    lengths = [len(contour.points) for contour in annotation.contours]
+    return float(np.average([contour.z for contour in annotation.contours], weights=lengths))
+
+
+def centre_in_slice(annotations: Sequence[Annotation], z: float) -> tuple[float, float] | None:
+    """Where a nodule's centre lies in one slice: the mean of its readers' centres of area.
+
+    Args:
+        annotations: the nodule's.
+        z: position of the slice, mm; contours within 0.01 mm of it count.
+
+    Returns:
+        (row, column), not rounded; None where no reader outlined the nodule in this slice.
+    """
+    centres = []
+    for annotation in annotations:
+        here = [contour for contour in annotation.contours if contour.inclusion and abs(contour.z - z) < 0.01]
+        if here:
+            areas = [contour_area(contour) for contour in here]
+            # A single point or a line has no area: then each contour counts alike.
+            weights = areas if sum(areas) > 0 else None
+            centres.append(np.average([_contour_centre(contour) for contour in here], axis=0, weights=weights))
+    if not centres:
+        return None
+    row, column = np.mean(centres, axis=0)
+    return float(row), float(column)
+
+
+def _contour_centre(contour: Contour) -> np.ndarray:
+    """Centre of the area within a contour, or the mean of its points where it has no area."""
+    origin = contour.points[0]
+    row, column = (contour.points - origin).T.astype(float)
+    following_row, following_column = np.roll(row, -1), np.roll(column, -1)
+    cross = row * following_column - following_row * column
+    if cross.sum() == 0:
+        return contour.points.mean(axis=0)
+    centre = np.array([((row + following_row) * cross).sum(), ((column + following_column) * cross).sum()])
+    return origin + centre / (3 * cross.sum())
+
+
 def volume(annotation: Annotation, scan: Scan) -> float:
     """Sum of the outlined areas, holes subtracted, each times half the distance between its neighbours, mm3.
 

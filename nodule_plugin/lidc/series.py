@@ -15,7 +15,13 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nodule_plugin.lidc.dicom_header import SliceHeader, UnusableFile, read_slice_header
+from nodule_plugin.lidc.dicom_header import (
+    DICOM_SUFFIXES,
+    BrokenFile,
+    SliceHeader,
+    has_dicom_preamble,
+    read_slice_header,
+)
 
 _logger = logging.getLogger(__name__)
 _INDEX_VERSION = 1
@@ -73,12 +79,12 @@ class SeriesIndex:
 
     Attributes:
         series: by SeriesInstanceUID.
-        unusable: files that should have been CT slices, and why they are not used.
+        broken: files that should have been CT slices, and why they cannot be used.
         xml_files: every .xml file, read or not: the readers' annotations may be among them.
     """
 
     series: Mapping[str, Series]
-    unusable: Mapping[Path, str] = field(default_factory=dict)
+    broken: Mapping[Path, str] = field(default_factory=dict)
     xml_files: tuple[Path, ...] = ()
 
 
@@ -101,20 +107,20 @@ def index_series(root: Path, index_file: Path | None = None, num_workers: int = 
     keys = {path: _key(path, root) for path in files if path.suffix.lower() != ".xml"}
     entries = {path: known[key] for path, key in keys.items() if key in known}
     entries |= _read_headers([path for path in keys if path not in entries], num_workers)
-    unusable = {path: entry for path in keys if isinstance(entry := entries[path], str)}
+    broken = {path: entry for path in keys if isinstance(entry := entries[path], str)}
     if index_file is not None:
-        # Unusable files are read again each time: what was wrong (rights, a share that was away) may have been mended.
-        _save_known(index_file, root, {key: entries[path] for path, key in keys.items() if path not in unusable})
+        # Broken files are read again each time: what was wrong (rights, a share that was away) may have been mended.
+        _save_known(index_file, root, {key: entries[path] for path, key in keys.items() if path not in broken})
     slices = [Slice(path, entry) for path, entry in entries.items() if isinstance(entry, SliceHeader)]
     return SeriesIndex(
         series=_group(slices),
-        unusable=unusable,
+        broken=broken,
         xml_files=tuple(path for path in files if path.suffix.lower() == ".xml"),
     )
 
 
 Entry = SliceHeader | str | None
-"""A slice, or why the file is unusable, or None for what is not CT."""
+"""A slice, or what is wrong with the file, or None for what is not CT."""
 Key = tuple[str, int, int]
 """Path below the root, size in bytes, modification time in nanoseconds."""
 
@@ -158,7 +164,7 @@ def _read_batch(paths: list[Path]) -> list[Entry]:
 def _read_entry(path: Path) -> Entry:
     try:
         return read_slice_header(path)
-    except UnusableFile as error:
+    except BrokenFile as error:
         return str(error)
 
 
@@ -229,3 +235,8 @@ def _decode(entry: Any, common: list[dict[str, Any]]) -> Entry:
     shared = common[header]
     pairs = {name: tuple(shared[name]) for name in ("spacing", "shape")}
     return SliceHeader(**(shared | pairs), z=z, instance_number=instance_number)
+
+
+def contains_dicom(root: Path) -> bool:
+    """Whether any file below a folder is DICOM, by its content or, where it is damaged, by its name."""
+    return any(path.suffix.lower() in DICOM_SUFFIXES or has_dicom_preamble(path) for path in _walk(root))

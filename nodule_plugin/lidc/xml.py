@@ -24,6 +24,8 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.records import Annotation, Contour, Scan
 
 _NAMESPACE = "{http://www.nih.gov}"
+_SAME_POSITION = 0.01
+"""Positions nearer than this, mm, are the same: XML and DICOM round differently."""
 _RATING_ELEMENTS = {
     "sphericity": "sphericity",
     "margin": "margin",
@@ -92,14 +94,18 @@ def with_geometry(
         scan: as :func:`read_message` gives it.
         patient_id: the series' patient.
         slice_thickness, pixel_spacing: mm.
-        slice_z: positions of the slices, mm, in any order.
+        slice_z: positions of the slices, mm, in any order. Where a contour lies at a position that is not among them
+            (the slice is missing from the folder) that position is added, so that slices keep their places.
     """
+    outlined = {contour.z for annotation in scan.annotations for contour in annotation.contours}
+    known = np.array(sorted(slice_z))
+    missing = [z for z in outlined if not len(known) or np.abs(known - z).min() > _SAME_POSITION]
     return replace(
         scan,
         patient_id=patient_id,
         slice_thickness=slice_thickness,
         pixel_spacing=pixel_spacing,
-        slice_z=tuple(sorted(slice_z)),
+        slice_z=tuple(sorted([*slice_z, *missing])),
     )
 
 
