@@ -81,7 +81,7 @@ class Findings:
                 continue
             codes = SCALES[field.name].codes
             if isinstance(value, bool) or not isinstance(value, int) or value not in codes:
-                raise InputError(f"{field.name}: a rating is a whole number from {codes[0]} to {codes[-1]}, not {value!r}")
+                raise InputError(f"{field.name}: whole numbers {codes[0]} to {codes[-1]} are ratings, not {value!r}")
 
     @property
     def calcified(self) -> bool:
@@ -102,7 +102,7 @@ class Findings:
         if unknown := sorted(set(ratings) - set(SCALES)):
             raise InputError(f"findings: no rating is called {unknown[0]!r}; there are {', '.join(SCALES)}")
         if missing := [name for name in REQUIRED_RATINGS if name not in ratings]:
-            raise InputError(f"findings: the rating {missing[0]!r} is missing; needed are {', '.join(REQUIRED_RATINGS)}")
+            raise InputError(f"findings: the rating {missing[0]!r} is missing; needed: {', '.join(REQUIRED_RATINGS)}")
         return cls(**ratings)
 
     def describe(self) -> dict[str, str]:

@@ -143,9 +143,7 @@ def prompt_to_ratings(prompt: str, template: str = "reference") -> dict[str, int
     """
     chosen = get_template(template)
     for shape, texture, margin in product(_SHAPE, _TEXTURE, _MARGIN):
-        opening = chosen.opening.format(
-            sphericity=_SHAPE[shape], texture=_TEXTURE[texture], margin=_MARGIN[margin]
-        )
+        opening = chosen.opening.format(sphericity=_SHAPE[shape], texture=_TEXTURE[texture], margin=_MARGIN[margin])
         if prompt.startswith(opening):
             ratings = {"sphericity": shape, "margin": margin, "texture": texture}
             return ratings | _read_remarks(prompt, prompt[len(opening) :].strip(), chosen)

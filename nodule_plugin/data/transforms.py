@@ -1,0 +1,105 @@
+"""MONAI dictionary transforms from an item of the data list to its region of interest in Hounsfield units."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from nibabel.filebasedimages import ImageFileError
+from pydicom.errors import InvalidDicomError
+
+from nodule_plugin.data.roi import roi_bounds
+from nodule_plugin.errors import InputError
+
+AIR_HU = -1000.0
+"""What fills a region of interest where the image ends first."""
+
+
+def read_slice(path: Path, slice_index: int | None) -> np.ndarray:
+    """One slice in Hounsfield units, (rows, columns) float32.
+
+    Args:
+        path: a NIfTI volume with axes (x, y, z), or one DICOM instance.
+        slice_index: along the volume's z axis; None for a DICOM instance.
+
+    Raises:
+        InputError: if the file is missing, damaged or has no such slice.
+    """
+    if not path.is_file():
+        raise InputError(f"image: there is no file {path}; check dataset_dir, or run prepare again")
+    return _read_dicom(path) if slice_index is None else _read_nifti(path, slice_index)
+
+
+def _read_dicom(path: Path) -> np.ndarray:
+    try:
+        instance = pydicom.dcmread(path)
+        pixels = instance.pixel_array.astype(np.float32)
+    except (InvalidDicomError, AttributeError, ValueError, RuntimeError, OSError, EOFError) as error:
+        raise InputError(f"image: {path} cannot be read as a DICOM image: {error}") from error
+    return pixels * float(instance.get("RescaleSlope", 1)) + float(instance.get("RescaleIntercept", 0))
+
+
+def _read_nifti(path: Path, slice_index: int) -> np.ndarray:
+    try:
+        volume: Any = nibabel.load(path)
+        depth = volume.shape[2] if len(volume.shape) == 3 else 0
+        if not 0 <= slice_index < depth:
+            raise InputError(f"image: {path} has shape {volume.shape} and no slice {slice_index} along its third axis")
+        return np.asarray(volume.dataobj[:, :, slice_index], dtype=np.float32).T
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"image: {path} cannot be read as a NIfTI volume: {error}") from error
+
+
+class LoadNoduleSliced(MapTransform):
+    """Load the one slice an item of the data list points to, never the whole series.
+
+    The item's path under each key becomes a (1, rows, columns) float32 MetaTensor in Hounsfield units. Uses the item's
+    ``slice_index``, see :func:`read_slice`.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            pixels = read_slice(Path(item[key]), item["slice_index"])
+            item[key] = MetaTensor(torch.from_numpy(pixels)[None], meta={"filename_or_obj": str(item[key])})
+        return item
+
+
+class CropNoduleROId(MapTransform):
+    """Cut the square region of interest around the nodule, (1, rows, columns) to (1, side, side).
+
+    Uses the item's ``centre``, ``spacing`` and ``roi_mm`` by the rule of :func:`nodule_plugin.data.roi.roi_bounds`.
+    Where the image ends first the rest is filled with air; the item's ``padding`` tells how much that is.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        bounds = roi_bounds(tuple(item["centre"]), tuple(item["spacing"]), item["roi_mm"])
+        for key in self.key_iterator(item):
+            item[key] = crop_padded(item[key], bounds)
+        return item
+
+
+def crop_padded(image: torch.Tensor, bounds: tuple[int, int, int, int], fill: float = AIR_HU) -> torch.Tensor:
+    """The pixels of ``image`` (C, rows, columns) within ``bounds``, ``fill`` beyond its edges."""
+    row_start, row_stop, column_start, column_stop = bounds
+    rows, columns = image.shape[-2:]
+    inside = image[..., max(row_start, 0) : max(row_stop, 0), max(column_start, 0) : max(column_stop, 0)]
+    padding = (max(-column_start, 0), max(column_stop - columns, 0), max(-row_start, 0), max(row_stop - rows, 0))
+    return torch.nn.functional.pad(inside, padding, value=fill) if any(padding) else inside

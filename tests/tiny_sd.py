@@ -1,0 +1,70 @@
+"""A full-structure, very small Stable Diffusion in diffusers' folder layout, with random weights, for tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from nodule_plugin.tiny.tokenizer import clip_tokenizer
+
+
+def make_tiny_sd(folder: Path, prediction_type: str = "epsilon", latent_channels: int = 4, seed: int = 0) -> Path:
+    """Write the base model to ``folder``: the classes and files of SD 1.5 (epsilon) and 2.0 (v_prediction)."""
+    torch.manual_seed(seed)
+    AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=0.18215,
+    ).save_pretrained(folder / "vae")
+    UNet2DConditionModel(
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        sample_size=8,
+        block_out_channels=(8, 16, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=16,
+        use_linear_projection=prediction_type == "v_prediction",
+    ).save_pretrained(folder / "unet")
+    CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, projection_dim=16
+        )
+    ).save_pretrained(folder / "text_encoder")
+    clip_tokenizer(pad_token="!" if prediction_type == "v_prediction" else "<|endoftext|>").save_pretrained(
+        folder / "tokenizer"
+    )
+    PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    ).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(_MODEL_INDEX))
+    return folder
+
+
+_MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
