@@ -51,8 +51,8 @@ def write_phantom_series(output_dir: str | Path, scans: int, seed: int = 0, marg
     Raises:
         InputError: if the folder is in use or there are not so many scans.
     """
-    chosen = choose_scans(load_scans(), scans, seed)
     with new_folder(Path(output_dir)) as folder:
+        chosen = choose_scans(load_scans(), scans, seed)
         series = []
         for number, scan in enumerate(chosen, start=1):
             patient_id = f"PHANTOM-{number:04d}"

@@ -9,16 +9,22 @@ from nodule_plugin.lidc.phantom.shape import radius_of
 from nodule_plugin.lidc.phantom.tissue import Layer
 from nodule_plugin.lidc.phantom.tubes import Tube, deposit, draw_tubes, grow_vessel
 
+HAZE_SHARE = 0.1
+"""Share of the lungs that are hazy."""
+
+EMPHYSEMA_SHARE = 0.1
+"""Share of the lungs with emphysema."""
+
 
 def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Aerated parenchyma, HU: its own level, slow variation, fine interstitium, now and then haze or emphysema."""
     level = np.clip(rng.normal(-876, 33), -945, -790)
     volume = level + 14 * smooth_noise(grid, 9.0, rng) + 16 * smooth_noise(grid, 2.5, rng)
     volume += _interstitium(grid, rng)
-    if rng.random() < 0.1:
+    if rng.random() < HAZE_SHARE:
         # Dependent or inflamed lung: a haze that comes and goes.
         volume += rng.uniform(60, 200) * np.clip(1 + 0.5 * smooth_noise(grid, 10.0, rng), 0, 2)
-    if rng.random() < 0.1:
+    if rng.random() < EMPHYSEMA_SHARE:
         holes = soft_step(smooth_noise(grid, rng.uniform(2.5, 5.0), rng) - 0.9, 0.8)
         volume = Layer(holes, -985.0).over(volume)
     return volume

@@ -82,11 +82,10 @@ class Thorax:
         _, rows, columns = grid.open_axes
         outside = soft_step(-lungs, 1.0)
         tissue = 45 + 6 * smooth_noise(grid, 5.0, rng)
-        fat = soft_step(smooth_noise(grid, 9.0, rng) - 0.7, 0.4) + soft_step(self.fat - body, 1.5)
+        fat = 0.9 * soft_step(smooth_noise(grid, 12.0, rng) - 0.6, 1.2) + soft_step(self.fat - body, 1.5)
         tissue += (-100 - tissue) * np.minimum(fat, 1)
         layers = [Layer(outside, tissue), *self._great_vessels(outside, grid), *self._bones(lungs, body, grid, rng)]
-        trachea = soft_step(9 - np.hypot(columns, rows - 5), 1.0)
-        layers.append(Layer(trachea * soft_step(grid.open_axes[0] - float(np.median(grid.axes[0])), 8.0), -990.0))
+        layers.append(Layer(soft_step(9 - np.hypot(columns, rows - 5), 1.0), -990.0))
         return [*layers, Layer(soft_step(-body, 1.0), -1000.0), self._table(body, grid)]
 
     def _great_vessels(self, outside: np.ndarray, grid: Grid) -> list[Layer]:
@@ -127,12 +126,12 @@ class Thorax:
         """The lungs' vessels: the nearer to the hilum, the wider."""
         tubes: list[Tube] = []
         extent = float(np.ptp(grid.axes[0]))
-        for _ in range(int(5 * (extent + 30))):
+        for _ in range(int(12 * (extent + 30))):
             side = rng.choice([-1.0, 1.0])
             hilum = np.array([rng.uniform(-0.6, 0.6) * extent + grid.axes[0].mean(), 5.0, side * 45.0])
             away = rng.normal(0, 1, 3) * [0.25, 0.55, 0.45] * 90 + [0, 0, side * 30]
             start = hilum + away
             near = np.exp(-np.linalg.norm(away) / 45)
-            radius = min(0.5 + 3.0 * near * rng.gamma(4, 0.25), 5.0)
+            radius = min(0.35 + 3.0 * near * rng.gamma(4, 0.25), 5.0)
             tubes += grow_vessel(start, away + rng.normal(0, 15, 3), radius, 28.0, rng)
         return Layer(draw_tubes(grid, tubes, slab_mm) * soft_step(lungs, 1.0), self.blood)
