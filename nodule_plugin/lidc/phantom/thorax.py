@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,24 +77,28 @@ class Thorax:
             np.maximum(joined, radius + margin - reach, out=joined)
         return joined
 
-    def layers(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> list[Layer]:
-        """Everything but the lungs, from the inside out."""
+    def layers(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> Iterator[Layer]:
+        """Everything but the lungs, from the inside out; one at a time, since each is as large as the scan."""
         _, rows, columns = grid.open_axes
         outside = soft_step(-lungs, 1.0)
         tissue = 45 + 6 * smooth_noise(grid, 5.0, rng)
         fat = 0.9 * soft_step(smooth_noise(grid, 12.0, rng) - 0.6, 1.2) + soft_step(self.fat - body, 1.5)
         tissue += (-100 - tissue) * np.minimum(fat, 1)
-        layers = [Layer(outside, tissue), *self._great_vessels(outside, grid), *self._bones(lungs, body, grid, rng)]
-        layers.append(Layer(soft_step(9 - np.hypot(columns, rows - 5), 1.0), -990.0))
-        return [*layers, Layer(soft_step(-body, 1.0), -1000.0), self._table(body, grid)]
+        yield Layer(outside, tissue)
+        yield self._great_vessels(outside, grid)
+        yield from self._bones(lungs, body, grid, rng)
+        trachea = np.hypot(columns, rows - 5)
+        yield Layer(soft_step(9 - trachea, 1.0), -990.0)
+        yield Layer(soft_step(-body, 1.0), -1000.0)
+        yield self._table(body, grid)
 
-    def _great_vessels(self, outside: np.ndarray, grid: Grid) -> list[Layer]:
+    def _great_vessels(self, outside: np.ndarray, grid: Grid) -> Layer:
         _, rows, columns = grid.open_axes
         aorta = soft_step(12 - np.hypot(columns - 24, rows - self.depth + 78), 1.0)
         heart = soft_step(1 - np.hypot((columns - 16) / (self.heart - 8), (rows + 22) / 42), 0.05)
-        return [Layer(outside * np.maximum(aorta, heart), self.blood)]
+        return Layer(outside * np.maximum(aorta, heart), self.blood)
 
-    def _bones(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> list[Layer]:
+    def _bones(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> Iterator[Layer]:
         z, rows, columns = grid.open_axes
         outside = soft_step(-lungs - 2.0, 1.0)
         vertebra = 1 - np.hypot(columns / 19, (rows - self.depth + 52) / 16)
@@ -111,11 +115,9 @@ class Thorax:
         bone = np.maximum(np.maximum(np.maximum(vertebra, arch), sternum), ribs)
         marrow = 170 + 50 * smooth_noise(grid, 2.5, rng)
         inside = outside * soft_step(body - 3, 1.0)
-        return [
-            Layer(inside * soft_step(bone, 0.12), 650.0),
-            Layer(inside * soft_step(bone - 0.25, 0.15), marrow),
-            Layer(inside * canal, 30.0),
-        ]
+        yield Layer(inside * soft_step(bone, 0.12), 650.0)
+        yield Layer(inside * soft_step(bone - 0.25, 0.15), marrow)
+        yield Layer(inside * canal, 30.0)
 
     def _table(self, body: np.ndarray, grid: Grid) -> Layer:
         _, rows, columns = grid.open_axes
