@@ -9,6 +9,9 @@ from nodule_plugin.lidc.phantom.shape import radius_of
 from nodule_plugin.lidc.phantom.tissue import Layer
 from nodule_plugin.lidc.phantom.tubes import Tube, deposit, draw_tubes, grow_vessel
 
+BROAD_CONTACT_SHARE = 0.25
+"""Share of the walls that the nodule does not just touch."""
+
 HAZE_SHARE = 0.1
 """Share of the lungs that are hazy."""
 
@@ -108,10 +111,12 @@ def chest_wall(distance: np.ndarray, grid: Grid, outward: np.ndarray, rng: np.ra
     inside = distance > 0
     nodule_reach = float(np.broadcast_to(height, distance.shape)[inside].max()) if inside.any() else 0.0
     gap = rng.exponential(0.25 * radius_of(distance) + 1.5) - 0.25 * radius_of(distance)
+    if rng.random() < BROAD_CONTACT_SHARE:
+        gap -= rng.uniform(0.2, 0.8) * radius_of(distance)
     curvature = rng.uniform(0.2, 1.4) / 100
     depth = height - nodule_reach - gap + curvature * (across**2 + 0.3 * z**2)
     depth = depth + 0.5 * smooth_noise(grid, 9.0, rng)
-    layers = [Layer(soft_step(depth, 0.3 + 1.0 * abs(normal[0]) * grid.slice_spacing), rng.uniform(25, 65))]
+    layers = [Layer(soft_step(depth, 0.3 + 1.0 * abs(normal[0]) * grid.slice_spacing), _wall_hu(rng))]
     if rng.random() < 0.55:
         fat = soft_step(depth - rng.uniform(2, 6) + 1.5 * smooth_noise(grid, 5.0, rng), 1.0)
         fat = fat * soft_step(0.9 - smooth_noise(grid, 4.0, rng), 0.5)
@@ -119,6 +124,11 @@ def chest_wall(distance: np.ndarray, grid: Grid, outward: np.ndarray, rng: np.ra
     if rng.random() < 0.4:
         layers += _rib(depth, across, grid, rng)
     return layers
+
+
+def _wall_hu(rng: np.random.Generator) -> float:
+    """Muscle, or now and then mediastinum with contrast medium."""
+    return rng.uniform(90, 200) if rng.random() < 0.15 else rng.uniform(25, 65)
 
 
 def _rib(depth: np.ndarray, across: np.ndarray, grid: Grid, rng: np.random.Generator) -> list[Layer]:
