@@ -145,9 +145,7 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path) -> Path:
     """
     file = Path(path)
     if not file.exists():
-        nodules = load_nodules(
-            dataset_dir, index_file=f"{file}.headers.json", phantom_dir=file.parent / PHANTOM
-        )
+        nodules = load_nodules(dataset_dir, index_file=f"{file}.headers.json", phantom_dir=file.parent / PHANTOM)
         content = build_datalist(nodules)
         _logger.info("%s", summarise(content))
         return write_datalist(content, file)
@@ -158,7 +156,9 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path) -> Path:
     elif Path(content.get("dataset_dir", "")).absolute() == Path(dataset_dir).absolute():
         return file
     made_from = content.get("dataset_dir", "an unnamed folder")
-    raise InputError(f"{file}: made from {made_from}, not from {dataset_dir}; give another path as datalist or run prepare")
+    raise InputError(
+        f"{file}: made from {made_from}, not from {dataset_dir}; give another path as datalist or run prepare"
+    )
 
 
 def load_datalist(
