@@ -130,12 +130,13 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
     return file
 
 
-def ensure_datalist(path: str | Path, dataset_dir: str | Path) -> Path:
+def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Path:
     """Make a data list with the default settings, unless there is one.
 
     Args:
         path: the data list. The phantoms, where they are asked for, are written beside it.
-        dataset_dir: see :func:`nodule_plugin.data.sources.load_nodules`.
+        dataset_dir: see :func:`nodule_plugin.data.sources.load_nodules`. None: the folder that the data list names,
+            or phantoms where there is no data list yet.
 
     Returns:
         The file.
@@ -145,11 +146,15 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path) -> Path:
     """
     file = Path(path)
     if not file.exists():
-        nodules = load_nodules(dataset_dir, index_file=f"{file}.headers.json", phantom_dir=file.parent / PHANTOM)
+        nodules = load_nodules(
+            dataset_dir or PHANTOM, index_file=f"{file}.headers.json", phantom_dir=file.parent / PHANTOM
+        )
         content = build_datalist(nodules)
         _logger.info("%s", summarise(content))
         return write_datalist(content, file)
     content = _read(file)
+    if dataset_dir is None:
+        return file
     if str(dataset_dir) == PHANTOM:
         if content.get("source") == PHANTOM:
             return file
