@@ -1,0 +1,147 @@
+"""CLIP models through open_clip: one way of loading for CLIP, BiomedCLIP and this project's own small one."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+from transformers import BertConfig
+
+from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.pixels import Images, to_pictures
+
+CONFIG_NAME = "open_clip_config.json"
+BERT_BASE_TEXT_TOWERS = (
+    "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+    "microsoft/BiomedNLP-PubMedBERT-base-uncased-abstract",
+)
+"""Text towers of BiomedCLIP whose architecture is BERT base: its folder names them but does not hold their config."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What open_clip makes of a model's name."""
+
+    network: Any
+    preprocess: Any
+    tokenizer: Any
+
+
+class OpenCLIPModel:
+    """The two towers of a CLIP model, loaded at first use.
+
+    Args:
+        model: ``hf-hub:<owner>/<name>`` (downloaded by open_clip, or taken from its cache), a local folder in
+            open_clip's layout (open_clip_config.json, the weights, tokenizer files where the config names one), or
+            open_clip's own ``<architecture>/<weights>`` such as ``ViT-B-32/openai``. None: no model, see
+            :attr:`unavailable`.
+        context_length: tokens of a prompt; None for what the model's config says.
+        device: where the towers run.
+    """
+
+    def __init__(
+        self, model: str | Path | None, context_length: int | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        self.model = None if model is None else str(model)
+        self.context_length = context_length
+        self.device = torch.device(device)
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why nothing can be computed, or None."""
+        return "no weights given" if self.model is None else None
+
+    @property
+    def embedding_size(self) -> int:
+        """D of the embeddings. Loads the model."""
+        return int(self._loaded().network.visual.output_dim)
+
+    @torch.no_grad()
+    def encode_images(self, images: Images) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1], or pictures; they pass through 8 bits and the preprocessing that the
+                model's own config states (for OpenAI's CLIP: bicubic to 224, centre crop, OpenAI's mean and deviation).
+
+        Returns:
+            (B, D) embeddings, not normalised, on the CPU.
+        """
+        loaded = self._loaded()
+        batch = torch.stack([loaded.preprocess(picture) for picture in to_pictures(images)]).to(self.device)
+        return loaded.network.encode_image(batch).float().cpu()
+
+    @torch.no_grad()
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts: (B, D), not normalised, on the CPU. Prompts beyond the context length are cut."""
+        loaded = self._loaded()
+        tokens = loaded.tokenizer(list(prompts), context_length=self.context_length).to(self.device)
+        return loaded.network.encode_text(tokens).float().cpu()
+
+    def _loaded(self) -> LoadedModel:
+        if self.model is None:
+            raise InputError("CLIP model: none was given; name a hub id (hf-hub:...) or a local folder")
+        return _load(self.model, str(self.device))
+
+
+@lru_cache(maxsize=8)
+def _load(model: str, device: str) -> LoadedModel:
+    name, options = _open_clip_name(model)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            network, _, preprocess = open_clip.create_model_and_transforms(
+                name, device=device, require_pretrained=True, **options, **_text_tower_options(name, Path(scratch))
+            )
+        tokenizer = open_clip.get_tokenizer(name)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"CLIP model {model}: open_clip cannot load it: {reason}") from error
+    return LoadedModel(network.eval().requires_grad_(False), preprocess, tokenizer)
+
+
+def _open_clip_name(model: str) -> tuple[str, dict[str, str]]:
+    if model.startswith((open_clip.factory.HF_HUB_PREFIX, open_clip.factory.LOCAL_DIR_PREFIX)):
+        return model, {}
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / CONFIG_NAME).is_file():
+            raise InputError(f"CLIP model {model}: the folder holds no {CONFIG_NAME}; give one in open_clip's layout")
+        return f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}", {}
+    architecture, _, weights = model.partition("/")
+    if (architecture, weights) in open_clip.list_pretrained():
+        return architecture, {"pretrained": weights}
+    raise InputError(
+        f"CLIP model {model}: no such folder; give a local folder, a hub id such as hf-hub:owner/name, or "
+        "open_clip's architecture/weights such as ViT-B-32/openai"
+    )
+
+
+def _text_tower_options(name: str, scratch: Path) -> dict[str, Any]:
+    """Let a local folder's Hugging Face text tower find its architecture without the hub.
+
+    open_clip asks the hub for it by the name in the config. The folder's own config.json comes first; BiomedCLIP's
+    published folder has none, and its text tower is BERT base (weights are loaded strictly: a wrong guess fails).
+    """
+    if not name.startswith(open_clip.factory.LOCAL_DIR_PREFIX):
+        return {}
+    folder = Path(name.removeprefix(open_clip.factory.LOCAL_DIR_PREFIX))
+    text_cfg = json.loads((folder / CONFIG_NAME).read_text())["model_cfg"]["text_cfg"]
+    tower = text_cfg.get("hf_model_name")
+    if not tower or Path(tower).is_dir():
+        return {}
+    if (folder / "config.json").is_file():
+        home = folder
+    elif tower in BERT_BASE_TEXT_TOWERS:
+        BertConfig().save_pretrained(scratch)
+        home = scratch
+    else:
+        return {}
+    return {"text_cfg": {**text_cfg, "hf_model_name": str(home), "hf_model_pretrained": False}}
