@@ -40,7 +40,7 @@ def generation_requests(
     seeds: Any = 0,
     roi_mm: float = 20.0,
     template: str = "reference",
-    folder: str | Path = ".",
+    dataset_dir: str | None = None,
 ) -> list[dict[str, Any]]:
     """Lay out what to generate.
 
@@ -57,7 +57,7 @@ def generation_requests(
         guidance_scales, seeds: a number, a list of numbers, or text such as "1, 5, 10".
         roi_mm: side of the square that an image shows, mm.
         template: that words the findings, see :mod:`nodule_plugin.prompts`.
-        folder: that relative file names start from.
+        dataset_dir: folder of the data list's images; None for the one that it names.
 
     Returns:
         Items {"id", "prompt", "findings" (ratings or None), "guidance_scale", "seed", "roi_mm", "source_id" (of the
@@ -74,11 +74,11 @@ def generation_requests(
     if isinstance(roi_mm, bool) or not isinstance(roi_mm, (int, float)) or not 0 < roi_mm < math.inf:
         raise InputError(f"roi_mm: a number above 0 is needed, not {roi_mm!r}")
     if prompts:
-        subjects = _from_prompts(_read_prompts(prompts, Path(folder)), float(roi_mm))
+        subjects = _from_prompts(_read_prompts(prompts), float(roi_mm))
     elif findings:
-        subjects = _from_findings(_read_findings(findings, Path(folder)), template, float(roi_mm))
+        subjects = _from_findings(_read_findings(findings), template, float(roi_mm))
     else:
-        subjects = _from_datalist(Path(folder) / str(datalist), part, limit)
+        subjects = _from_datalist(str(datalist), part, limit, dataset_dir)
     return [
         {
             "id": f"{subject.name}_g{scale:.12g}_s{start + subject.seed_offset}",
@@ -113,10 +113,10 @@ def _from_findings(ratings: list[Any], template: str, roi_mm: float) -> list[_Su
     return subjects
 
 
-def _from_datalist(path: Path, part: str, limit: int | None) -> list[_Subject]:
+def _from_datalist(path: str, part: str, limit: int | None, dataset_dir: str | None) -> list[_Subject]:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit: a whole number of 1 or above is needed, not {limit!r}")
-    items = load_datalist(path, part)[:limit]
+    items = load_datalist(path, part, dataset_dir)[:limit]
     if not items:
         raise InputError(f"datalist: {path} has no items in its part {part!r}")
     names: set[str] = set()
@@ -133,9 +133,9 @@ def _file_safe(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip(".-") or "item"
 
 
-def _read_prompts(prompts: Any, folder: Path) -> list[str]:
+def _read_prompts(prompts: Any) -> list[str]:
     if isinstance(prompts, (str, Path)) and str(prompts).endswith((".txt", ".json")):
-        path = folder / prompts
+        path = Path(prompts)
         text = _read_text("prompts", path)
         prompts = _parse_json("prompts", path, text) if path.suffix == ".json" else text
     if isinstance(prompts, str):
@@ -148,9 +148,9 @@ def _read_prompts(prompts: Any, folder: Path) -> list[str]:
     return [prompt.strip() for prompt in prompts]
 
 
-def _read_findings(findings: Any, folder: Path) -> list[Any]:
+def _read_findings(findings: Any) -> list[Any]:
     if isinstance(findings, (str, Path)):
-        path = folder / findings
+        path = Path(findings)
         findings = _parse_json("findings", path, _read_text("findings", path))
     if isinstance(findings, Mapping):
         return [findings]
