@@ -42,8 +42,8 @@ def nodules_from_crops(dataset_dir: Path, selection: Selection | None = None) ->
 
     A nodule's id is its image's file name without extensions. Its centre slice is the slice nearest to its mask's
     centre of mass along z (of the slices that the mask touches), its centre there the mask's centre of mass in that
-    slice; where there is no masks folder, the crop's middle. Its diameter is the table's: what that means depends on who
-    made the table (LUNA16's is that of the sphere of equal volume, about a quarter below the greatest extent).
+    slice; where there is no masks folder, the crop's middle. Its diameter is the table's: what that means depends on
+    who made the table (LUNA16's is that of the sphere of equal volume, about a quarter below the greatest extent).
 
     Args:
         dataset_dir: folder with ``nodules.csv``; only read.

@@ -15,6 +15,7 @@ from typing import Any
 
 from nodule_plugin.data.nodule import Nodule, NoduleSet
 from nodule_plugin.data.roi import padding_share, roi_bounds
+from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import PARTS, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.prompts import PromptTemplate, get_template
@@ -26,10 +27,10 @@ ROI_DIAMETERS = 2.0
 LICENCE = "CC BY 3.0"
 CITATION = (
     "Armato SG III et al. (2015). Data From LIDC-IDRI. The Cancer Imaging Archive. doi:10.7937/K9/TCIA.2015.LO9QL9SX",
-    "Armato SG III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative (IDRI):"
-    " a completed reference database of lung nodules on CT scans. Med Phys 38:915-931.",
-    "Clark K et al. (2013). The Cancer Imaging Archive (TCIA): maintaining and operating a public information repository."
-    " J Digit Imaging 26:1045-1057.",
+    "Armato SG III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative"
+    " (IDRI): a completed reference database of lung nodules on CT scans. Med Phys 38:915-931.",
+    "Clark K et al. (2013). The Cancer Imaging Archive (TCIA): maintaining and operating a public information"
+    " repository. J Digit Imaging 26:1045-1057.",
 )
 _DESCRIPTIONS = {
     "lidc-idri": "Image-prompt pairs of lung nodules from CT series of LIDC-IDRI.",
@@ -127,6 +128,42 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return file
+
+
+def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Path:
+    """Make a data list with the default settings, unless there is one.
+
+    Args:
+        path: the data list. The phantoms, where they are asked for, are written beside it.
+        dataset_dir: see :func:`nodule_plugin.data.sources.load_nodules`. None: the folder that the data list names,
+            or phantoms where there is no data list yet.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: if there is a data list, but of another folder; or as ``load_nodules`` and the functions here do.
+    """
+    file = Path(path)
+    if not file.exists():
+        nodules = load_nodules(
+            dataset_dir or PHANTOM, index_file=f"{file}.headers.json", phantom_dir=file.parent / PHANTOM
+        )
+        content = build_datalist(nodules)
+        _logger.info("%s", summarise(content))
+        return write_datalist(content, file)
+    content = _read(file)
+    if dataset_dir is None:
+        return file
+    if str(dataset_dir) == PHANTOM:
+        if content.get("source") == PHANTOM:
+            return file
+    elif Path(content.get("dataset_dir", "")).absolute() == Path(dataset_dir).absolute():
+        return file
+    made_from = content.get("dataset_dir", "an unnamed folder")
+    raise InputError(
+        f"{file}: made from {made_from}, not from {dataset_dir}; give another path as datalist or run prepare"
+    )
 
 
 def load_datalist(
