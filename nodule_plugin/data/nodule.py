@@ -54,10 +54,14 @@ class NoduleSet:
 
     Attributes:
         source: "lidc-idri", "crops" or "phantom".
+        root: folder that every nodule's image lies in.
+        consensus: rule by which the findings follow from the readers, or "given" where the source holds findings.
         nodules: in a stable order.
         skipped: what was left out, and why.
     """
 
     source: str
+    root: Path
+    consensus: str
     nodules: list[Nodule] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)

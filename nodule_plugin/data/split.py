@@ -35,7 +35,9 @@ def split_by_patient(
         InputError: if ``ratios`` are not three whole numbers with a positive first one.
     """
     if len(ratios) != 3 or any(int(r) != r or r < 0 for r in ratios) or ratios[0] < 1:
-        raise InputError(f"split ratios: three whole numbers are needed, the first above 0; not {ratios}")
+        raise InputError(
+            f"split ratios: three whole numbers are needed, the first above 0, such as 7 2 1; not {ratios}"
+        )
     ordered = sorted(nodules, key=lambda nodule: nodule.id)
     part_of_fold = np.repeat(["test", "validation", "training"], [ratios[2], ratios[1], ratios[0]])
     if len({nodule.patient_id for nodule in ordered}) < len(part_of_fold):

@@ -19,7 +19,15 @@ def item(tmp_path: Path) -> dict:
     x, y, z = np.meshgrid(np.arange(20), np.arange(30), np.arange(4), indexing="ij")
     path = tmp_path / "volume.nii.gz"
     nibabel.save(nibabel.Nifti1Image((100 * z + y).astype(np.int16) + 0 * x.astype(np.int16), np.eye(4)), path)
-    return {"image": str(path), "slice_index": 2, "centre": [10.0, 8.0], "spacing": [0.5, 0.5], "roi_mm": 4.0}
+    return {
+        "image": str(path),
+        "slice_index": 2,
+        "centre": [10.0, 8.0],
+        "spacing": [0.5, 0.5],
+        "roi_mm": 4.0,
+        "id": "volume",
+        "prompt": "A nodule.",
+    }
 
 
 def test_slice_is_rows_by_columns(item: dict) -> None:
@@ -76,7 +84,7 @@ def test_the_bundle_transforms_give_the_models_input(item: dict, repository: Pat
     parser["image_size"] = size
     transforms = parser.get_parsed_content("train#preprocessing")
     assert isinstance(transforms, Compose)
-    image = transforms(item | {"prompt": "A nodule."})["image"]
+    image = transforms(item)["image"]
     assert image.shape == (3, size, size)
     assert image.dtype == torch.float32
     assert -1 <= image.min() <= image.max() <= 1

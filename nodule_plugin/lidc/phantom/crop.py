@@ -1,0 +1,147 @@
+"""One phantom: a small CT volume around one nodule's real outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nodule_plugin.findings import Findings
+from nodule_plugin.lidc.phantom import surroundings
+from nodule_plugin.lidc.phantom.grid import Grid
+from nodule_plugin.lidc.phantom.scanner import Scanner
+from nodule_plugin.lidc.phantom.shape import add_lobes, outline_points, shape_transform, signed_distance
+from nodule_plugin.lidc.phantom.tissue import Layer, nodule_layers
+from nodule_plugin.lidc.records import Annotation, Scan
+
+FINE_BELOW = 64
+"""Grids with fewer pixels a side than this are drawn at twice the scan's resolution."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How the outlines are turned before drawing: rotation in radians, then a flip of the columns."""
+
+    angle: float = 0.0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A phantom around one nodule.
+
+    Attributes:
+        volume: int16 HU, axes (x, y, z) = (column, row, slice), z ascending.
+        mask: uint8 on the same grid, 1 in the nodule (spicules not included).
+        spacing: (x, y, z) mm.
+        first: (column, row) of the first pixel in the scan's slices.
+        z: position of each slice, mm.
+        centre: (column, row) of the nodule in the crop's pixels, and the index of its centre slice.
+    """
+
+    volume: np.ndarray
+    mask: np.ndarray
+    spacing: tuple[float, float, float]
+    first: tuple[int, int]
+    z: np.ndarray
+    centre: tuple[float, float, int]
+
+
+def render_crop(
+    scan: Scan,
+    cluster: Sequence[Annotation],
+    findings: Findings,
+    rng: np.random.Generator,
+    *,
+    side_mm: float | None = None,
+    min_side: int = 44,
+    margin_slices: int = 1,
+    only_centre: bool = False,
+    augmentation: Augmentation = Augmentation(),
+) -> Crop:
+    """Draw a nodule and its surroundings from its readers' outlines and their consensus.
+
+    Args:
+        scan: gives pixel spacing, slice positions and slice thickness.
+        cluster: the nodule's annotations.
+        findings: what the picture has to show.
+        rng: source of all chance; the same state gives the same crop.
+        side_mm: side of the crop, mm; 2.3 times the nodule's diameter by default.
+        min_side: the crop has at least this many pixels a side.
+        margin_slices: slices below and above the outlined ones.
+        only_centre: draw the centre slice only (fast, for training streams).
+        augmentation: turns the outlines first.
+    """
+    points = outline_points(cluster)
+    diameter = float(np.ptp(points, axis=0).max()) * scan.pixel_spacing
+    grid = _grid(scan, cluster, side_mm or 2.3 * max(diameter, 3.0), min_side, margin_slices, only_centre)
+    transform = shape_transform(cluster, findings, augmentation.angle, augmentation.flip)
+    distance = signed_distance(cluster, grid, transform)
+    distance = add_lobes(distance, grid, findings, rng)
+    scanner = Scanner.draw(scan.slice_thickness, rng)
+    hu = scanner.image(_compose(scan, grid, distance, findings, rng), grid, rng)
+    mask = grid.bin_down(distance) > 0
+    middle = int(np.abs(grid.axes[0]).argmin())
+    if only_centre:
+        hu, mask = hu[middle : middle + 1], mask[middle : middle + 1]
+    return Crop(
+        volume=np.clip(np.rint(hu), -1024, 3071).astype(np.int16).transpose(2, 1, 0),
+        mask=mask.astype(np.uint8).transpose(2, 1, 0),
+        spacing=(grid.spacing, grid.spacing, grid.slice_spacing),
+        first=(grid.first[1], grid.first[0]),
+        z=grid.z[middle : middle + 1] if only_centre else grid.z,
+        centre=(grid.centre[1] - grid.first[1], grid.centre[0] - grid.first[0], 0 if only_centre else middle),
+    )
+
+
+def _compose(scan: Scan, grid: Grid, distance: np.ndarray, findings: Findings, rng: np.random.Generator) -> np.ndarray:
+    """The scene in HU before it is scanned, from the back to the front."""
+    slab = max(scan.slice_thickness, grid.slice_spacing) if np.isfinite(scan.slice_thickness) else grid.slice_spacing
+    outward = _outward(scan, grid, rng)
+    volume = surroundings.lung(grid, rng)
+    layers: list[Layer] = [surroundings.vessels(distance, grid, outward, slab, rng)]
+    if rng.random() < 0.12:
+        layers.append(surroundings.fissure(grid, rng))
+    layers += nodule_layers(distance, grid, findings, rng)
+    if rng.random() < 0.42:
+        layers += surroundings.chest_wall(distance, grid, outward, rng)
+    for layer in layers:
+        volume = layer.over(volume)
+    return volume
+
+
+def _outward(scan: Scan, grid: Grid, rng: np.random.Generator) -> np.ndarray:
+    """Unit vector (slice, row, column) from the middle of the nearer lung to the nodule, with some play."""
+    middle = np.array([0.0, 256.0, 256.0 + np.sign(grid.centre[1] - 256.0) * 75.0 / scan.pixel_spacing])
+    direction = np.array([0.0, *grid.centre]) - middle + rng.normal(0, 15, 3) * [0.6, 1, 1]
+    return direction / np.linalg.norm(direction)
+
+
+def _grid(
+    scan: Scan, cluster: Sequence[Annotation], side_mm: float, min_side: int, margin_slices: int, only_centre: bool
+) -> Grid:
+    points = outline_points(cluster)
+    centre = tuple((points.min(axis=0) + points.max(axis=0)) / 2)
+    outlined = np.array([c.z for a in cluster for c in a.contours if c.inclusion])
+    centre_z = float((outlined.min() + outlined.max()) / 2)
+    slice_z = np.asarray(scan.slice_z) if scan.slice_z else np.unique(outlined)
+    spacing_z = float(np.median(np.diff(slice_z))) if len(slice_z) > 1 else scan.slice_thickness
+    if only_centre:
+        middle = float(slice_z[np.abs(slice_z - centre_z).argmin()])
+        z = middle + spacing_z * np.arange(-1, 2)
+    else:
+        first = float(slice_z[np.abs(slice_z - outlined.min()).argmin()]) - margin_slices * spacing_z
+        count = round((outlined.max() - outlined.min()) / spacing_z) + 1 + 2 * margin_slices
+        z = first + spacing_z * np.arange(count)
+    side = max(int(np.ceil(side_mm / scan.pixel_spacing)) + 2, min_side)
+    return Grid(
+        first=(int(np.floor(centre[0] - (side - 1) / 2 + 0.5)), int(np.floor(centre[1] - (side - 1) / 2 + 0.5))),
+        shape=(side, side),
+        spacing=scan.pixel_spacing,
+        factor=2 if side < FINE_BELOW else 1,
+        z=z,
+        slice_spacing=spacing_z,
+        centre=(float(centre[0]), float(centre[1])),
+        centre_z=centre_z,
+    )

@@ -1,0 +1,141 @@
+"""A folder of phantom crops on disk, laid out as a folder of real crops is."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from pydicom.uid import generate_uid
+from tqdm import tqdm
+
+from nodule_plugin import __version__
+from nodule_plugin.errors import InputError
+from nodule_plugin.findings import SCALES
+from nodule_plugin.lidc.phantom.crop import Crop, render_crop
+from nodule_plugin.lidc.phantom.subjects import Subject, choose_subjects, load_subjects
+
+NOTICE = (
+    "Synthetic CT drawn around real annotations; no pixel is a patient's. For research use only; not for diagnosis. "
+    "No result on these images is a result on patients."
+)
+LICENCE = "Outlines and ratings are derived from LIDC-IDRI, CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/)"
+CITATION = [
+    "Armato SG III et al. (2015). Data From LIDC-IDRI. The Cancer Imaging Archive. doi:10.7937/K9/TCIA.2015.LO9QL9SX",
+    "Armato SG III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative "
+    "(IDRI): a completed reference database of lung nodules on CT scans. Med Phys 38:915-931.",
+    "Clark K et al. (2013). The Cancer Imaging Archive (TCIA). J Digit Imaging 26:1045-1057.",
+]
+SCAN_MIDDLE = 255.5
+"""Row and column at the origin of the patient's coordinates: the database does not know the scans' own origins."""
+
+
+def write_phantom_crops(
+    output_dir: str | Path, nodules: int = 300, seed: int = 0, subjects: Sequence[Subject] | None = None
+) -> Path:
+    """Draw phantoms and write them as ``images/*.nii.gz``, ``masks/*.nii.gz``, ``nodules.csv`` and ``dataset.json``.
+
+    The nodules are spread over the ratings, see :func:`choose_subjects`. Patients get names of their own
+    ("PHANTOM-0001"), one for each real patient; ``annotation_source`` in the table names the patient whose nodule was
+    outlined. Positions in the table are DICOM's patient coordinates (LPS, mm), the files' affines NIfTI's (RAS).
+
+    Args:
+        output_dir: a folder that does not exist yet, or is empty. It appears only when it is complete.
+        nodules: how many.
+        seed: the same seed gives the same pixels.
+        subjects: choose among these; all of the database by default.
+
+    Returns:
+        ``output_dir``.
+
+    Raises:
+        InputError: if the folder is in use or there are fewer nodules than asked for.
+    """
+    output = Path(output_dir)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: already there and not an empty folder; choose another output folder or remove it")
+    chosen = choose_subjects(load_subjects() if subjects is None else subjects, nodules, seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        partial.chmod(0o755)
+        _write(partial, chosen, seed)
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return output
+
+
+def _write(folder: Path, subjects: Sequence[Subject], seed: int) -> None:
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    sources = sorted({subject.scan.patient_id for subject in subjects})
+    patients = {source: f"PHANTOM-{number:04d}" for number, source in enumerate(sources, start=1)}
+    counts = dict.fromkeys(sources, 0)
+    rows = []
+    for subject in tqdm(subjects, desc="drawing phantoms", unit="nodule"):
+        source = subject.scan.patient_id
+        counts[source] += 1
+        crop = render_crop(subject.scan, subject.cluster, subject.findings, subject.rng(seed))
+        rows.append(_write_crop(folder, subject, crop, patients[source], counts[source], seed))
+    pd.DataFrame(rows).to_csv(folder / "nodules.csv", index=False)
+    dataset = {
+        "source": "phantom",
+        "synthetic": True,
+        "seed": seed,
+        "nodules": len(subjects),
+        "version": __version__,
+        "notice": NOTICE,
+        "licence": LICENCE,
+        "citation": CITATION,
+    }
+    (folder / "dataset.json").write_text(json.dumps(dataset, indent=4) + "\n", encoding="utf-8")
+
+
+def _write_crop(
+    folder: Path, subject: Subject, crop: Crop, patient: str, number: int, seed: int
+) -> dict[str, str | int | float]:
+    column, row, index = crop.centre
+    spacing = crop.spacing[0]
+    corner = [(first - SCAN_MIDDLE) * spacing for first in crop.first]
+    name = f"{patient}_R_{number}.nii.gz"
+    affine = np.diag([-spacing, -spacing, crop.spacing[2], 1.0])
+    affine[:3, 3] = [-corner[0], -corner[1], crop.z[0]]
+    _save(crop.volume, affine, folder / "images" / name)
+    _save(crop.mask, affine, folder / "masks" / name)
+    ratings = subject.findings.to_dict()
+    names = ["malignancy", *sorted(set(SCALES) - {"malignancy"})]
+    return {
+        "image": f"images/{name}",
+        "patient_id": patient,
+        "crop_id": number,
+        "series_instance_uid": series_uid(subject.scan.series_instance_uid, seed),
+        "x_mm": round(corner[0] + column * spacing, 6),
+        "y_mm": round(corner[1] + row * spacing, 6),
+        "z_mm": round(float(crop.z[index]), 6),
+        "diameter_mm": round(subject.diameter_mm, 6),
+        **{rating: ratings.get(rating, math.nan) for rating in names},
+        "readers": len(subject.cluster),
+        "annotation_source": subject.scan.patient_id,
+    }
+
+
+def series_uid(source_uid: str, seed: int) -> str:
+    """A UID of our own for the phantom of a real series: the same for the same seed, unlike any real one."""
+    return generate_uid(entropy_srcs=["nodule-plugin phantom series", source_uid, str(seed)])
+
+
+def _save(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    image = nib.Nifti1Image(array, affine)
+    image.header["descrip"] = b"SYNTHETIC nodule phantom, not for diagnosis"
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)

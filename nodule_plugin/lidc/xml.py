@@ -1,0 +1,167 @@
+"""The readers' XML files of LIDC-IDRI (``LidcReadMessage``, namespace http://www.nih.gov) as the records of a scan.
+
+A file holds the second, unblinded reading of one CT series by up to four readers. Nodules of 3 mm or more have ratings
+and outlines; smaller ones have only a point each, and non-nodules a point too: neither is an annotation here.
+
+The files do not say what the series looks like. Slice thickness, pixel spacing, slice positions and the patient come
+from the DICOM series, see :func:`with_geometry`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+# ElementTree on Expat 2.4.1 or later refuses exponential entity expansion and never fetches external entities.
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from nodule_plugin.errors import InputError
+from nodule_plugin.lidc.records import Annotation, Contour, Scan
+
+_NAMESPACE = "{http://www.nih.gov}"
+_SAME_POSITION = 0.01
+"""Positions nearer than this, mm, are the same: XML and DICOM round differently."""
+_RATING_ELEMENTS = {
+    "sphericity": "sphericity",
+    "margin": "margin",
+    "texture": "texture",
+    "spiculation": "spiculation",
+    "lobulation": "lobulation",
+    "calcification": "calcification",
+    "malignancy": "malignancy",
+    "subtlety": "subtlety",
+    "internal_structure": "internalStructure",
+}
+
+
+def is_read_message(path: Path) -> bool:
+    """Whether a file is a ``LidcReadMessage``; the chest radiographs' ``IdriReadMessage`` and other XML are not."""
+    with path.open("rb") as file:
+        return b"<LidcReadMessage" in file.read(4096)
+
+
+def read_message(path: str | Path) -> Scan:
+    """The annotations of one file.
+
+    Returns:
+        A scan whose ``patient_id`` and ``slice_z`` are empty and whose thickness and spacing are NaN. An annotation's
+        id is the reader's place in the file and the nodule's among that reader's nodules, such as "2.1".
+
+    Raises:
+        InputError: if the file is missing, is not well-formed XML (with its line), is another kind of message, or lacks
+            something an annotation needs.
+    """
+    file = Path(path)
+    try:
+        root = ElementTree.parse(file).getroot()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give a LidcReadMessage XML file") from error
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        reason = str(error).split(":")[0]
+        raise InputError(
+            f"{file}: line {line}, column {column + 1}: not well-formed XML ({reason}); get it anew"
+        ) from error
+    if root.tag != f"{_NAMESPACE}LidcReadMessage":
+        raise InputError(f"{file}: the root element is {root.tag!r}, not LidcReadMessage: not a reading of a CT series")
+    sessions = root.findall(f"{_NAMESPACE}readingSession")
+    return Scan(
+        patient_id="",
+        study_instance_uid=_text(root, "ResponseHeader/StudyInstanceUID", file, "header"),
+        series_instance_uid=_text(root, "ResponseHeader/SeriesInstanceUid", file, "header"),
+        slice_thickness=math.nan,
+        pixel_spacing=math.nan,
+        slice_z=(),
+        annotations=tuple(
+            annotation
+            for number, session in enumerate(sessions, start=1)
+            for annotation in _annotations(session, number, file)
+        ),
+    )
+
+
+def with_geometry(
+    scan: Scan, patient_id: str, slice_thickness: float, pixel_spacing: float, slice_z: Sequence[float]
+) -> Scan:
+    """A scan read from XML, completed by what its DICOM series says.
+
+    Args:
+        scan: as :func:`read_message` gives it.
+        patient_id: the series' patient.
+        slice_thickness, pixel_spacing: mm.
+        slice_z: positions of the slices, mm, in any order. Where a contour lies at a position that is not among them
+            (the slice is missing from the folder) that position is added, so that slices keep their places.
+    """
+    outlined = {contour.z for annotation in scan.annotations for contour in annotation.contours}
+    known = np.array(sorted(slice_z))
+    missing = [z for z in outlined if not len(known) or np.abs(known - z).min() > _SAME_POSITION]
+    return replace(
+        scan,
+        patient_id=patient_id,
+        slice_thickness=slice_thickness,
+        pixel_spacing=pixel_spacing,
+        slice_z=tuple(sorted([*slice_z, *missing])),
+    )
+
+
+def _annotations(session: Element, reader: int, file: Path) -> list[Annotation]:
+    rated: list[Annotation] = []
+    for nodule in session.findall(f"{_NAMESPACE}unblindedReadNodule"):
+        characteristics = nodule.find(f"{_NAMESPACE}characteristics")
+        # Some files give a small nodule an empty <characteristics/>.
+        if characteristics is not None and len(characteristics) > 0:
+            rated.append(_annotation(nodule, characteristics, f"{reader}.{len(rated) + 1}", file))
+    return rated
+
+
+def _annotation(nodule: Element, characteristics: Element, annotation_id: str, file: Path) -> Annotation:
+    name = _text(nodule, "noduleID", file, f"nodule {annotation_id}")
+    where = f"nodule {name!r} of reader {annotation_id.partition('.')[0]}"
+    return Annotation(
+        id=annotation_id,
+        nodule_id=name,
+        ratings={
+            rating: _whole_number(characteristics, element, file, where)
+            for rating, element in _RATING_ELEMENTS.items()
+            if characteristics.find(_NAMESPACE + element) is not None
+        },
+        contours=tuple(_contour(roi, file, where) for roi in nodule.findall(f"{_NAMESPACE}roi")),
+    )
+
+
+def _contour(roi: Element, file: Path, where: str) -> Contour:
+    position = _text(roi, "imageZposition", file, where)
+    try:
+        z = float(position)
+    except ValueError as error:
+        raise InputError(f"{file}: {where}: imageZposition is {position!r}, not a number; correct the file") from error
+    inclusion = _text(roi, "inclusion", file, where).upper()
+    if inclusion not in ("TRUE", "FALSE"):
+        raise InputError(f"{file}: {where}: inclusion is {inclusion!r}, neither TRUE nor FALSE; correct the file")
+    points = [
+        (_whole_number(edge, "yCoord", file, where), _whole_number(edge, "xCoord", file, where))
+        for edge in roi.findall(f"{_NAMESPACE}edgeMap")
+    ]
+    if not points:
+        raise InputError(f"{file}: {where}: the contour at z = {z:g} has no edgeMap; correct the file")
+    return Contour(z, inclusion == "TRUE", np.array(points, dtype=np.int64))
+
+
+def _whole_number(parent: Element, element: str, file: Path, where: str) -> int:
+    text = _text(parent, element, file, where)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"{file}: {where}: {element} is {text!r}, not a whole number; correct the file") from error
+
+
+def _text(parent: Element, elements: str, file: Path, where: str) -> str:
+    text = parent.findtext("/".join(_NAMESPACE + element for element in elements.split("/")))
+    if text is None or not text.strip():
+        raise InputError(f"{file}: {where}: {elements} is missing; get the file anew")
+    return text.strip()

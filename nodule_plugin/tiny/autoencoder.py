@@ -1,0 +1,131 @@
+"""The small base model's autoencoder: Stable Diffusion's AutoencoderKL at a fraction of its width.
+
+Trained as latent diffusion's own (Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR
+2022, section 3.1): reconstruction, a slight pull of the latents to a standard normal, and a patch discriminator that
+keeps the noise texture of CT, which an absolute error alone would smooth away.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from torch.nn.functional import l1_loss, relu
+from tqdm import tqdm
+
+
+def build_autoencoder(latent_channels: int = 4, sample_size: int = 64) -> AutoencoderKL:
+    """An untrained autoencoder, 4 times smaller in the latents along each side, about a million parameters."""
+    return AutoencoderKL(
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=16,
+        sample_size=sample_size,
+    )
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Scores overlapping patches as real or not (Isola et al., CVPR 2017), (B, 3, H, W) to (B, 1, H/4, W/4)."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__(
+            nn.Conv2d(3, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 2 * width, 3, 1, 1),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, 1, 1),
+        )
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One of the 8 rotations and reflections of the square for the whole batch, (B, C, H, H)."""
+    turn, flip = torch.randint(0, 8, (1,), generator=generator).item() % 4, torch.rand(1, generator=generator) < 0.5
+    images = images.rot90(int(turn), (-2, -1))
+    return images.flip(-1) if flip else images
+
+
+def random_crop(images: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
+    """The same random square of ``side`` pixels from each image of the batch."""
+    row, column = torch.randint(0, images.shape[-1] - side + 1, (2,), generator=generator).tolist()
+    return images[..., row : row + side, column : column + side]
+
+
+def train_autoencoder(
+    patches: torch.Tensor,
+    minutes: float,
+    batch_size: int = 24,
+    learning_rate: float = 1e-3,
+    adversarial_share: float = 0.5,
+    kl_weight: float = 1e-5,
+    seed: int = 0,
+) -> AutoencoderKL:
+    """Train from scratch for a given time.
+
+    Args:
+        patches: (N, 1, H, H) in [-1, 1].
+        minutes: wall-clock time; the learning rate falls along it by a half cosine.
+        adversarial_share: the discriminator joins for this last share of the time.
+        kl_weight: of the latents' divergence from a standard normal, per pixel.
+
+    Returns:
+        The autoencoder in evaluation mode, its ``scaling_factor`` set so that scaled latents have unit variance.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    vae, judge = build_autoencoder(sample_size=patches.shape[-1]), PatchDiscriminator()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.01)
+    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
+    start, elapsed, step = time.monotonic(), 0.0, 0
+    with tqdm(total=round(minutes * 60), desc="autoencoder", unit="s", mininterval=10) as bar:
+        while elapsed < 1:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1, step / 50) * (0.02 + 0.49 * (1 + _cosine(elapsed)))
+            chosen = torch.randint(len(patches), (batch_size,), generator=generator)
+            # Small crops first: four times the steps in the same time, and the network is convolutional.
+            side = patches.shape[-1] // 2 if elapsed < 0.85 else patches.shape[-1]
+            images = random_crop(augment(patches[chosen], generator), side, generator).repeat(1, 3, 1, 1)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                posterior = vae.encode(images).latent_dist
+                output = vae.decode(posterior.sample()).sample
+            output = output.float()
+            error = l1_loss(output, images)
+            loss = error + kl_weight * posterior.kl().float().mean()
+            if adversarial := elapsed > 1 - adversarial_share:
+                loss = loss + 0.02 * min(1, (elapsed - 1 + adversarial_share) * 10) * -judge(output).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            optimizer.step()
+            if adversarial:
+                judge_loss = (relu(1 - judge(images)) + relu(1 + judge(output.detach()))).mean()
+                judge_optimizer.zero_grad()
+                judge_loss.backward()
+                judge_optimizer.step()
+            step += 1
+            elapsed = (time.monotonic() - start) / (60 * minutes)
+            bar.n = min(round(elapsed * bar.total), bar.total)
+            bar.set_postfix(step=step, error=f"{error.item():.4f}", refresh=False)
+            bar.update(0)
+    vae.requires_grad_(False).eval()
+    vae.register_to_config(scaling_factor=1 / latent_std(vae, patches[:1024]))
+    return vae
+
+
+def _cosine(share: float) -> float:
+    return float(torch.cos(torch.tensor(share * torch.pi)))
+
+
+@torch.no_grad()
+def latent_std(vae: AutoencoderKL, patches: torch.Tensor) -> float:
+    """Standard deviation of the unscaled latents of ``patches`` (N, 1, H, H) in [-1, 1]."""
+    means = [vae.encode(part.repeat(1, 3, 1, 1)).latent_dist.mean for part in patches.split(64)]
+    return torch.cat(means).std().item()

@@ -1,0 +1,51 @@
+"""Training patches for the small autoencoder: many views of few nodule volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+WINDOW_HU = (-1000.0, 400.0)
+
+
+def to_unit_range(hounsfield: torch.Tensor, window: tuple[float, float] = WINDOW_HU) -> torch.Tensor:
+    """Hounsfield units to [-1, 1] by ``window``, clipped."""
+    low, high = window
+    return ((hounsfield - low) / (high - low)).clamp(0, 1) * 2 - 1
+
+
+def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed: int = 0) -> torch.Tensor:
+    """Square views of the volumes of ``items``, at random slices, places and scales, all within the image.
+
+    An autoencoder learns CT texture, not nodules: every slice of a volume and every scale between 1.2 and 2.6 times the
+    nodule's diameter serves.
+
+    Args:
+        items: of a data list; NIfTI volumes with axes (x, y, z).
+        count: how many patches, spread evenly over the items.
+        size: pixels along a patch's side.
+        seed: of the draws.
+
+    Returns:
+        (count, 1, size, size) float32 in [-1, 1].
+    """
+    rng = np.random.default_rng(seed)
+    patches = torch.empty(count, 1, size, size)
+    share = -(-count // len(items))
+    for place, item in enumerate(tqdm(items, desc="patches")):
+        volume = np.asarray(nibabel.load(Path(item["image"])).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+        for index in range(place * share, min((place + 1) * share, count)):
+            pixels = item["diameter_mm"] / item["spacing"][0]
+            side = int(np.clip(rng.uniform(1.2, 2.6) * pixels, 20, min(volume.shape[:2])))
+            x, y = (rng.integers(0, extent - side + 1) for extent in volume.shape[:2])
+            z = rng.integers(volume.shape[2])
+            patch = torch.from_numpy(volume[x : x + side, y : y + side, z].T.copy())[None, None]
+            patches[index] = to_unit_range(interpolate(patch, (size, size), mode="bilinear", antialias=True))[0]
+    return patches
