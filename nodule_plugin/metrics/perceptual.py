@@ -45,7 +45,8 @@ class LPIPSDistance:
 
     Args:
         weights: torchvision's ImageNet state dict of the backbone (``alexnet-owt-7be5be79.pth``,
-            ``vgg16-397923af.pth``, ``squeezenet1_1-b8a52dc0.pth``), or ``"download"``; None: none given, see :attr:`unavailable`.
+            ``vgg16-397923af.pth``, ``squeezenet1_1-b8a52dc0.pth``), or ``"download"``; None: none given, see
+            :attr:`unavailable`.
         net: ``alex``, ``vgg`` or ``squeeze``.
         device: where the network runs.
 
@@ -102,7 +103,7 @@ class FeatureMapDistance:
     """LPIPS's formula, every channel weighing the same, on the feature maps of a CLIP model's image tower.
 
     At each stage both maps are scaled to unit length along the channels; the squared difference is summed over
-    channels, averaged over places, and summed over stages. It is not LPIPS: nothing in it was fitted to human judgement.
+    channels, averaged over places, and summed over stages. It is not LPIPS: nothing in it was fitted to human eyes.
 
     Args:
         model: see :class:`nodule_plugin.metrics.openclip.OpenCLIPModel`.
