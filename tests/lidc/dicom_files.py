@@ -19,7 +19,14 @@ def make_slice(z: float, size: int = 16, syntax: str = ExplicitVRLittleEndian, *
     meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = elements.get("SOPClassUID", CTImageStorage)
     meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = FileDataset(
+        "",
+        {},
+        b"\0" * 128,
+        meta,
+        is_implicit_VR=meta.TransferSyntaxUID.is_implicit_VR,
+        is_little_endian=meta.TransferSyntaxUID.is_little_endian,
+    )
     values: dict[str, Any] = {
         "SOPClassUID": CTImageStorage,
         "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
@@ -90,7 +97,8 @@ def nodule_xml(contours: list[tuple[float, list[tuple[int, int]]]], inclusion: s
         + "</roi>"
         for z, points in contours
     )
-    return f"<unblindedReadNodule><noduleID>1</noduleID><characteristics>{rated}</characteristics>{rois}</unblindedReadNodule>"
+    head = f"<noduleID>1</noduleID><characteristics>{rated}</characteristics>"
+    return f"<unblindedReadNodule>{head}{rois}</unblindedReadNodule>"
 
 
 def write_message(path: Path, readings: list[str], series_uid: str = SERIES_UID) -> Path:
