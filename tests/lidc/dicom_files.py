@@ -54,7 +54,9 @@ def make_slice(z: float, size: int = 16, syntax: str = ExplicitVRLittleEndian, *
         if value is not None:
             setattr(dataset, name, value)
     stored = (round(z) - float(dataset.RescaleIntercept)) / float(dataset.RescaleSlope)
-    dataset.set_pixel_data(np.full((size, size), round(stored), np.int16), "MONOCHROME2", 16)
+    order = "<" if meta.TransferSyntaxUID.is_little_endian else ">"
+    dataset.PixelData = np.full((size, size), round(stored), f"{order}i2").tobytes()
+    dataset["PixelData"].VR = "OW"
     return dataset
 
 

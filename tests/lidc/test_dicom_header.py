@@ -58,7 +58,7 @@ def test_transfer_syntaxes_are_read_and_decoded(tmp_path: Path, syntax: str) -> 
 
 
 @pytest.mark.parametrize("syntax", [*UNCOMPRESSED, *COMPRESSED])
-@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("keep", [0.4, 0.9])
 def test_truncated_file_is_broken(tmp_path: Path, syntax: str, keep: float) -> None:
     path = _write(tmp_path / "1.dcm", syntax)
     content = path.read_bytes()
