@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from tiny_sd import make_tiny_sd
 
 from nodule_plugin.diffusion.components import (
     TextConditioner,
@@ -24,7 +25,6 @@ from nodule_plugin.diffusion.sampling import (
     seeded_noise,
 )
 from nodule_plugin.errors import InputError
-from tests.tiny_sd import make_tiny_sd
 
 PROMPTS = ("The nodule is round in shape, solid internally, with well-defined margins.", "a", "b", "c", "d")
 

@@ -118,13 +118,22 @@ def _outward(scan: Scan, grid: Grid, rng: np.random.Generator) -> np.ndarray:
     return direction / np.linalg.norm(direction)
 
 
+def _centre_z(cluster: Sequence[Annotation]) -> float:
+    """Of the positions that at least half of the readers outlined, the one nearest to the middle of all, mm."""
+    outlined = [sorted({contour.z for contour in annotation.contours if contour.inclusion}) for annotation in cluster]
+    positions, readers = np.unique(np.concatenate(outlined), return_counts=True)
+    middle = (positions[0] + positions[-1]) / 2
+    agreed = positions[readers >= min(len(cluster) / 2, readers.max())]
+    return float(agreed[np.abs(agreed - middle).argmin()])
+
+
 def _grid(
     scan: Scan, cluster: Sequence[Annotation], side_mm: float, min_side: int, margin_slices: int, only_centre: bool
 ) -> Grid:
     points = outline_points(cluster)
     centre = tuple((points.min(axis=0) + points.max(axis=0)) / 2)
     outlined = np.array([c.z for a in cluster for c in a.contours if c.inclusion])
-    centre_z = float((outlined.min() + outlined.max()) / 2)
+    centre_z = _centre_z(cluster)
     slice_z = np.asarray(scan.slice_z) if scan.slice_z else np.unique(outlined)
     spacing_z = float(np.median(np.diff(slice_z))) if len(slice_z) > 1 else scan.slice_thickness
     if only_centre:

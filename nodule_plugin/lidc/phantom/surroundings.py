@@ -102,7 +102,7 @@ def chest_wall(distance: np.ndarray, grid: Grid, outward: np.ndarray, rng: np.ra
         fat = soft_step(depth - rng.uniform(2, 6) + 1.5 * smooth_noise(grid, 5.0, rng), 1.0)
         fat = fat * soft_step(0.9 - smooth_noise(grid, 4.0, rng), 0.5)
         layers.append(Layer(fat, rng.uniform(-115, -80)))
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         layers += _rib(depth, across, grid, rng)
     return layers
 
@@ -115,4 +115,5 @@ def _rib(depth: np.ndarray, across: np.ndarray, grid: Grid, rng: np.random.Gener
     oval = 1 - np.sqrt(((depth - middle) / rng.uniform(3, 4)) ** 2 + (along / rng.uniform(8, 18)) ** 2)
     cortex = soft_step(oval, 0.15)
     marrow = soft_step(oval - 0.3, 0.2)
-    return [Layer(cortex, rng.uniform(450, 900)), Layer(marrow, 150 + 50 * smooth_noise(grid, 2.0, rng))]
+    spongy = rng.uniform(120, 350) + 70 * smooth_noise(grid, 2.0, rng)
+    return [Layer(cortex, rng.uniform(450, 900)), Layer(marrow, spongy)]
