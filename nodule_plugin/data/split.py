@@ -83,6 +83,6 @@ def _deal_folds(nodules: Sequence[Nodule], part_of_fold: np.ndarray, seed: int) 
 def _deal_few_patients(nodules: Sequence[Nodule], shares: Sequence[int], seed: int) -> dict[str, str]:
     patients = sorted({nodule.patient_id for nodule in nodules})
     order = np.random.default_rng(seed).permutation(len(patients))
-    wanted = [part for part, share in zip(("training", "validation", "test"), shares) if share]
-    first = [part for part in ("training", "test", "validation") if part in wanted]
+    share_of = dict(zip(PARTS, shares))
+    first = [part for part in ("training", "test", "validation") if share_of[part]]
     return {patients[index]: first[place] if place < len(first) else "training" for place, index in enumerate(order)}
