@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class EpochSeed:
 class WeightAverage:
     """An exponential moving average of the network's weights, which samples better than the last weights do.
 
-    The average is the one of Polyak and Juditsky (SIAM J Control Optim 1992) with decaying memory, as Ho et al. (NeurIPS
+    The average of Polyak and Juditsky (SIAM J Control Optim 1992) with decaying memory, as Ho et al. (NeurIPS
     2020) use it for diffusion; for the first steps the memory is ``(1 + n) / (10 + n)``, so that a short run is not
     dominated by where it began.
 
@@ -135,23 +136,30 @@ class TrainingCheckpoint:
         return sorted(self.directory.glob("epoch_*.pt"))
 
     def load(self, engine: Engine) -> None:
-        """Restore every object and the trainer's place from the newest file, if there is one."""
+        """Restore every object and the trainer's place from the newest file that can be read, if there are any."""
         if not self.resume:
             for path in self.files():
                 path.unlink()
         if not self.files():
             return
-        newest = self.files()[-1]
+        path, state = self._newest()
         try:
-            state = torch.load(newest, map_location="cpu", weights_only=True)
             for name, target in self.objects.items():
                 target.load_state_dict(state[name])
-        except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise InputError(
-                f"checkpoint {newest}: it does not fit this run ({error}); remove it or say --resume false"
+                f"checkpoint {path}: it is of another run ({error}); give another output_dir or say --resume false"
             ) from error
         engine.state.epoch, engine.state.iteration = state["trainer"]["epoch"], state["trainer"]["iteration"]
-        logger.info("Resumed from %s after epoch %d.", newest, engine.state.epoch)
+        logger.info("Resumed from %s after epoch %d.", path, engine.state.epoch)
+
+    def _newest(self) -> tuple[Path, dict[str, Any]]:
+        for path in reversed(self.files()):
+            try:
+                return path, torch.load(path, map_location="cpu", weights_only=True)
+            except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+                logger.warning("Checkpoint %s is damaged (%s).", path, str(error).splitlines()[0])
+        raise InputError(f"checkpoints in {self.directory}: none can be read; remove them or say --resume false")
 
     def save(self, engine: Engine) -> None:
         """Write a checkpoint where one is due and remove the oldest beyond ``keep``."""
