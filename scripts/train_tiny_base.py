@@ -91,7 +91,7 @@ scratch by `scripts/train_tiny_base.py`. A first version: it shows that the pipe
 nodule-like pictures; it is not a substitute for Stable Diffusion. For research only; not for diagnosis.
 
 - Autoencoder: trained on {patches} patches of the training volumes.
-- U-Net (v-prediction, zero terminal SNR) and text encoder: {steps} steps of batch {batch_size} on {nodules} real nodules
+- U-Net (v-prediction, zero terminal SNR), text encoder: {steps} steps of batch {batch_size} on {nodules} real nodules
   (the training part of a patient-disjoint 7:2:1 split) and {phantoms} phantoms ({phantom_share:.0%} of each batch).
 - Data: LIDC-IDRI, CC BY 3.0. Armato SG III et al. (2015), doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al.
   (2011), Med Phys 38:915-931; Clark K et al. (2013), J Digit Imaging 26:1045-1057.

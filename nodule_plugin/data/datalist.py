@@ -16,7 +16,7 @@ from typing import Any
 from nodule_plugin.data.nodule import Nodule, NoduleSet
 from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
-from nodule_plugin.data.split import PARTS, split_by_patient
+from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.prompts import PromptTemplate, get_template
 
@@ -57,7 +57,7 @@ def build_datalist(
     Raises:
         InputError: if a setting makes no sense or there is no nodule.
     """
-    wording = get_template(template)
+    wording = check_settings(template, ratios)
     if not nodules.nodules:
         raise InputError(f"{nodules.root}: there is no nodule to list; give another folder or loosen the selection")
     repeated = [key for key, count in Counter(nodule.id for nodule in nodules.nodules).items() if count > 1]
@@ -85,6 +85,19 @@ def build_datalist(
         "numTest": len(items["test"]),
         **items,
     }
+
+
+def check_settings(template: str, ratios: Sequence[int]) -> PromptTemplate:
+    """Check what :func:`build_datalist` is to be given, before minutes are spent on reading a dataset.
+
+    Returns:
+        The template.
+
+    Raises:
+        InputError: if a setting makes no sense.
+    """
+    check_ratios(ratios)
+    return get_template(template)
 
 
 def _item(nodule: Nodule, root: Path, template: PromptTemplate) -> dict[str, Any]:

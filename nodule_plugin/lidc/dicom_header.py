@@ -125,7 +125,8 @@ def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
     """Whether the pixel data that begins where the header ends is all there, by its own account of its length."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_deflated:
-        return  # the whole file was inflated to read the header; a truncated one has failed already
+        _check_deflated(file, dataset)
+        return
     order = "<" if syntax.is_little_endian else ">"
     start = file.tell()
     size = file.seek(0, os.SEEK_END)
@@ -142,6 +143,15 @@ def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
         _check_fragments(file, size)
     elif file.tell() + length > size:
         raise BrokenFile(f"truncated: {size - file.tell()} of {length} bytes of pixel data")
+
+
+def _check_deflated(file: BinaryIO, dataset: FileDataset) -> None:
+    # All that follows the file meta information is one deflate stream (PS3.5 A.5), which knows its own end.
+    file.seek(144 + dataset.file_meta.FileMetaInformationGroupLength)
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    stream.decompress(file.read())
+    if not stream.eof:
+        raise BrokenFile("truncated: the compressed data does not end")
 
 
 def _check_fragments(file: BinaryIO, size: int) -> None:

@@ -98,7 +98,7 @@ def index_series(root: Path, index_file: Path | None = None, num_workers: int = 
     Args:
         root: folder to search; only read.
         index_file: JSON file that keeps what was read between calls; a header is read again when its file's size or
-            modification time has changed. None keeps nothing.
+            modification time has changed. None keeps nothing; nor is anything kept while a file is broken.
         num_workers: processes that read headers; joblib's other backends (Dask, Ray) apply through
             ``joblib.parallel_config``.
     """
@@ -108,9 +108,8 @@ def index_series(root: Path, index_file: Path | None = None, num_workers: int = 
     entries = {path: known[key] for path, key in keys.items() if key in known}
     entries |= _read_headers([path for path in keys if path not in entries], num_workers)
     broken = {path: entry for path in keys if isinstance(entry := entries[path], str)}
-    if index_file is not None:
-        # Broken files are read again each time: what was wrong (rights, a share that was away) may have been mended.
-        _save_known(index_file, root, {key: entries[path] for path, key in keys.items() if path not in broken})
+    if index_file is not None and not broken:
+        _save_known(index_file, root, {key: entries[path] for path, key in keys.items()})
     slices = [Slice(path, entry) for path, entry in entries.items() if isinstance(entry, SliceHeader)]
     return SeriesIndex(
         series=_group(slices),

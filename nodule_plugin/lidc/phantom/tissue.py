@@ -52,8 +52,8 @@ def nodule_layers(distance: np.ndarray, grid: Grid, findings: Findings, rng: np.
         rng: source of all chance.
     """
     # The outlines run along the first voxels outside, and most readers draw generously: measured on real crops, tissue
-    # reaches half of its contrast this far within them.
-    distance = distance - 0.5 * grid.spacing - 0.15
+    # reaches half of its contrast this far within them (but something is left of the thinnest nodule).
+    distance = distance - min(0.5 * grid.spacing + 0.2, 0.4 * radius_of(distance))
     radius = radius_of(distance)
     rough = EDGE_ROUGHNESS[findings.margin] * radius * smooth_noise(grid, max(0.5 * radius, 1.0), rng)
     rough += 0.4 * EDGE_ROUGHNESS[findings.margin] * radius * smooth_noise(grid, max(0.22 * radius, 0.8), rng)
