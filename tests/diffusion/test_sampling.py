@@ -230,6 +230,23 @@ def test_derived_scheduler_keeps_the_base_models_schedule(any_base: Path) -> Non
     assert derived.config.beta_end == 0.012
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"])
+def test_zero_terminal_snr_gives_finite_images(model: Model, name: str) -> None:
+    # At the first step such a model sees noise alone (Lin et al. 2023): an alpha of 0, which schedulers divide by.
+    scheduler = DDPMScheduler.from_config(
+        model.scheduler.config,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    sampler = GuidedSampler(scheduler, model.vae, 4, name)
+    context = model.conditioner(["a"])
+    image = sampler(seeded_noise([0], (4, 4, 4)), model.network, context=context, unconditional=context * 0,
+                    guidance_scale=5)  # fmt: skip
+    assert torch.isfinite(image).all()
+    assert image.std() > 0.01
+
+
 @pytest.mark.parametrize("size", [0, 30, "64"])
 def test_image_size_that_the_vae_cannot_make(model: Model, size: Any) -> None:
     with pytest.raises(InputError, match="image_size: a multiple of 8"):
