@@ -60,7 +60,9 @@ def main() -> None:
     options = parser.parse_args()
 
     base = options.base_model
-    scheduler, vae = load_noise_scheduler(base), load_vae(base).to(options.device)
+    scheduler = load_noise_scheduler(base)
+    vae: Any = load_vae(base)
+    vae.to(options.device)
     network = DiffusionUNet.from_base(base).to(options.device).eval()
     conditioner = TextConditioner(load_tokenizer(base), load_text_encoder(base).to(options.device))
     prepare = GenerationPrepareBatch(conditioner, vae, options.size)

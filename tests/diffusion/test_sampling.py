@@ -67,6 +67,13 @@ def model(base: Path) -> Model:
     return Model(base)
 
 
+@pytest.fixture(scope="module")
+def pair(any_base: Path) -> tuple[StableDiffusionPipeline, Model]:
+    pipeline = StableDiffusionPipeline.from_pretrained(any_base, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, Model(any_base)
+
+
 @pytest.mark.parametrize(
     ("scheduler", "steps", "scale", "rescale"),
     [
@@ -79,10 +86,11 @@ def model(base: Path) -> Model:
         ("UniPCMultistepScheduler", 4, 3.0, 0.0),
     ],
 )
-def test_equals_diffusers_pipeline(any_base: Path, scheduler: str, steps: int, scale: float, rescale: float) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(any_base, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
+def test_equals_diffusers_pipeline(
+    pair: tuple[StableDiffusionPipeline, Model], scheduler: str, steps: int, scale: float, rescale: float
+) -> None:
+    pipeline, model = pair
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(model.scheduler.config)
     expected = pipeline(
         PROMPTS[0],
         height=32,
@@ -94,7 +102,7 @@ def test_equals_diffusers_pipeline(any_base: Path, scheduler: str, steps: int, s
         output_type="pt",
     ).images
     settings = {"scheduler_class": scheduler, "num_inference_steps": steps, "guidance_rescale": rescale}
-    actual = Model(any_base).sample([scale], [3], **settings)
+    actual = model.sample([scale], [3], **settings)
     assert actual.shape == (1, 3, 32, 32)
     assert actual.std() > 0.01
     torch.testing.assert_close((actual / 2 + 0.5), expected, atol=1e-4, rtol=0)
