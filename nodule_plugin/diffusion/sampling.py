@@ -212,7 +212,7 @@ class GenerationPrepareBatch(PrepareBatch):
 
     def __call__(
         self,
-        batchdata: Sequence[Mapping[str, Any]],  # type: ignore[override]
+        batchdata: Sequence[Mapping[str, Any]],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,

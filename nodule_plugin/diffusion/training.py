@@ -80,7 +80,7 @@ class DenoisingPrepareBatch(PrepareBatch):
 
     def __call__(
         self,
-        batchdata: Mapping[str, Any],  # type: ignore[override]
+        batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
@@ -117,7 +117,7 @@ class ValidationPrepareBatch(GenerationPrepareBatch):
 
     def __call__(
         self,
-        batchdata: Mapping[str, Any],  # type: ignore[override]
+        batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,

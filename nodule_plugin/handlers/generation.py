@@ -27,6 +27,7 @@ from nodule_plugin import __version__
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
+from nodule_plugin.settings import as_flag
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class GeneratedSetWriter:
             "size": [image_size, image_size],
             "software": {"nodule_plugin": __version__, **{name: version(name) for name in _LIBRARIES}},
         }
-        overwrite = _checked_flag("overwrite", overwrite)
+        overwrite = as_flag("overwrite", overwrite)
         found = _read_run(self.folder)
         self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
         if not overwrite:
@@ -289,14 +290,6 @@ def _checked_formats(formats: str | Sequence[str]) -> list[str]:
     if "png" not in names or not set(names) <= set(SUFFIXES):
         raise InputError(f"formats: png, or png and nifti, can be written, not {formats!r}")
     return [name for name in SUFFIXES if name in names]
-
-
-def _checked_flag(name: str, value: bool | str) -> bool:
-    """A command line gives true and false as texts."""
-    flag = {"true": True, "false": False}.get(str(value).lower())
-    if flag is None:
-        raise InputError(f"{name}: true or false is needed, not {value!r}")
-    return flag
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,8 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.distribution import FeatureDistanceMetric
+from nodule_plugin.metrics.distribution import FeatureDistanceMetric, KernelDistance
+from nodule_plugin.settings import as_flag
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,9 @@ class WeightAverage:
         self.steps += 1
         keep = min(self.decay or 0.0, (1 + self.steps) / (10 + self.steps))
         for average, current in zip(self.model.parameters(), self.network.parameters()):
-            average.lerp_(current, 1 - keep)
-        for average, current in zip(self.model.buffers(), self.network.buffers()):
-            average.copy_(current)
+            average.data.lerp_(current.data, 1 - keep)
+        for kept, buffer in zip(self.model.buffers(), self.network.buffers()):
+            kept.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights and over how many steps they run."""
@@ -118,13 +119,13 @@ class TrainingCheckpoint:
     """
 
     def __init__(
-        self, directory: str, save_dict: Mapping[str, Any], interval: int = 1, keep: int = 2, resume: bool = True
+        self, directory: str, save_dict: Mapping[str, Any], interval: int = 1, keep: int = 2, resume: bool | str = True
     ) -> None:
         self.directory = Path(directory)
         self.objects = dict(save_dict)
         self.interval = interval
         self.keep = keep
-        self.resume = resume
+        self.resume = as_flag("resume", resume)
 
     def attach(self, engine: Engine) -> None:
         """Load when the run starts, save when epochs end."""
@@ -266,8 +267,8 @@ class SetDistance(Metric):
 
     def compute(self) -> float:
         """The distance; its mean where the metric gives mean and deviation."""
-        value = self.metric.compute()
-        return float(value.mean if isinstance(value, tuple) else value)
+        value: Any = self.metric.compute()
+        return float(value.mean if isinstance(value, KernelDistance) else value)
 
 
 def _predictions_and_labels(output: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

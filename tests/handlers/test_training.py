@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path: Path
 def test_where_no_checkpoint_can_be_read_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "epoch_0003.pt").write_bytes(b"damaged")
     trainer, _, _ = make_run(tmp_path)
-    with pytest.raises(InputError, match="none can be read.*--resume false"):
+    with pytest.raises(InputError, match=r"none can be read.*--resume false"):
         trainer.run(range(1), max_epochs=5)
 
 
