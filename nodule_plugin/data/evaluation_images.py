@@ -148,7 +148,7 @@ class LoadSetImaged(MapTransform):
         self.size, self.window_hu = tuple(size), window_hu
         self._load_slice, self._crop = LoadNoduleSliced(keys), CropNoduleROId(keys)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self._image(item, key).expand(3, -1, -1).contiguous()

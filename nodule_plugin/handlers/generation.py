@@ -31,6 +31,7 @@ from nodule_plugin.errors import InputError
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "request.json"
+BASE_WEIGHTS = "base"
 SUFFIXES = {"png": ".png", "nifti": ".nii.gz"}
 """The formats, each in a folder of its name, and the suffix of its files."""
 DESCRIPTION = b"SYNTHETIC, not for diagnosis"
@@ -130,7 +131,8 @@ class GeneratedSetWriter:
         Raises:
             InputError: if an image holds values that are not finite, or the disk takes no more.
         """
-        for request, image in zip(engine.state.batch, engine.state.output[CommonKeys.PRED]):
+        state: Any = engine.state
+        for request, image in zip(state.batch, state.output[CommonKeys.PRED]):
             if not torch.isfinite(image).all():
                 raise InputError(f"image {request['id']}: values are not finite; use dtype float32 or a lower guidance")
             self._write(request, image.float().mean(0).cpu().numpy())
@@ -239,11 +241,11 @@ def encode_nifti(hu: np.ndarray, spacing_mm: float, origin: Mapping[str, Any]) -
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def identify_weights(weights: str | None, network: torch.nn.Module) -> str:
+def identify_weights(weights: str, network: torch.nn.Module) -> str:
     """SHA-256 of the weights that ``network`` is going to have, after a look at whether they fit.
 
     Args:
-        weights: file with the network's state dict; None for the base model's own, as ``network`` holds them now.
+        weights: file with the network's state dict; "base" for the base model's own, as ``network`` holds them now.
         network: that is to load them.
 
     Returns:
@@ -254,7 +256,7 @@ def identify_weights(weights: str | None, network: torch.nn.Module) -> str:
         InputError: if the file is missing, damaged, or of another network.
     """
     digest = hashlib.sha256()
-    if weights is None:
+    if weights == BASE_WEIGHTS:
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -268,9 +270,7 @@ def identify_weights(weights: str | None, network: torch.nn.Module) -> str:
 
 def _check_fit(path: Path, network: torch.nn.Module) -> None:
     if not path.is_file():
-        raise InputError(
-            f"weights: there is no file {path}; train first, or give weights=null for the base model's own"
-        )
+        raise InputError(f"weights: there is no file {path}; train first, or give weights=base for the base model's")
     try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:

@@ -4,17 +4,18 @@ Its image tower is the "tiny nodule encoder" of the distances between sets, its 
 is saved in open_clip's folder layout and loaded by the code that loads CLIP and BiomedCLIP. Its numbers compare sets
 measured with it; they are not FID, KID, LPIPS or CLIPScore and never go by those names.
 
-The loss is CLIP's (Radford et al., ICML 2021) with every image of one prompt as a positive of it (Khosla et al.,
-"Supervised Contrastive Learning", NeurIPS 2020), plus the same between two views of each image (Chen et al., "A Simple
-Framework for Contrastive Learning of Visual Representations", ICML 2020), which keeps what no prompt says.
+The loss is CLIP's (Radford et al., ICML 2021) with soft targets: prompts whose ratings are alike share the credit,
+since readers themselves differ by a step. Beside it each image's second view must be told from other images (Chen et
+al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020) and from blurred, noisy and faded
+ones, which keeps in the embedding what no prompt says: whether an image looks like a CT.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
+from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.errors import InputError
+from nodule_plugin.findings import Findings
 
 IMAGE_SIZE = 64
 MODEL_CONFIG: Mapping[str, Any] = {
@@ -34,7 +37,7 @@ MODEL_CONFIG: Mapping[str, Any] = {
     "vision_cfg": {"image_size": IMAGE_SIZE, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
-"""In open_clip's terms: a ResNet with four stages of one block, and a two-layer text transformer on CLIP's vocabulary."""
+"""In open_clip's terms: a ResNet of four one-block stages, and a two-layer text transformer on CLIP's vocabulary."""
 PREPROCESS_CONFIG: Mapping[str, Any] = {
     "size": IMAGE_SIZE,
     "mode": "RGB",
@@ -50,11 +53,11 @@ def train_scorer(
     images: Tensor,
     prompts: Sequence[str],
     ratings: Tensor,
-    steps: int = 1500,
+    steps: int = 600,
     batch_size: int = 48,
-    softness: float = 0.5,
+    softness: float = 1.5,
     learning_rate: float = 1e-3,
-    weight_decay: float = 0.1,
+    weight_decay: float = 0.5,
     image_weight: float = 0.5,
     seed: int = 0,
     config: Mapping[str, Any] = MODEL_CONFIG,
@@ -63,21 +66,28 @@ def train_scorer(
 
     Args:
         images: (N, 3, 64, 64) in [-1, 1].
-        prompts: N, one an image; images with the same prompt are each other's positives.
-        steps: batches, each of ``batch_size`` images drawn without replacement, in two views.
+        prompts: N, one an image.
+        ratings: (N, R) what the prompts say, as numbers; prompts at a sum of differences d share credit as
+            ``exp(-d / softness)``.
+        steps: batches, each of ``batch_size`` images drawn without replacement, in two views and a degraded one.
+        softness: see ``ratings``; 0: each prompt is right for its own images alone.
         learning_rate: AdamW's peak, after 5 % warm-up, falling to 0 on a cosine.
         weight_decay: of the matrices; gains and biases have none.
-        image_weight: weight of the loss between two views of one image; 0 leaves it out.
+        image_weight: weight of the loss between views; 0 leaves it out.
         seed: of initial weights, batches and views.
         config: architecture in open_clip's terms.
 
+    Returns:
+        The model, in evaluation mode.
+
     Raises:
-        InputError: if the images do not have the size, or the prompts are not as many.
+        InputError: if the images do not have the size, or prompts or ratings are not as many.
     """
-    if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE) or len(images) != len(prompts) or len(images) < 2:
+    counts = {len(images), len(prompts), len(ratings)}
+    if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE) or len(counts) > 1 or len(images) < 2:
         raise InputError(
-            f"tiny scorer: (N, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) images and N prompts are needed, N at least 2; "
-            f"not {tuple(images.shape)} and {len(prompts)}"
+            f"tiny scorer: (N, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) images, N prompts and N ratings are needed, 2 or more; "
+            f"not {tuple(images.shape)}, {len(prompts)} and {len(ratings)}"
         )
     torch.manual_seed(seed)
     model = open_clip.CLIP(**config).train().to(memory_format=torch.channels_last)
@@ -85,9 +95,7 @@ def train_scorer(
     prompt_of = torch.tensor([distinct.index(prompt) for prompt in prompts])
     tokens = open_clip.SimpleTokenizer()(distinct)
     first = [prompts.index(prompt) for prompt in distinct]
-    likeness = (
-        (-torch.cdist(ratings[first], ratings[first], p=1.0) / softness).exp() if softness else torch.eye(len(distinct))
-    )
+    likeness = _prompt_likeness(ratings[first], softness)
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     gains = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -106,6 +114,12 @@ def train_scorer(
         model.logit_scale.data.clamp_(max=torch.tensor(MAX_LOGIT_SCALE).log())
         progress.set_postfix(loss=f"{loss.item():.3f}")
     return model.eval()
+
+
+def _prompt_likeness(ratings: Tensor, softness: float) -> Tensor:
+    if not softness:
+        return torch.eye(len(ratings))
+    return (-torch.cdist(ratings, ratings, p=1.0) / softness).exp()
 
 
 def _loss(
@@ -128,7 +142,7 @@ def _loss(
 def _prompt_loss(
     scale: Tensor, embeddings: Tensor, model: open_clip.CLIP, tokens: Tensor, likeness: Tensor, prompt_of: Tensor
 ) -> Tensor:
-    present, place = prompt_of.unique(return_inverse=True)
+    present = prompt_of.unique()
     logits = scale * embeddings @ model.encode_text(tokens[present], normalize=True).T
     targets = likeness[prompt_of][:, present]
     to_text = F.cross_entropy(logits, targets / targets.sum(1, keepdim=True))
@@ -175,4 +189,42 @@ def save_scorer(model: open_clip.CLIP, folder: Path, card: str, config: Mapping[
         (Path(scratch) / "open_clip_config.json").write_text(json.dumps(settings, indent=4) + "\n")
         (Path(scratch) / "README.md").write_text(card)
         for file in Path(scratch).iterdir():
-            os.replace(file, folder / file.name)
+            file.replace(folder / file.name)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with prompts.
+
+    Attributes:
+        images: (N, 3, 64, 64) in [-1, 1].
+        prompts: N.
+        ratings: (N, R) what the prompts say, as numbers.
+        source: what the images are, in words.
+    """
+
+    images: Tensor
+    prompts: list[str]
+    ratings: Tensor
+    source: str
+
+
+def scorer_examples(datalist: Path, part: str, dataset_dir: Path | None = None) -> Examples:
+    """The images of one part of a data list that lie wholly inside their slices.
+
+    Raises:
+        InputError: see :func:`nodule_plugin.data.datalist.load_datalist`; or if the part is empty.
+    """
+    items = real_items(datalist=datalist, part=part, dataset_dir=dataset_dir)
+    load = LoadSetImaged(size=(IMAGE_SIZE, IMAGE_SIZE))
+    images = torch.stack([load(item)["image"] for item in tqdm(items, desc=part)])
+    synthetic = sum(item["synthetic"] for item in items)
+    source = {0: "real LIDC-IDRI", len(items): "phantom"}.get(synthetic, "real LIDC-IDRI and phantom")
+    return Examples(images, [item["prompt"] for item in items], torch.stack([_ratings(item) for item in items]), source)
+
+
+def _ratings(item: Mapping[str, Any]) -> Tensor:
+    findings = Findings.from_dict(item["findings"])
+    # Calcification is present or not, no matter of degree: it weighs as much as two steps on another scale.
+    degrees = (findings.sphericity, findings.margin, findings.texture, findings.spiculation)
+    return torch.tensor([*degrees, 2 * findings.calcified], dtype=torch.float32)

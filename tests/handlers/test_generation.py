@@ -201,11 +201,11 @@ def test_weights_are_known_by_the_hash_of_their_file(network: torch.nn.Module, t
 
 
 def test_base_models_own_weights_are_known_by_their_content(network: torch.nn.Module) -> None:
-    before = identify_weights(None, network)
-    assert before == identify_weights(None, network)
+    before = identify_weights("base", network)
+    assert before == identify_weights("base", network)
     with torch.no_grad():
         network[0].weight[0, 0] += 1e-6  # type: ignore[index]
-    assert identify_weights(None, network) != before
+    assert identify_weights("base", network) != before
 
 
 def test_weights_that_do_not_fit_are_named(network: torch.nn.Module, tmp_path: Path) -> None:

@@ -18,6 +18,12 @@ from nodule_plugin.lidc.records import Annotation, Scan
 FINE_BELOW = 64
 """Grids with fewer pixels a side than this are drawn at twice the scan's resolution."""
 
+WALL_SHARE = 0.42
+"""Share of the crops that show pleura and chest wall."""
+
+FISSURE_SHARE = 0.12
+"""Share of the crops that show a fissure."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -81,7 +87,8 @@ def render_crop(
     distance = add_lobes(distance, grid, findings, rng)
     scanner = Scanner.draw(scan.slice_thickness, rng)
     hu = scanner.image(_compose(scan, grid, distance, findings, rng), grid, rng)
-    mask = grid.bin_down(distance) > 0
+    depth = grid.bin_down(distance)
+    mask = depth > min(0.0, 0.99 * float(depth.max()), 1.01 * float(depth.max()))
     middle = int(np.abs(grid.axes[0]).argmin())
     if only_centre:
         hu, mask = hu[middle : middle + 1], mask[middle : middle + 1]
@@ -101,10 +108,10 @@ def _compose(scan: Scan, grid: Grid, distance: np.ndarray, findings: Findings, r
     outward = _outward(scan, grid, rng)
     volume = surroundings.lung(grid, rng)
     layers: list[Layer] = [surroundings.vessels(distance, grid, outward, slab, rng)]
-    if rng.random() < 0.12:
+    if rng.random() < FISSURE_SHARE:
         layers.append(surroundings.fissure(grid, rng))
     layers += nodule_layers(distance, grid, findings, rng)
-    if rng.random() < 0.42:
+    if rng.random() < WALL_SHARE:
         layers += surroundings.chest_wall(distance, grid, outward, rng)
     for layer in layers:
         volume = layer.over(volume)

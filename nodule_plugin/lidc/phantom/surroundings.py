@@ -11,10 +11,13 @@ from nodule_plugin.lidc.phantom.tubes import Tube, deposit, draw_tubes, grow_ves
 
 
 def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Aerated parenchyma, HU: a patient's own level, slow variation, fine interstitium, now and then emphysema."""
+    """Aerated parenchyma, HU: its own level, slow variation, fine interstitium, now and then haze or emphysema."""
     level = np.clip(rng.normal(-876, 33), -945, -790)
     volume = level + 14 * smooth_noise(grid, 9.0, rng) + 16 * smooth_noise(grid, 2.5, rng)
     volume += _interstitium(grid, rng)
+    if rng.random() < 0.1:
+        # Dependent or inflamed lung: a haze that comes and goes.
+        volume += rng.uniform(60, 200) * np.clip(1 + 0.5 * smooth_noise(grid, 10.0, rng), 0, 2)
     if rng.random() < 0.1:
         holes = soft_step(smooth_noise(grid, rng.uniform(2.5, 5.0), rng) - 0.9, 0.8)
         volume = Layer(holes, -985.0).over(volume)
@@ -22,17 +25,22 @@ def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
 
 
 def _interstitium(grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Septa and vessels too thin to be seen singly."""
+    """Septa and vessels too thin to be seen singly, HU above the lung around them."""
     share = np.zeros(grid.samples, dtype=np.float32)
     rows, columns = (count * grid.spacing for count in grid.shape)
-    count = rng.poisson(0.06 * rows * columns * len(grid.z) * rng.gamma(2, 0.5))
+    per_slice = 0.06 * rows * columns * rng.gamma(2, 0.5)
     steps = int(5.0 / grid.pitch)
-    headings = np.cumsum(rng.normal(0, 0.15, (count, steps)), axis=1) + rng.uniform(0, 2 * np.pi, (count, 1))
-    starts = [rng.uniform(axis.min(), axis.max(), (count, 1)) for axis in grid.axes[1:]]
-    paths = [start + grid.pitch * np.cumsum(turn(headings), axis=1) for start, turn in zip(starts, (np.sin, np.cos))]
-    z = rng.choice(grid.axes[0], (count, 1)) + np.zeros((1, steps))
-    widths = rng.gamma(2, 0.035, (count, 1)) + np.zeros((1, steps))
-    deposit(share, grid, np.stack([z, *paths], axis=-1).reshape(-1, 3), (widths / grid.pitch).ravel())
+    for plane in share:
+        # A slice at a time: over a whole chest there are millions of points.
+        count = rng.poisson(per_slice)
+        headings = np.cumsum(rng.normal(0, 0.15, (count, steps)), axis=1) + rng.uniform(0, 2 * np.pi, (count, 1))
+        path = [
+            rng.uniform(axis.min(), axis.max(), (count, 1)) + grid.pitch * np.cumsum(turn(headings), axis=1)
+            for axis, turn in zip(grid.axes[1:], (np.sin, np.cos))
+        ]
+        widths = rng.gamma(2, 0.035, (count, 1)) + np.zeros((1, steps))
+        points = np.stack([np.full_like(path[0], grid.axes[0][0]), *path], axis=-1).reshape(-1, 3)
+        deposit(plane[None], grid, points, (widths / grid.pitch).ravel())
     return 800 * np.minimum(share, 0.5)
 
 
