@@ -40,12 +40,12 @@ def test_index_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="dataset_dir: there is no .*absent"):
+    with pytest.raises(InputError, match=r"dataset_dir: there is no .*absent"):
         load_nodules(tmp_path / "absent")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="dataset_dir: .* is empty"):
+    with pytest.raises(InputError, match=r"dataset_dir: .* is empty"):
         load_nodules(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_nothing_left(tmp_path: Path) -> None:
 
 
 def test_consensus_is_not_for_crops(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="consensus: .* holds one consensus for each nodule; leave 'mean' out"):
+    with pytest.raises(InputError, match=r"consensus: .* holds one consensus for each nodule; leave 'mean' out"):
         load_nodules(write_crops(tmp_path), consensus="mean")
 
 
