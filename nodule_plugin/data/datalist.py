@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import write_text_atomically
 from nodule_plugin.prompts import PromptTemplate, get_template
 
 _logger = logging.getLogger(__name__)
@@ -131,15 +131,10 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
         InputError: if the file cannot be written.
     """
     file = Path(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        write_text_atomically(file, json.dumps(content, indent=4) + "\n")
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror}); give another path as datalist") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

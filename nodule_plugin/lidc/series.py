@@ -15,6 +15,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from nodule_plugin.errors import InputError
+from nodule_plugin.files import write_text_atomically
 from nodule_plugin.lidc.dicom_header import (
     DICOM_SUFFIXES,
     BrokenFile,
@@ -101,6 +103,9 @@ def index_series(root: Path, index_file: Path | None = None, num_workers: int = 
             modification time has changed. None keeps nothing; nor is anything kept while a file is broken.
         num_workers: processes that read headers; joblib's other backends (Dask, Ray) apply through
             ``joblib.parallel_config``.
+
+    Raises:
+        InputError: if ``index_file`` cannot be written.
     """
     files = sorted(_walk(root))
     known = _load_known(index_file, root)
@@ -210,13 +215,10 @@ def _save_known(index_file: Path, root: Path, entries: Mapping[Key, Entry]) -> N
         "headers": [json.loads(header) for header in common],
         "files": files,
     }
-    temporary = index_file.with_name(f".{index_file.name}.{os.getpid()}.tmp")
     try:
-        index_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        temporary.replace(index_file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_text_atomically(index_file, json.dumps(content, separators=(",", ":")))
+    except OSError as error:
+        raise InputError(f"{index_file}: cannot be written ({error.strerror}); give another folder for it") from error
 
 
 def _encode(entry: Entry, common: dict[str, int]) -> Any:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -72,6 +73,28 @@ def test_one_byte_short_is_broken(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BrokenFile, match="truncated: 511 of 512 bytes of pixel data"):
         read_slice_header(path)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_no_truncation_and_no_flipped_byte_goes_unhandled(tmp_path: Path, syntax: str) -> None:
+    path = write_slice(tmp_path / "1.dcm", 0, size=2, syntax=syntax)
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    messages: list[str] = []
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(BrokenFile):
+            read_slice_header(path)
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[generator.integers(len(content))] = generator.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_slice_header(path)
+        except BrokenFile as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,14 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str
     assert "bad.xml" in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["UJF-8", "UTF-32"])
+def test_unknown_encoding(tmp_path: Path, encoding: str) -> None:
+    path = write_message(tmp_path / "bad.xml", [])
+    path.write_text(path.read_text().replace("UTF-8", encoding))
+    with pytest.raises(InputError, match=r"bad\.xml: "):
+        read_message(path)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.xml: cannot be read"):
         read_message(tmp_path / "absent.xml")
