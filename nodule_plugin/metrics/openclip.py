@@ -129,6 +129,9 @@ def _load(model: str, device: str) -> LoadedModel:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"CLIP model {model}: open_clip cannot load it: {reason}") from error
+    # A tokenizer whose vocabulary did not load turns every word into "unknown", without an error.
+    if bool((tokenizer(["round"]) == tokenizer(["oval"])).all()):
+        raise InputError(f"CLIP model {model}: its tokenizer does not tell words apart; check its vocabulary files")
     return LoadedModel(network.eval().requires_grad_(False), preprocess, tokenizer)
 
 
