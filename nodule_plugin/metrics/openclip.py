@@ -55,6 +55,13 @@ class OpenCLIPModel:
         self.device = torch.device(device)
 
     @property
+    def name(self) -> str:
+        """As tables name it: the hub id, or the folder's own name."""
+        if self.model is None:
+            return "no model given"
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
+    @property
     def unavailable(self) -> str | None:
         """Why nothing can be computed, or None."""
         return "no weights given" if self.model is None else None
