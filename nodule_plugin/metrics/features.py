@@ -20,10 +20,14 @@ class FeatureExtractor(Protocol):
     """(B, 3, H, W) images in [-1, 1] -> (B, ``dim``) features on the CPU.
 
     Attributes:
-        name: as tables name it; extractors of one name are taken to be one.
+        id: equal for extractors that give equal features, which are then computed once.
+        name: as tables name it.
         unavailable: why it cannot be used (no weights were given), or None.
         dim: features of an image; may load the weights.
     """
+
+    @property
+    def id(self) -> str: ...
 
     @property
     def name(self) -> str: ...
@@ -66,6 +70,11 @@ class InceptionFeatures:
         """Why nothing can be computed, or None."""
         return "no weights given" if self.weights is None else None
 
+    @property
+    def id(self) -> str:
+        """Equal for extractors that give equal features."""
+        return f"inception:{self.weights}"
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in [-1, 1] -> (B, 2048) features."""
@@ -99,6 +108,11 @@ class OpenCLIPImageFeatures:
     ) -> None:
         self.clip = OpenCLIPModel(model, device=device)
         self.name = name
+
+    @property
+    def id(self) -> str:
+        """Equal for extractors that give equal features."""
+        return self.clip.id
 
     @property
     def unavailable(self) -> str | None:

@@ -55,9 +55,25 @@ class OpenCLIPModel:
         self.device = torch.device(device)
 
     @property
+    def name(self) -> str:
+        """As tables name it: the hub id, or the folder's own name."""
+        if self.model is None:
+            return "no model given"
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
+    @property
     def unavailable(self) -> str | None:
         """Why nothing can be computed, or None."""
         return "no weights given" if self.model is None else None
+
+    @property
+    def id(self) -> str:
+        """Equal for encoders that give equal image embeddings."""
+        return f"open_clip:{self.model}"
+
+    def __call__(self, images: Images) -> Tensor:
+        """As :meth:`encode_images`."""
+        return self.encode_images(images)
 
     @property
     def embedding_size(self) -> int:
@@ -76,8 +92,24 @@ class OpenCLIPModel:
             (B, D) embeddings, not normalised, on the CPU.
         """
         loaded = self._loaded()
-        batch = torch.stack([loaded.preprocess(picture) for picture in to_pictures(images)]).to(self.device)
-        return loaded.network.encode_image(batch).float().cpu()
+        return loaded.network.encode_image(self._preprocessed(images)).float().cpu()
+
+    @torch.no_grad()
+    def image_feature_maps(self, images: Images) -> list[Tensor]:
+        """The image tower's feature maps, (B, C, h, w) on the CPU, one a stage from the finest to the coarsest.
+
+        Raises:
+            InputError: if the model's image tower gives no such maps.
+        """
+        tower = self._loaded().network.visual
+        if not hasattr(tower, "forward_intermediates"):
+            raise InputError(f"CLIP model {self.model}: its image tower gives no feature maps; choose another model")
+        maps = tower.forward_intermediates(self._preprocessed(images), intermediates_only=True)
+        return [stage.float().cpu() for stage in maps["image_intermediates"]]
+
+    def _preprocessed(self, images: Images) -> Tensor:
+        preprocess = self._loaded().preprocess
+        return torch.stack([preprocess(picture) for picture in to_pictures(images)]).to(self.device)
 
     @torch.no_grad()
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
@@ -104,6 +136,9 @@ def _load(model: str, device: str) -> LoadedModel:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"CLIP model {model}: open_clip cannot load it: {reason}") from error
+    # A tokenizer whose vocabulary did not load turns every word into "unknown", without an error.
+    if bool((tokenizer(["round"]) == tokenizer(["oval"])).all()):
+        raise InputError(f"CLIP model {model}: its tokenizer does not tell words apart; check its vocabulary files")
     return LoadedModel(network.eval().requires_grad_(False), preprocess, tokenizer)
 
 

@@ -1,0 +1,204 @@
+"""The images of an evaluation: real ones from a data list or a folder, generated sets, and images of mere noise."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from nibabel.filebasedimages import ImageFileError
+from torch import Tensor
+
+from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageRecord, SetKey
+from nodule_plugin.data.transforms import CropNoduleROId, LoadNoduleSliced
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
+from nodule_plugin.errors import InputError
+
+NIFTI = (".nii", ".nii.gz")
+
+
+def real_items(
+    real_dir: str | Path | None = None,
+    datalist: str | Path | None = None,
+    part: str | Sequence[str] = "test",
+    dataset_dir: str | Path | None = None,
+    drop_padded: bool = True,
+) -> list[dict[str, Any]]:
+    """The real images, as items for :class:`LoadSetImaged`.
+
+    Args:
+        real_dir: a folder of pictures or NIfTI slices, or one with ``manifest.json`` (which then gives their prompts).
+        datalist: a data list instead.
+        part: of the data list; several are joined.
+        dataset_dir: see :func:`load_datalist`.
+        drop_padded: of a data list, leave out nodules whose ROI reaches beyond the image: what fills it is no tissue.
+
+    Returns:
+        Items with ``image``, ``set`` and ``record``.
+
+    Raises:
+        InputError: unless exactly one source is given and holds an image.
+    """
+    if (real_dir is None) == (datalist is None):
+        raise InputError("real images: give either real_dir or datalist, and not both")
+    key = SetKey(REAL, "real images")
+    if real_dir is not None:
+        return _folder_items(real_dir, key)
+    parts = [part] if isinstance(part, str) else list(part)
+    listed = [item for name in parts for item in load_datalist(str(datalist), name, dataset_dir, drop_padded)]
+    if not listed:
+        raise InputError(f"{datalist}: there is no image in part {' + '.join(parts)}; choose another part")
+    return [
+        item | {"set": key, "record": ImageRecord(item["id"], item["prompt"], None, item["patient_id"])}
+        for item in listed
+    ]
+
+
+def generated_items(generated_dir: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The images of one generated set or several, as items for :class:`LoadSetImaged`.
+
+    A row of the table is a model (its base model's name, or the folder's where that is not one's alone) and a guidance
+    scale.
+
+    Raises:
+        InputError: if there is no set, or one is damaged.
+    """
+    folders = [generated_dir] if isinstance(generated_dir, (str, Path)) else list(generated_dir)
+    if not folders:
+        raise InputError("generated_dir: give a folder that inference wrote, or several")
+    sets = [load_generated(folder) for folder in folders]
+    names = [_model_name(generated) for generated in sets]
+    items = []
+    for generated, name in zip(sets, names):
+        model = name if names.count(name) == 1 else f"{name} ({generated.folder.name})"
+        for item in generated.items:
+            key = SetKey(GENERATED, model, item["guidance_scale"])
+            items.append(
+                {
+                    "image": item["image"],
+                    "set": key,
+                    "record": ImageRecord(item["id"], item["prompt"], item["source_id"]),
+                }
+            )
+    return items
+
+
+def describe_generated(generated_dir: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+    """What the manifests say of the sets as a whole: model, scheduler, steps, software; for the record."""
+    folders = [generated_dir] if isinstance(generated_dir, (str, Path)) else list(generated_dir)
+    sets = [load_generated(folder) for folder in folders]
+    return [
+        {"folder": generated.folder.name, "count": len(generated.items)}
+        | {name: value for name, value in (generated.manifest or {}).items() if name != "images"}
+        for generated in sets
+    ]
+
+
+def noise_items(count: int, size: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
+    """``count`` images of uniform noise: what the distances say of images without any anatomy."""
+    key = SetKey(CONTROL, "uniform noise")
+    return [
+        {
+            "image": "",
+            "noise_seed": seed + index,
+            "size": tuple(size),
+            "set": key,
+            "record": ImageRecord(f"noise-{index}"),
+        }
+        for index in range(count)
+    ]
+
+
+def image_size(items: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(rows, columns) of the first picture among ``items``: the size that real regions of interest are brought to."""
+    if not items:
+        raise InputError("generated images: there is none; generate images first")
+    rows, columns = read_picture(items[0]["image"]).shape
+    return rows, columns
+
+
+class LoadSetImaged(MapTransform):
+    """Load an item's image, of whichever kind, as (3, rows, columns) float32 in [-1, 1].
+
+    - of a data list: slice, region of interest, window, bilinear resizing to ``size`` with antialiasing;
+    - a picture: its grey values, its own size;
+    - a NIfTI file with one slice: Hounsfield units through the window, its own size;
+    - noise: uniform in [-1, 1].
+
+    Args:
+        keys: of the image.
+        size: (rows, columns) of regions of interest from a data list.
+        window_hu: (lower, upper) end of the window for Hounsfield units.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        size: Sequence[int] = (64, 64),
+        window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
+    ) -> None:
+        super().__init__(keys)
+        self.size, self.window_hu = tuple(size), window_hu
+        self._load_slice, self._crop = LoadNoduleSliced(keys), CropNoduleROId(keys)
+
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self._image(item, key).expand(3, -1, -1).contiguous()
+        return {name: item[name] for name in (*self.keys, "set", "record")}
+
+    def _image(self, item: dict[Hashable, Any], key: Hashable) -> Tensor:
+        if "noise_seed" in item:
+            generator = torch.Generator().manual_seed(item["noise_seed"])
+            return torch.rand(1, *item["size"], generator=generator) * 2 - 1
+        if "centre" in item:
+            region = self._crop(self._load_slice(item))[key].as_tensor()
+            return _resize(torch.from_numpy(hu_to_unit(region.numpy(), self.window_hu)), self.size)
+        if str(item[key]).endswith(NIFTI):
+            return torch.from_numpy(hu_to_unit(_read_slice(Path(item[key])), self.window_hu))[None]
+        return torch.from_numpy(read_picture(item[key]))[None]
+
+
+def _resize(image: Tensor, size: Sequence[int]) -> Tensor:
+    return torch.nn.functional.interpolate(image[None], tuple(size), mode="bilinear", antialias=True)[0]
+
+
+def _folder_items(folder: str | Path, key: SetKey) -> list[dict[str, Any]]:
+    root = Path(folder).absolute()
+    if not root.is_dir():
+        raise InputError(f"real images: there is no folder {folder}; correct real_dir")
+    if (root / MANIFEST).is_file():
+        return [
+            {"image": item["image"], "set": key, "record": ImageRecord(item["id"], item["prompt"])}
+            for item in load_generated(root).items
+        ]
+    files = sorted(path for path in root.iterdir() if path.name.lower().endswith((*PICTURES, *NIFTI)))
+    if not files:
+        raise InputError(f"real images: {root} holds no image ({', '.join((*PICTURES, *NIFTI))}); correct real_dir")
+    return [{"image": str(file), "set": key, "record": ImageRecord(file.name.split(".")[0])} for file in files]
+
+
+def _model_name(generated: GeneratedSet) -> str:
+    if generated.manifest is None:
+        return generated.folder.name
+    return Path(str(generated.manifest["model"].get("base_model") or generated.folder.name)).name
+
+
+def _read_slice(path: Path) -> np.ndarray:
+    try:
+        volume: Any = nibabel.load(path)
+        slices = np.asarray(volume.dataobj, dtype=np.float32)
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"image: {path} cannot be read as a NIfTI volume: {error}") from error
+    if slices.ndim not in (2, 3) or (slices.ndim == 3 and slices.shape[2] != 1):
+        raise InputError(
+            f"image: {path} has shape {slices.shape}; one slice is needed, (columns, rows) or with a third 1"
+        )
+    return slices.reshape(slices.shape[:2]).T

@@ -1,0 +1,128 @@
+"""Generated sets: a folder of images and ``manifest.json``, which says what made each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU
+from nodule_plugin.errors import InputError
+
+FORMAT = "nodule-plugin generated set"
+VERSION = 1
+MANIFEST = "manifest.json"
+NOTICE = "Synthetic images. For research use only; not for diagnosis."
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_IMAGE_FIELDS = ("id", "image", "prompt", "findings", "guidance_scale", "seed", "roi_mm", "source_id")
+_FIELDS = ("synthetic", "window_hu", "model", "scheduler", "num_inference_steps", "images")
+
+
+@dataclass(frozen=True)
+class GeneratedSet:
+    """A folder of images.
+
+    Attributes:
+        folder: where they lie.
+        manifest: the content of ``manifest.json``; None for a plain folder of pictures.
+        items: one dictionary per image, as the manifest lists them, ``image`` and ``nifti`` as absolute paths (str);
+            of a plain folder's items only ``id`` and ``image`` are known, the rest is None.
+    """
+
+    folder: Path
+    manifest: dict[str, Any] | None
+    items: list[dict[str, Any]]
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """Hounsfield units of black and white; the default window for a plain folder."""
+        lower, upper = self.manifest["window_hu"] if self.manifest else DEFAULT_WINDOW_HU
+        return float(lower), float(upper)
+
+    @property
+    def guidance_scales(self) -> list[float]:
+        """The different guidance scales, ascending; empty for a plain folder."""
+        return sorted({item["guidance_scale"] for item in self.items if item["guidance_scale"] is not None})
+
+    def at_scale(self, guidance_scale: float) -> list[dict[str, Any]]:
+        """The items generated at that guidance scale."""
+        return [item for item in self.items if item["guidance_scale"] == guidance_scale]
+
+
+def load_generated(folder: str | Path) -> GeneratedSet:
+    """A generated set, or a plain folder of pictures.
+
+    Args:
+        folder: with ``manifest.json``, or with pictures and without it.
+
+    Raises:
+        InputError: if the folder or a file that the manifest lists is missing, or the manifest is damaged.
+    """
+    root = Path(folder).absolute()
+    if not root.is_dir():
+        raise InputError(f"generated set: there is no folder {folder}; generate images first, or correct the path")
+    if (root / MANIFEST).is_file():
+        return _load_manifest(root)
+    pictures = sorted(path for path in root.iterdir() if path.suffix.lower() in PICTURES)
+    if not pictures:
+        raise InputError(f"generated set: {root} holds neither {MANIFEST} nor a picture ({', '.join(PICTURES)})")
+    unknown = dict.fromkeys((*_IMAGE_FIELDS, "nifti", "size", "spacing_mm"))
+    return GeneratedSet(root, None, [{**unknown, "id": path.stem, "image": str(path)} for path in pictures])
+
+
+def _load_manifest(root: Path) -> GeneratedSet:
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}; generate the set again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{path}: field 'format' must be {FORMAT!r}; this is another kind of file")
+    if manifest.get("version") != VERSION:
+        raise InputError(f"{path}: version {manifest.get('version')!r} is not {VERSION}, the one this release reads")
+    _require(path, manifest, _FIELDS)
+    if not isinstance(manifest["images"], list) or not manifest["images"]:
+        raise InputError(f"{path}: field 'images' lists no image")
+    items = [_checked_item(root, f"{path}: images[{index}]", item) for index, item in enumerate(manifest["images"])]
+    return GeneratedSet(root, manifest, items)
+
+
+def _require(where: object, content: dict[str, Any], fields: Sequence[str]) -> None:
+    if missing := [name for name in fields if name not in content]:
+        raise InputError(f"{where}: field {missing[0]!r} is missing; generate the set again")
+
+
+def _checked_item(root: Path, where: str, item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: an object is needed, not {item!r}")
+    _require(where, item, _IMAGE_FIELDS)
+    checked = dict(item)
+    for name in ("image", "nifti"):
+        if item.get(name) is not None:
+            file = root / str(item[name])
+            if not file.is_file():
+                raise InputError(f"{where}: field {name!r}: there is no file {file}; generate the set again")
+            checked[name] = str(file)
+    return checked
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """The grey values of a picture.
+
+    Returns:
+        (rows, columns) float32 in [-1, 1]; -1 is black, the window's lower end.
+
+    Raises:
+        InputError: if the file is missing or not a picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            grey = np.asarray(picture.convert("L"), np.float32)
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"image: {path} cannot be read as a picture: {error}") from error
+    return grey * np.float32(2 / 255) - 1

@@ -1,0 +1,210 @@
+"""What to generate: prompts, findings or a part of a data list, times guidance scales, times seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.errors import InputError
+from nodule_plugin.findings import Findings
+from nodule_plugin.prompts import findings_to_prompt
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One thing to generate at every scale and seed."""
+
+    name: str
+    prompt: str
+    findings: dict[str, int] | None
+    roi_mm: float
+    seed_offset: int = 0
+    source_id: str | None = None
+
+
+def generation_requests(
+    prompts: Any = None,
+    findings: Any = None,
+    datalist: str | None = None,
+    part: str = "test",
+    limit: int | None = None,
+    guidance_scales: Any = 5.0,
+    seeds: Any = 0,
+    roi_mm: float = 20.0,
+    template: str = "reference",
+    dataset_dir: str | None = None,
+) -> list[dict[str, Any]]:
+    """Lay out what to generate.
+
+    Exactly one of ``prompts``, ``findings`` and ``datalist`` says of what. Each prompt and each set of findings is made
+    at every guidance scale with every seed; the n-th item of a data list with n added to the seed, so that the images
+    of one item at several scales start from the same noise and those of several items do not.
+
+    Args:
+        prompts: text (one prompt per line), a list of texts, or a .txt (one per line) or .json (a list) file.
+        findings: a dictionary of ratings, a list of them, or a .json file with either.
+        datalist: file as ``prepare`` writes it; prompt, findings and roi_mm come from its items.
+        part: of the data list: training, validation or test.
+        limit: take only that many items of the data list, from the start.
+        guidance_scales, seeds: a number, a list of numbers, or text such as "1, 5, 10".
+        roi_mm: side of the square that an image shows, mm.
+        template: that words the findings, see :mod:`nodule_plugin.prompts`.
+        dataset_dir: folder of the data list's images; None for the one that it names.
+
+    Returns:
+        Items {"id", "prompt", "findings" (ratings or None), "guidance_scale", "seed", "roi_mm", "source_id" (of the
+        data list's item, or None)}, ordered by scale, then seed, then subject. Ids are unique and fit for file names.
+
+    Raises:
+        InputError: naming what was given and cannot be used.
+    """
+    given = [name for name, value in [("prompts", prompts), ("findings", findings), ("datalist", datalist)] if value]
+    if len(given) != 1:
+        raise InputError(f"give exactly one of prompts, findings and datalist, not {' and '.join(given) or 'none'}")
+    scales = [_checked_scale(value) for value in _numbers("guidance_scales", guidance_scales)]
+    starts = [_checked_seed(value) for value in _numbers("seeds", seeds)]
+    if isinstance(roi_mm, bool) or not isinstance(roi_mm, (int, float)) or not 0 < roi_mm < math.inf:
+        raise InputError(f"roi_mm: a number above 0 is needed, not {roi_mm!r}")
+    if prompts:
+        subjects = _from_prompts(_read_prompts(prompts), float(roi_mm))
+    elif findings:
+        subjects = _from_findings(_read_findings(findings), template, float(roi_mm))
+    else:
+        subjects = _from_datalist(str(datalist), part, limit, dataset_dir)
+    return [
+        {
+            "id": f"{subject.name}_g{scale:.12g}_s{start + subject.seed_offset}",
+            "prompt": subject.prompt,
+            "findings": subject.findings,
+            "guidance_scale": scale,
+            "seed": start + subject.seed_offset,
+            "roi_mm": subject.roi_mm,
+            "source_id": subject.source_id,
+        }
+        for scale in scales
+        for start in starts
+        for subject in subjects
+    ]
+
+
+def _from_prompts(prompts: list[str], roi_mm: float) -> list[_Subject]:
+    return [_Subject(f"prompt{index:03d}", prompt, None, roi_mm) for index, prompt in enumerate(prompts)]
+
+
+def _from_findings(ratings: list[Any], template: str, roi_mm: float) -> list[_Subject]:
+    subjects = []
+    for index, item in enumerate(ratings):
+        if not isinstance(item, Mapping):
+            raise InputError(f"findings[{index}]: a dictionary of ratings is needed, not {item!r}")
+        try:
+            findings = Findings.from_dict(item)
+        except InputError as error:
+            raise InputError(f"findings[{index}]: {error}") from error
+        prompt = findings_to_prompt(findings, template)
+        subjects.append(_Subject(f"findings{index:03d}", prompt, findings.to_dict(), roi_mm))
+    return subjects
+
+
+def _from_datalist(path: str, part: str, limit: int | None, dataset_dir: str | None) -> list[_Subject]:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InputError(f"limit: a whole number of 1 or above is needed, not {limit!r}")
+    items = load_datalist(path, part, dataset_dir)[:limit]
+    if not items:
+        raise InputError(f"datalist: {path} has no items in its part {part!r}")
+    names: set[str] = set()
+    subjects = []
+    for index, item in enumerate(items):
+        name = _file_safe(item["id"])
+        name = f"{name}-{index}" if name in names else name
+        names.add(name)
+        subjects.append(_Subject(name, item["prompt"], item["findings"], float(item["roi_mm"]), index, item["id"]))
+    return subjects
+
+
+def _file_safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip(".-") or "item"
+
+
+def _read_prompts(prompts: Any) -> list[str]:
+    if isinstance(prompts, (str, Path)) and str(prompts).endswith((".txt", ".json")):
+        path = Path(prompts)
+        text = _read_text("prompts", path)
+        prompts = _parse_json("prompts", path, text) if path.suffix == ".json" else text
+    if isinstance(prompts, str):
+        prompts = [line for line in prompts.splitlines() if line.strip()]
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        raise InputError(f"prompts: a text, a list of texts or a .txt or .json file is needed, not {prompts!r}")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f"prompts[{index}]: a text that is not empty is needed, not {prompt!r}")
+    return [prompt.strip() for prompt in prompts]
+
+
+def _read_findings(findings: Any) -> list[Any]:
+    if isinstance(findings, (str, Path)):
+        path = Path(findings)
+        findings = _parse_json("findings", path, _read_text("findings", path))
+    if isinstance(findings, Mapping):
+        return [findings]
+    if not isinstance(findings, (list, tuple)) or not findings:
+        raise InputError(f"findings: a dictionary of ratings or a list of them is needed, not {findings!r}")
+    return list(findings)
+
+
+def _read_text(what: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{what}: {path} cannot be read: {error}") from error
+
+
+def _parse_json(what: str, path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{what}: {path} is not valid JSON: {error}") from error
+
+
+def _numbers(what: str, given: Any) -> list[float | int]:
+    """The distinct numbers in a number, a list or a text, as a command line or a configuration gives them."""
+    values = re.split(r"[,\s]+", given.strip(" ,[]()")) if isinstance(given, str) else given
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        values = [values]
+    if not values:
+        raise InputError(f"{what}: at least one number is needed")
+    numbers = [_number(what, value) for value in values]
+    for index, number in enumerate(numbers):
+        if number in numbers[:index]:
+            raise InputError(f"{what}: {number} is given twice")
+    return numbers
+
+
+def _number(what: str, value: Any) -> float | int:
+    if isinstance(value, str):
+        try:
+            value = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+        except ValueError as error:
+            raise InputError(f"{what}: {value!r} is not a number; give such as 5 or 1,5,10") from error
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{what}: {value!r} is not a number; give such as 5 or 1,5,10")
+    if not abs(value) < 2**63:
+        raise InputError(f"{what}: a number below 2**63 is needed, not {value}")
+    return value
+
+
+def _checked_scale(value: float | int) -> float:
+    if value < 0:
+        raise InputError(f"guidance_scales: a guidance scale is a number of 0 or above, not {value:g}")
+    return float(value)
+
+
+def _checked_seed(value: float | int) -> int:
+    if value < 0 or int(value) != value:
+        raise InputError(f"seeds: a seed is a whole number of 0 or above, not {value}")
+    return int(value)

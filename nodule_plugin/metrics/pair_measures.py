@@ -1,0 +1,165 @@
+"""Columns of the results table that rest on pairs of images: likeness to the source, diversity within a prompt."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nodule_plugin.data.image_set import ImageSet
+from nodule_plugin.metrics.measures import NEAR_REAL, Measure, Value, mean_error, missing
+from nodule_plugin.metrics.perceptual import PerceptualDistance
+
+
+class PairDistanceMeasure(Measure):
+    """Mean perceptual distance of each image to the real image it was generated from.
+
+    Where no image names its source, to the real images with the same prompt, at most ``per_image`` of them.
+
+    Args:
+        key, name, standard: see :class:`Measure`.
+        distance: of two images.
+        per_image: real images an image is compared with where its source is not known.
+        batch_size: pairs at a time.
+        seed: of the choice among them.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        distance: PerceptualDistance,
+        standard: bool,
+        per_image: int = 4,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(key, name, distance.name, standard)
+        self.distance, self.per_image, self.batch_size, self.seed = distance, per_image, batch_size, seed
+
+    @property
+    def unavailable(self) -> str | None:
+        return self.distance.unavailable
+
+    def _measure(self, images: ImageSet, real: ImageSet) -> Value:
+        if images.images is real.images:
+            return missing("compared with itself")
+        pairs, rule = self._pairs(images, real)
+        if not pairs:
+            return missing("no real image with the same source or prompt")
+        distances = pair_distances(self.distance, images, real, pairs, self.batch_size, self.name)
+        per_image = _means_by_first(pairs, distances)
+        return Value(float(per_image.mean()), mean_error(per_image), len(per_image), details={"pairs": rule})
+
+    def _pairs(self, images: ImageSet, real: ImageSet) -> tuple[list[tuple[int, int]], str]:
+        place = {record.id: index for index, record in enumerate(real.records)}
+        sources = [(i, place[r.source_id]) for i, r in enumerate(images.records) if r.source_id in place]
+        if sources:
+            return sources, "source"
+        with_prompt = _places_by_prompt(real)
+        draw = np.random.default_rng(self.seed)
+        pairs = []
+        for index, record in enumerate(images.records):
+            candidates = [p for p in with_prompt.get(record.prompt or "", []) if real.records[p].id != record.id]
+            chosen = draw.permutation(candidates)[: self.per_image]
+            pairs += [(index, int(other)) for other in chosen]
+        return pairs, "prompt"
+
+
+class DiversityMeasure(Measure):
+    """Mean perceptual distance between two images of one set that share a prompt.
+
+    Near 0 the model makes one picture a prompt; real images tell how much they should differ.
+
+    Args:
+        key, name, standard: see :class:`Measure`.
+        distance: of two images.
+        per_prompt: pairs taken of a prompt at most.
+        batch_size: pairs at a time.
+        seed: of their choice.
+    """
+
+    better = NEAR_REAL
+
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        distance: PerceptualDistance,
+        standard: bool,
+        per_prompt: int = 20,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(key, name, distance.name, standard)
+        self.distance, self.per_prompt, self.batch_size, self.seed = distance, per_prompt, batch_size, seed
+
+    @property
+    def unavailable(self) -> str | None:
+        return self.distance.unavailable
+
+    def _measure(self, images: ImageSet, real: ImageSet) -> Value:
+        draw = np.random.default_rng(self.seed)
+        pairs: list[tuple[int, int]] = []
+        prompts: list[int] = []
+        for number, places in enumerate(_places_by_prompt(images).values()):
+            possible = [(a, b) for i, a in enumerate(places) for b in places[i + 1 :]]
+            chosen = draw.permutation(len(possible))[: self.per_prompt]
+            pairs += [possible[index] for index in chosen]
+            prompts += [number] * len(chosen)
+        if not pairs:
+            return missing("no two images share a prompt")
+        distances = pair_distances(self.distance, images, images, pairs, self.batch_size, self.name)
+        per_prompt = _means_by_first([(prompt, 0) for prompt in prompts], distances)
+        return Value(float(per_prompt.mean()), mean_error(per_prompt), len(pairs), details={"prompts": len(per_prompt)})
+
+
+def pair_distances(
+    distance: PerceptualDistance,
+    images: ImageSet,
+    others: ImageSet,
+    pairs: Sequence[tuple[int, int]],
+    batch_size: int,
+    description: str,
+) -> np.ndarray:
+    """The distance of every pair of places in two sets; the second image is resized to the first one's size."""
+    distances: list[np.ndarray] = []
+    by_size: dict[torch.Size, list[int]] = defaultdict(list)
+    for index, (first, _) in enumerate(pairs):
+        by_size[images.images[first].shape].append(index)
+    order = [index for indices in by_size.values() for index in indices]
+    batches = [indices[i : i + batch_size] for indices in by_size.values() for i in range(0, len(indices), batch_size)]
+    for batch in tqdm(batches, desc=description, leave=False, delay=2):
+        ones = torch.stack([_unit_range(images.images[pairs[index][0]]) for index in batch])
+        twos = [_resized(_unit_range(others.images[pairs[index][1]]), ones.shape[-2:]) for index in batch]
+        distances.append(distance(ones, torch.stack(twos)).numpy())
+    in_order = np.empty(len(pairs))
+    in_order[order] = np.concatenate(distances)
+    return in_order
+
+
+def _unit_range(image: Tensor) -> Tensor:
+    return image.float() / 127.5 - 1.0
+
+
+def _resized(image: Tensor, size: torch.Size) -> Tensor:
+    if image.shape[-2:] == size:
+        return image
+    return torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _places_by_prompt(images: ImageSet) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(images.records):
+        if record.prompt is not None:
+            places[record.prompt].append(index)
+    return places
+
+
+def _means_by_first(pairs: Sequence[tuple[int, int]], values: np.ndarray) -> np.ndarray:
+    _, place = np.unique([first for first, _ in pairs], return_inverse=True)
+    return np.bincount(place, weights=values) / np.bincount(place)

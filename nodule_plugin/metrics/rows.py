@@ -1,0 +1,90 @@
+"""The rows of the results table: real images, their own floor, every model and guidance scale, and bad images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageSet, SetKey
+from nodule_plugin.metrics.alignment import shuffle_prompts
+from nodule_plugin.metrics.measures import Measure, Value
+
+FLOOR = SetKey(CONTROL, "real images, half against half")
+HALVINGS = 20
+WRONG_PROMPTS = SetKey(CONTROL, "real images, prompts shuffled")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's images, and its values in the order of the columns, by the measures' keys."""
+
+    key: SetKey
+    count: int
+    prompts: int
+    values: dict[str, Value]
+
+
+def measure_rows(sets: Sequence[ImageSet], measures: Sequence[Measure], seed: int = 0) -> list[Row]:
+    """Measure every set, and what real images themselves give.
+
+    Args:
+        sets: exactly one of kind "real", any number of generated ones and controls.
+        measures: the columns.
+        seed: of the real images' halves and of shuffled prompts.
+
+    Returns:
+        Rows in the table's order: real images, the floor (the real images' two halves against each other, which no
+        generated set of that size can be expected to fall below), generated sets by model and guidance scale, controls.
+    """
+    real = next(images for images in sets if images.key.kind == REAL)
+    generated = [images for images in sets if images.key.kind == GENERATED]
+    generated.sort(key=lambda images: (images.key.model, images.key.guidance_scale or 0.0))
+    controls = [images for images in sets if images.key.kind == CONTROL]
+    rows = [_row(real, real, measures)]
+    if len(real) > 1:
+        rows.append(_floor_row(real, measures, seed))
+    others = [*generated, *controls]
+    if (wrong := _wrong_prompts(real, seed)) is not None:
+        others.append(wrong)
+    return rows + [_row(images, real, measures) for images in tqdm(others, desc="rows")]
+
+
+def _row(images: ImageSet, reference: ImageSet, measures: Sequence[Measure]) -> Row:
+    values = {measure.key: measure.measure(images, reference) for measure in measures}
+    prompts = {record.prompt for record in images.records if record.prompt is not None}
+    return Row(images.key, len(images), len(prompts), values)
+
+
+def _floor_row(real: ImageSet, measures: Sequence[Measure], seed: int) -> Row:
+    """Distances between sets as mean and standard deviation over many halvings; the rest from the first of them."""
+    halvings = [real_halves(real, seed + index) for index in range(HALVINGS)]
+    row = _row(*halvings[0], measures)
+    for measure in measures:
+        if measure.between_sets and row.values[measure.key].value is not None:
+            values = [measure.measure(*halves).value for halves in halvings]
+            known = np.array([value for value in values if value is not None])
+            mean, deviation = float(known.mean()), float(known.std(ddof=1))
+            row.values[measure.key] = Value(mean, deviation, row.count, details={"halvings": len(known)})
+    return row
+
+
+def real_halves(real: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """The real images in two halves; no patient is in both where patients are known."""
+    groups: dict[str, list[int]] = {}
+    for place, record in enumerate(real.records):
+        groups.setdefault(record.patient_id or f"image {place}", []).append(place)
+    halves: tuple[list[int], list[int]] = ([], [])
+    names = sorted(groups)
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        min(halves, key=len).extend(groups[names[index]])
+    return real.take(sorted(halves[0]), FLOOR), real.take(sorted(halves[1]), FLOOR)
+
+
+def _wrong_prompts(real: ImageSet, seed: int) -> ImageSet | None:
+    prompts = real.prompts()
+    if prompts is None or 2 * max(prompts.count(prompt) for prompt in set(prompts)) > len(prompts):
+        return None
+    return real.with_prompts(shuffle_prompts(prompts, seed), WRONG_PROMPTS)

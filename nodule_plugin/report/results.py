@@ -1,0 +1,125 @@
+"""The content of ``metrics.json``: what every table, figure and page is drawn from."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any
+
+from nodule_plugin.data.image_set import GENERATED
+from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
+from nodule_plugin.metrics.rows import FLOOR, Row
+from nodule_plugin.report.numbers import with_error
+
+FORMAT = "nodule-plugin evaluation"
+VERSION = 1
+NOTICE = "Synthetic images. For research use only; not for diagnosis."
+ATTRIBUTION = (
+    "LIDC-IDRI, CC BY 3.0: Armato SG III et al. (2015) Data From LIDC-IDRI, The Cancer Imaging Archive, "
+    "doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al. (2011) Med Phys 38:915-931; "
+    "Clark K et al. (2013) J Digit Imaging 26:1045-1057."
+)
+PACKAGES = ("nodule-plugin", "torch", "monai", "torchmetrics", "torch-fidelity", "open_clip_torch", "lpips")
+# Which column names the best row: the published ones first, distances that are unbiased in the number of images first.
+DECIDING = ("kid", "fid", "kd_tiny", "fd_tiny")
+
+
+def build_results(rows: Sequence[Row], measures: Sequence[Measure], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys."""
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "notice": NOTICE,
+        "attribution": ATTRIBUTION,
+        "software": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "settings": dict(settings),
+        "measures": [measure.describe() for measure in measures],
+        "rows": [_row(row) for row in rows],
+    }
+    results["verdict"] = verdict(results)
+    return results
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "kind": row.key.kind,
+        "model": row.key.model,
+        "guidance_scale": row.key.guidance_scale,
+        "images": row.count,
+        "prompts": row.prompts,
+        "values": {key: value.to_dict() for key, value in row.values.items()},
+    }
+
+
+def verdict(results: Mapping[str, Any]) -> list[str]:
+    """What the numbers say in a few sentences: the best row, how far from real images, whether prompts matter."""
+    generated = [row for row in results["rows"] if row["kind"] == GENERATED]
+    deciding = next((key for key in DECIDING if any(_value(row, key) is not None for row in generated)), None)
+    if deciding is None:
+        return ["No distance between real and generated images could be computed; the table says why."]
+    measure = next(measure for measure in results["measures"] if measure["key"] == deciding)
+    computed = [row for row in generated if _value(row, deciding) is not None]
+    best = min(computed, key=lambda row: row["values"][deciding]["value"])
+    sentences = [f"Closest to the real images by {measure['name']}: {label(best)}, {_number(best, deciding)}."]
+    if not measure["standard"]:
+        sentences.append(
+            f"{measure['name']} is a stand-in measured with this project's own small network. It compares sets "
+            "measured alike and must not be set beside published FID or KID."
+        )
+    floor = next((row for row in results["rows"] if row["model"] == FLOOR.model), None)
+    if floor is not None and _value(floor, deciding) is not None:
+        sentences.append(_against_floor(best, floor, deciding, measure["name"]))
+    return sentences + _alignment_sentences(results, best)
+
+
+def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, name: str) -> str:
+    above = best["values"][key]["value"] - floor["values"][key]["value"]
+    errors = [row["values"][key]["standard_error"] for row in (best, floor)]
+    stated = f"Two halves of the real images have {name} {_number(floor, key)}"
+    if None in errors:
+        return f"{stated}; the images are too few to say whether the difference is one."
+    error = (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+    if above > 1.96 * error:
+        return f"{stated}: the generated images differ from real ones by more than chance."
+    return f"{stated}: at this number of images the difference is within chance."
+
+
+def _alignment_sentences(results: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    for measure in results["measures"]:
+        value = row["values"][measure["key"]]
+        above, error = value.get("above_shuffled"), value.get("above_shuffled_error")
+        if above is None or error is None:
+            continue
+        follows = (
+            "The images follow their prompts"
+            if above > 1.96 * error
+            else "That the images follow their prompts is not shown"
+        )
+        sentences.append(
+            f"{follows}: {measure['name']} is {with_error(value['value'], value['standard_error'])}, "
+            f"{with_error(above, error)} above that with shuffled prompts."
+        )
+    return sentences
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """A row's name in words."""
+    scale = row["guidance_scale"]
+    return row["model"] if scale is None else f"{row['model']} at guidance scale {scale:g}"
+
+
+def arrow(measure: Mapping[str, Any]) -> str:
+    """Which way is better: an arrow down, up, or both ways for "near the real images' value"."""
+    return {LOWER: "↓", HIGHER: "↑"}.get(measure["better"], "≈ real")
+
+
+def _value(row: Mapping[str, Any], key: str) -> float | None:
+    return row["values"].get(key, {}).get("value")
+
+
+def _number(row: Mapping[str, Any], key: str) -> str:
+    return with_error(row["values"][key]["value"], row["values"][key]["standard_error"])

@@ -1,0 +1,82 @@
+"""The results table, in the layout of the reference method's Table 1, as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from nodule_plugin.report.numbers import with_error
+from nodule_plugin.report.results import arrow
+
+FOOTNOTES = {
+    True: "Metrics as the literature defines them; a column is computed only with the published weights it names.",
+    False: "Stand-ins measured with this project's own small network. They compare sets measured alike; they are not "
+    "FID, KID, LPIPS or CLIPScore and must not be set beside published numbers.",
+}
+TITLES = {True: "Published metrics", False: "Stand-in metrics (tiny nodule encoder)"}
+ITSELF = "compared with itself"
+
+
+def table(results: Mapping[str, Any], standard: bool) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of one table.
+
+    Args:
+        results: the content of metrics.json.
+        standard: True for the published metrics, False for the stand-ins.
+    """
+    measures = [measure for measure in results["measures"] if measure["standard"] == standard]
+    headings = ["Model", "Guidance scale", *(f"{m['name']} {arrow(m)}" for m in measures), "Images"]
+    rows = [
+        [row["model"], _scale(row), *(cell(row["values"][m["key"]]) for m in measures), str(row["images"])]
+        for row in results["rows"]
+    ]
+    return headings, rows
+
+
+def cell(value: Mapping[str, Any]) -> str:
+    """A value with its standard error, or why there is none."""
+    if value["value"] is not None:
+        return with_error(value["value"], value["standard_error"])
+    return "–" if value["reason"] == ITSELF else f"not computed: {value['reason']}"
+
+
+def extractor_lines(results: Mapping[str, Any], standard: bool) -> list[str]:
+    """For each column, the network behind it."""
+    return [
+        f"{measure['name']}: {measure['extractor']}"
+        for measure in results["measures"]
+        if measure["standard"] == standard
+    ]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The verdict and both tables."""
+    parts = ["# Evaluation", f"**{results['notice']}**", *(f"- {sentence}" for sentence in results["verdict"])]
+    for standard in (True, False):
+        headings, rows = table(results, standard)
+        lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
+        lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+        parts += [f"## {TITLES[standard]}", "\n".join(lines), FOOTNOTES[standard]]
+        parts.append("Networks: " + "; ".join(extractor_lines(results, standard)) + ".")
+    parts += ["± is the standard error. ↓ lower is better, ↑ higher is better.", results["attribution"]]
+    # Sentences of one list belong together; everything else is a paragraph.
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("**\n- ", "**\n\n- ") + "\n"
+
+
+def csv_text(results: Mapping[str, Any]) -> str:
+    """One line a row, two columns a measure: the value and its standard error, empty where it was not computed."""
+    keys = [measure["key"] for measure in results["measures"]]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    headings = [name for key in keys for name in (key, f"{key}_standard_error")]
+    writer.writerow(["kind", "model", "guidance_scale", "images", *headings])
+    for row in results["rows"]:
+        numbers = [row["values"][key][field] for key in keys for field in ("value", "standard_error")]
+        writer.writerow([row["kind"], row["model"], row["guidance_scale"], row["images"], *numbers])
+    return text.getvalue()
+
+
+def _scale(row: Mapping[str, Any]) -> str:
+    return "–" if row["guidance_scale"] is None else f"{row['guidance_scale']:g}"
