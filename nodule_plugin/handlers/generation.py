@@ -27,6 +27,7 @@ from nodule_plugin import __version__
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
+from nodule_plugin.settings import as_flag
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class GeneratedSetWriter:
         image_size: int,
         window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
         formats: Sequence[str] = ("png", "nifti"),
-        overwrite: bool = False,
+        overwrite: bool | str = False,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
@@ -92,6 +93,7 @@ class GeneratedSetWriter:
             "size": [image_size, image_size],
             "software": {"nodule_plugin": __version__, **{name: version(name) for name in _LIBRARIES}},
         }
+        overwrite = as_flag("overwrite", overwrite)
         found = _read_run(self.folder)
         self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
         if not overwrite:
@@ -161,11 +163,11 @@ class GeneratedSetWriter:
             if self.folder.is_dir() and any(self.folder.iterdir()):
                 raise InputError(f"output_dir: {self.folder} holds other files; {remedy}")
             return
-        here = json.loads(json.dumps(self.run))
-        for name in sorted(set(here) | set(found["settings"])):
-            old, new = found["settings"].get(name), here.get(name)
-            if old != new:
-                raise InputError(f"output_dir: {self.folder} holds a set made with {name} {old}, not {new}; {remedy}")
+        old, new = _flat(found["settings"]), _flat(json.loads(json.dumps(self.run)))
+        for name in sorted(set(old) | set(new)):
+            if old.get(name) != new.get(name):
+                change = f"made with {name} {old.get(name)}, not {new.get(name)}"
+                raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
         wanted = {request["id"]: request for request in json.loads(json.dumps(self.requests))}
         for request in found["requests"]:
             if wanted.get(request["id"]) != request:
@@ -288,6 +290,14 @@ def _checked_formats(formats: str | Sequence[str]) -> list[str]:
     if "png" not in names or not set(names) <= set(SUFFIXES):
         raise InputError(f"formats: png, or png and nifti, can be written, not {formats!r}")
     return [name for name in SUFFIXES if name in names]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, names joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
 
 
 def _relative(image_id: str, name: str) -> str:

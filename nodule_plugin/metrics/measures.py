@@ -84,11 +84,13 @@ class Measure(ABC):
         key: stable name for machines.
         name: heading.
         better: "lower", "higher" or "near real".
+        between_sets: whether it compares two sets as wholes.
         extractor: name of the network behind it.
         standard: True if it is the metric the literature knows by this name; False for a stand-in.
     """
 
     better = LOWER
+    between_sets = False
 
     def __init__(self, key: str, name: str, extractor: str, standard: bool) -> None:
         self.key, self.name, self.extractor, self.standard = key, name, extractor, standard
@@ -131,6 +133,8 @@ class DistanceMeasure(Measure):
         repeats: halves drawn for the standard error.
         seed: of that draw.
     """
+
+    between_sets = True
 
     def __init__(
         self, key: str, name: str, extractor: FeatureExtractor, standard: bool, repeats: int = 50, seed: int = 0
@@ -212,7 +216,7 @@ class AlignmentMeasure(Measure):
     def __init__(
         self, key: str, name: str, scorer: CLIPScorer, standard: bool, extractor: str | None = None, seed: int = 0
     ) -> None:
-        super().__init__(key, name, extractor or str(scorer.clip.model or "none"), standard)
+        super().__init__(key, name, extractor or scorer.clip.name, standard)
         self.scorer, self.seed = scorer, seed
 
     @property

@@ -55,6 +55,13 @@ class OpenCLIPModel:
         self.device = torch.device(device)
 
     @property
+    def name(self) -> str:
+        """As tables name it: the hub id, or the folder's own name."""
+        if self.model is None:
+            return "no model given"
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
+    @property
     def unavailable(self) -> str | None:
         """Why nothing can be computed, or None."""
         return "no weights given" if self.model is None else None
@@ -129,6 +136,9 @@ def _load(model: str, device: str) -> LoadedModel:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"CLIP model {model}: open_clip cannot load it: {reason}") from error
+    # A tokenizer whose vocabulary did not load turns every word into "unknown", without an error.
+    if bool((tokenizer(["round"]) == tokenizer(["oval"])).all()):
+        raise InputError(f"CLIP model {model}: its tokenizer does not tell words apart; check its vocabulary files")
     return LoadedModel(network.eval().requires_grad_(False), preprocess, tokenizer)
 
 

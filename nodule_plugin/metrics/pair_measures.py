@@ -133,7 +133,7 @@ def pair_distances(
         by_size[images.images[first].shape].append(index)
     order = [index for indices in by_size.values() for index in indices]
     batches = [indices[i : i + batch_size] for indices in by_size.values() for i in range(0, len(indices), batch_size)]
-    for batch in tqdm(batches, desc=description, leave=False):
+    for batch in tqdm(batches, desc=description, leave=False, delay=2):
         ones = torch.stack([_unit_range(images.images[pairs[index][0]]) for index in batch])
         twos = [_resized(_unit_range(others.images[pairs[index][1]]), ones.shape[-2:]) for index in batch]
         distances.append(distance(ones, torch.stack(twos)).numpy())

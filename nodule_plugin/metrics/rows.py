@@ -13,6 +13,7 @@ from nodule_plugin.metrics.alignment import shuffle_prompts
 from nodule_plugin.metrics.measures import Measure, Value
 
 FLOOR = SetKey(CONTROL, "real images, half against half")
+HALVINGS = 20
 WRONG_PROMPTS = SetKey(CONTROL, "real images, prompts shuffled")
 
 
@@ -42,18 +43,32 @@ def measure_rows(sets: Sequence[ImageSet], measures: Sequence[Measure], seed: in
     generated = [images for images in sets if images.key.kind == GENERATED]
     generated.sort(key=lambda images: (images.key.model, images.key.guidance_scale or 0.0))
     controls = [images for images in sets if images.key.kind == CONTROL]
-    compared: list[tuple[ImageSet, ImageSet]] = [(real, real)]
+    rows = [_row(real, real, measures)]
     if len(real) > 1:
-        compared.append(real_halves(real, seed))
-    compared += [(images, real) for images in (*generated, *controls)]
+        rows.append(_floor_row(real, measures, seed))
+    others = [*generated, *controls]
     if (wrong := _wrong_prompts(real, seed)) is not None:
-        compared.append((wrong, real))
-    rows = []
-    for images, reference in tqdm(compared, desc="rows"):
-        values = {measure.key: measure.measure(images, reference) for measure in measures}
-        prompts = {record.prompt for record in images.records if record.prompt is not None}
-        rows.append(Row(images.key, len(images), len(prompts), values))
-    return rows
+        others.append(wrong)
+    return rows + [_row(images, real, measures) for images in tqdm(others, desc="rows")]
+
+
+def _row(images: ImageSet, reference: ImageSet, measures: Sequence[Measure]) -> Row:
+    values = {measure.key: measure.measure(images, reference) for measure in measures}
+    prompts = {record.prompt for record in images.records if record.prompt is not None}
+    return Row(images.key, len(images), len(prompts), values)
+
+
+def _floor_row(real: ImageSet, measures: Sequence[Measure], seed: int) -> Row:
+    """Distances between sets as mean and standard deviation over many halvings; the rest from the first of them."""
+    halvings = [real_halves(real, seed + index) for index in range(HALVINGS)]
+    row = _row(*halvings[0], measures)
+    for measure in measures:
+        if measure.between_sets and row.values[measure.key].value is not None:
+            values = [measure.measure(*halves).value for halves in halvings]
+            known = np.array([value for value in values if value is not None])
+            mean, deviation = float(known.mean()), float(known.std(ddof=1))
+            row.values[measure.key] = Value(mean, deviation, row.count, details={"halvings": len(known)})
+    return row
 
 
 def real_halves(real: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:

@@ -22,18 +22,38 @@ def guidance_figure(results: Mapping[str, Any]) -> bytes | None:
 
     Bars are 95 % intervals; the dashed line is what real images score, the dotted one what their two halves do.
     """
-    rows = [row for row in results["rows"] if row["kind"] == GENERATED and row["guidance_scale"] is not None]
-    shown = [m for m in results["measures"] if any(row["values"][m["key"]]["value"] is not None for row in rows)]
+    shown = _shown(results)
     if not shown:
         return None
-    height = -(-len(shown) // COLUMNS)
-    figure = Figure(figsize=(3.6 * min(COLUMNS, len(shown)), 2.9 * height), layout="constrained")
-    axes = figure.subplots(height, min(COLUMNS, len(shown)), squeeze=False).ravel()
+    columns, height = min(COLUMNS, len(shown)), -(-len(shown) // COLUMNS)
+    figure = Figure(figsize=(3.6 * columns, 2.9 * height), layout="constrained")
+    axes = figure.subplots(height, columns, squeeze=False).ravel()
     for axis in axes[len(shown) :]:
         axis.remove()
     for axis, measure in zip(axes, shown):
         _plot(axis, results, measure)
     axes[0].legend(fontsize=7)
+    return _png(figure)
+
+
+def guidance_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The same plots one by one, by the measure's name: a page can set them below each other on a narrow screen."""
+    panels = {}
+    for measure in _shown(results):
+        figure = Figure(figsize=(3.6, 2.9), layout="constrained")
+        axis = figure.subplots()
+        _plot(axis, results, measure)
+        axis.legend(fontsize=6)
+        panels[measure["name"]] = _png(figure)
+    return panels
+
+
+def _shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = [row for row in results["rows"] if row["kind"] == GENERATED and row["guidance_scale"] is not None]
+    return [m for m in results["measures"] if any(row["values"][m["key"]]["value"] is not None for row in rows)]
+
+
+def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
     return picture.getvalue()

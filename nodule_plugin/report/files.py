@@ -36,7 +36,7 @@ def write_report(
     contents = {
         "metrics.csv": csv_text(results).encode(),
         "metrics.md": markdown(results).encode(),
-        "report.html": render_page(results, sets, figure, show_real).encode(),
+        "report.html": render_page(results, sets, show_real).encode(),
     }
     if figure is not None:
         contents["metrics.png"] = figure

@@ -14,5 +14,7 @@ def with_error(value: float, error: float | None) -> str:
     """
     if error is None or not math.isfinite(error) or error <= 0:
         return f"{value:.4g}"
+    if abs(value) >= 1e5:
+        return f"{value:.3g} ± {error:.2g}"
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f}"

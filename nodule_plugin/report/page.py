@@ -14,21 +14,19 @@ from PIL import Image
 from torch import Tensor
 
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
+from nodule_plugin.report.figures import guidance_panels
 from nodule_plugin.report.tables import FOOTNOTES, TITLES, extractor_lines, table
 
 MAX_PROMPTS = 8
 SAMPLE_PIXELS = 128
 
 
-def render_page(
-    results: Mapping[str, Any], sets: Sequence[ImageSet], figure: bytes | None, show_real: bool = False
-) -> str:
+def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real: bool = False) -> str:
     """The page as HTML text.
 
     Args:
         results: the content of metrics.json.
         sets: the images, for the samples.
-        figure: a PNG.
         show_real: show real images beside generated ones of the same prompt.
     """
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -40,15 +38,20 @@ def render_page(
             "footnote": FOOTNOTES[standard],
             "extractors": extractor_lines(results, standard),
         }
-        for standard in (True, False)
+        for standard in sorted((True, False), key=lambda standard: not _computed(results, standard))
     ]
     return template.from_string((files(__package__) / "page.html").read_text(encoding="utf-8")).render(
         results=results,
         tables=tables,
-        figure=None if figure is None else _data_url(figure),
+        panels={name: _data_url(panel) for name, panel in guidance_panels(results).items()},
         samples=sample_grids(sets, show_real),
         settings=json.dumps(results["settings"], indent=2, ensure_ascii=False, default=str),
     )
+
+
+def _computed(results: Mapping[str, Any], standard: bool) -> bool:
+    """Whether a table holds any number; one without comes last."""
+    return any(m["standard"] == standard and m["unavailable"] is None for m in results["measures"])
 
 
 def sample_grids(sets: Sequence[ImageSet], show_real: bool) -> list[dict[str, Any]]:

@@ -27,9 +27,9 @@ def table(results: Mapping[str, Any], standard: bool) -> tuple[list[str], list[l
         standard: True for the published metrics, False for the stand-ins.
     """
     measures = [measure for measure in results["measures"] if measure["standard"] == standard]
-    headings = ["Model", "Guidance scale", "Images", *(f"{m['name']} {arrow(m)}" for m in measures)]
+    headings = ["Model", "Guidance scale", *(f"{m['name']} {arrow(m)}" for m in measures), "Images"]
     rows = [
-        [row["model"], _scale(row), str(row["images"]), *(cell(row["values"][m["key"]]) for m in measures)]
+        [row["model"], _scale(row), *(cell(row["values"][m["key"]]) for m in measures), str(row["images"])]
         for row in results["rows"]
     ]
     return headings, rows

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
@@ -251,10 +252,9 @@ def save_base_model(folder: Path, trainer: JointTrainer, vae: AutoencoderKL, car
     """
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         root = Path(temporary) / "model"
-        networks = copy.deepcopy(trainer.average).half()
-        networks["unet"].save_pretrained(root / "unet")
-        networks["text_encoder"].save_pretrained(root / "text_encoder")
-        copy.deepcopy(vae).half().save_pretrained(root / "vae")
+        parts: dict[str, Any] = {"vae": vae, **dict(trainer.average.items())}
+        for name, part in parts.items():
+            copy.deepcopy(part).half().save_pretrained(root / name)
         trainer.tokenizer.save_pretrained(root / "tokenizer")
         build_scheduler().save_pretrained(root / "scheduler")
         (root / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")

@@ -6,8 +6,8 @@ measured with it; they are not FID, KID, LPIPS or CLIPScore and never go by thos
 
 The loss is CLIP's (Radford et al., ICML 2021) with soft targets: prompts whose ratings are alike share the credit,
 since readers themselves differ by a step. Beside it each image's second view must be told from other images (Chen et
-al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020) and from blurred, noisy and faded
-ones, which keeps in the embedding what no prompt says: whether an image looks like a CT.
+al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020) and from blurred, noisy and
+faded ones, which keeps in the embedding what no prompt says: whether an image looks like a CT.
 """
 
 from __future__ import annotations

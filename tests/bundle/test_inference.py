@@ -66,10 +66,8 @@ def command(config: str, bundle: Path, *arguments: str, **options: Any) -> subpr
     return subprocess.run([*line, *arguments], capture_output=True, text=True, env=environment, check=False, **options)
 
 
-def test_has_the_properties_that_monai_requires(config: str, bundle: Path, tmp_path: Path) -> None:
-    versions = dict.fromkeys(["version", "monai_version", "pytorch_version", "numpy_version"], "1")
-    (tmp_path / "metadata.json").write_text(json.dumps(versions))
-    flow = workflow(config, bundle, meta_file=str(tmp_path / "metadata.json"))
+def test_has_the_properties_that_monai_requires(config: str, bundle: Path) -> None:
+    flow = workflow(config, bundle)
     flow.initialize()
     assert flow.check_properties() == []
     for name in ("bundle_root", "device", "dataset_dir", "dataset", "evaluator", "network_def", "inferer"):
@@ -136,6 +134,22 @@ def test_findings(config: str, bundle: Path, tmp_path: Path) -> None:
     assert items[1]["prompt"].endswith("marked spiculation is seen.")
     assert items[1]["findings"]["spiculation"] == 5
     assert items[1]["spacing_mm"] == [0.5, 0.5]
+
+
+def test_datalist(config: str, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    item = {"image": "a.nii.gz", "slice_index": 0, "centre": [9, 9], "spacing": [1, 1], "diameter_mm": 8, "padding": 0,
+            "roi_mm": 16, "prompt": "a nodule", "findings": ROUND}  # fmt: skip
+    content = {"dataset_dir": str(tmp_path), "test": [{**item, "id": name} for name in ("a", "b", "c")]}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    run(config, bundle, tmp_path / "made", datalist=str(tmp_path / "datalist.json"), limit=2, guidance_scales=[1, 2])
+    items = load_generated(tmp_path / "made").items
+    assert [(item["source_id"], item["guidance_scale"], item["seed"]) for item in items] == [
+        ("a", 1, 0),
+        ("b", 1, 1),
+        ("a", 2, 0),
+        ("b", 2, 1),
+    ]
 
 
 @pytest.mark.parametrize(

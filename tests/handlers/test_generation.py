@@ -129,7 +129,7 @@ def test_finished_set_can_be_extended(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"settings": {**SETTINGS, "num_inference_steps": 10}}, "made with num_inference_steps 25, not 10"),
-        ({"weights_sha256": "other"}, "made with model"),
+        ({"weights_sha256": "other"}, "made with model.weights_sha256 abc, not other"),
         ({"scales": "5"}, "holds another set"),
         ({"window_hu": (-160, 240)}, "made with window_hu"),
     ],
@@ -146,6 +146,14 @@ def test_another_set_is_not_mixed_in_but_can_be_replaced(change: dict[str, Any],
     assert (tmp_path / "mine.txt").read_text() == "kept"
     assert load_generated(tmp_path).items[0]["id"] == load_generated(tmp_path / "fresh").items[0]["id"]
     assert len(list((tmp_path / "png").iterdir())) == len(load_generated(tmp_path).items)
+
+
+@pytest.mark.parametrize(("given", "pending"), [("false", 0), (False, 0), ("true", 8), ("True", 8), (True, 8)])
+def test_overwrite_as_a_command_line_gives_it(given: Any, pending: int, tmp_path: Path) -> None:
+    generate(writer_of(tmp_path))
+    assert len(writer_of(tmp_path, overwrite=given).pending) == pending
+    with pytest.raises(InputError, match="overwrite: true or false is needed, not 'yes'"):
+        writer_of(tmp_path, overwrite="yes")
 
 
 def test_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:

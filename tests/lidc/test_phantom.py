@@ -42,10 +42,11 @@ def findings(**ratings: int) -> Findings:
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scanner without noise and a lung without walls, fissures and attached vessels: only the nodule differs."""
+    """A scanner without noise and a lung without haze, walls, fissures and vessels: only the nodule differs."""
     scanner = Scanner(blur_mm=0.4, tails=0.05, sharpening=0.0, noise_hu=0.0, noise_peak=0.5, streaks=1.0)
     monkeypatch.setattr(crop_module.Scanner, "draw", classmethod(lambda *_: scanner))
     monkeypatch.setattr(crop_module.surroundings, "vessels", lambda distance, *_: crop_module.Layer(0 * distance, 0.0))
+    monkeypatch.setattr(crop_module.surroundings, "HAZE_SHARE", 0.0)
     monkeypatch.setattr(crop_module, "WALL_SHARE", 0.0)
     monkeypatch.setattr(crop_module, "FISSURE_SHARE", 0.0)
 

@@ -42,8 +42,8 @@ def write_phantom_crops(
         InputError: if the folder is in use or there are fewer nodules than asked for.
     """
     output = Path(output_dir)
-    chosen = choose_subjects(load_subjects() if subjects is None else subjects, nodules, seed)
     with new_folder(output) as folder:
+        chosen = choose_subjects(load_subjects() if subjects is None else subjects, nodules, seed)
         _write(folder, chosen, seed)
     return output
 

@@ -51,10 +51,10 @@ def write_phantom_series(output_dir: str | Path, scans: int, seed: int = 0, marg
     Raises:
         InputError: if the folder is in use or there are not so many scans.
     """
-    chosen = choose_scans(load_scans(), scans, seed)
     with new_folder(Path(output_dir)) as folder:
+        chosen = choose_scans(load_scans(), scans, seed)
         series = []
-        for number, scan in enumerate(chosen, start=1):
+        for number, scan in enumerate(tqdm(chosen, desc="drawing chests", unit="scan"), start=1):
             patient_id = f"PHANTOM-{number:04d}"
             trimmed = trim(scan, margin_slices)
             uid = _write_series(folder, trimmed, patient_id, seed)
@@ -109,8 +109,7 @@ def _write_series(folder: Path, scan: Scan, patient_id: str, seed: int) -> str:
     volume = draw_series(scan, clusters, rng)
     corner = -SCAN_MIDDLE * scan.pixel_spacing
     instance_at = {z: phantom_uid("instance", f"{scan.series_instance_uid} {z}", seed) for z in scan.slice_z}
-    slices = tqdm(zip(scan.slice_z, volume), desc=patient_id, total=len(volume), unit="slice")
-    for number, (z, plane) in enumerate(slices, start=1):
+    for number, (z, plane) in enumerate(zip(scan.slice_z, volume), start=1):
         place = SlicePlace(instance_at[z], number, (corner, corner, z), scan.pixel_spacing, scan.slice_thickness)
         write_slice(target / f"{number:06d}.dcm", plane, identity, place)
     write_readings(target / "readings.xml", identity, clusters, instance_at)
@@ -134,7 +133,8 @@ def draw_series(scan: Scan, clusters: Sequence[Sequence[Annotation]], rng: np.ra
     lungs, body = thorax.lungs(grid, balls), thorax.body(grid, balls)
     volume = lung(grid, rng)
     slab = max(scan.slice_thickness, grid.slice_spacing)
-    for layer in (thorax.vessels(lungs, grid, slab, rng), *thorax.layers(lungs, body, grid, rng)):
+    volume = thorax.vessels(lungs, grid, slab, rng).over(volume)
+    for layer in thorax.layers(lungs, body, grid, rng):
         volume = layer.over(volume)
     for cluster in clusters:
         findings = form_consensus(cluster)[0].findings

@@ -9,16 +9,25 @@ from nodule_plugin.lidc.phantom.shape import radius_of
 from nodule_plugin.lidc.phantom.tissue import Layer
 from nodule_plugin.lidc.phantom.tubes import Tube, deposit, draw_tubes, grow_vessel
 
+BROAD_CONTACT_SHARE = 0.25
+"""Share of the walls that the nodule does not just touch."""
+
+HAZE_SHARE = 0.1
+"""Share of the lungs that are hazy."""
+
+EMPHYSEMA_SHARE = 0.1
+"""Share of the lungs with emphysema."""
+
 
 def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Aerated parenchyma, HU: its own level, slow variation, fine interstitium, now and then haze or emphysema."""
     level = np.clip(rng.normal(-876, 33), -945, -790)
     volume = level + 14 * smooth_noise(grid, 9.0, rng) + 16 * smooth_noise(grid, 2.5, rng)
     volume += _interstitium(grid, rng)
-    if rng.random() < 0.1:
+    if rng.random() < HAZE_SHARE:
         # Dependent or inflamed lung: a haze that comes and goes.
         volume += rng.uniform(60, 200) * np.clip(1 + 0.5 * smooth_noise(grid, 10.0, rng), 0, 2)
-    if rng.random() < 0.1:
+    if rng.random() < EMPHYSEMA_SHARE:
         holes = soft_step(smooth_noise(grid, rng.uniform(2.5, 5.0), rng) - 0.9, 0.8)
         volume = Layer(holes, -985.0).over(volume)
     return volume
@@ -102,10 +111,12 @@ def chest_wall(distance: np.ndarray, grid: Grid, outward: np.ndarray, rng: np.ra
     inside = distance > 0
     nodule_reach = float(np.broadcast_to(height, distance.shape)[inside].max()) if inside.any() else 0.0
     gap = rng.exponential(0.25 * radius_of(distance) + 1.5) - 0.25 * radius_of(distance)
+    if rng.random() < BROAD_CONTACT_SHARE:
+        gap -= rng.uniform(0.2, 0.8) * radius_of(distance)
     curvature = rng.uniform(0.2, 1.4) / 100
     depth = height - nodule_reach - gap + curvature * (across**2 + 0.3 * z**2)
     depth = depth + 0.5 * smooth_noise(grid, 9.0, rng)
-    layers = [Layer(soft_step(depth, 0.3 + 1.0 * abs(normal[0]) * grid.slice_spacing), rng.uniform(25, 65))]
+    layers = [Layer(soft_step(depth, 0.3 + 1.0 * abs(normal[0]) * grid.slice_spacing), _wall_hu(rng))]
     if rng.random() < 0.55:
         fat = soft_step(depth - rng.uniform(2, 6) + 1.5 * smooth_noise(grid, 5.0, rng), 1.0)
         fat = fat * soft_step(0.9 - smooth_noise(grid, 4.0, rng), 0.5)
@@ -113,6 +124,11 @@ def chest_wall(distance: np.ndarray, grid: Grid, outward: np.ndarray, rng: np.ra
     if rng.random() < 0.4:
         layers += _rib(depth, across, grid, rng)
     return layers
+
+
+def _wall_hu(rng: np.random.Generator) -> float:
+    """Muscle, or now and then mediastinum with contrast medium."""
+    return rng.uniform(90, 200) if rng.random() < 0.15 else rng.uniform(25, 65)
 
 
 def _rib(depth: np.ndarray, across: np.ndarray, grid: Grid, rng: np.random.Generator) -> list[Layer]:

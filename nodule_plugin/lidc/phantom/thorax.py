@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,25 +77,28 @@ class Thorax:
             np.maximum(joined, radius + margin - reach, out=joined)
         return joined
 
-    def layers(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> list[Layer]:
-        """Everything but the lungs, from the inside out."""
+    def layers(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> Iterator[Layer]:
+        """Everything but the lungs, from the inside out; one at a time, since each is as large as the scan."""
         _, rows, columns = grid.open_axes
         outside = soft_step(-lungs, 1.0)
         tissue = 45 + 6 * smooth_noise(grid, 5.0, rng)
-        fat = soft_step(smooth_noise(grid, 9.0, rng) - 0.7, 0.4) + soft_step(self.fat - body, 1.5)
+        fat = 0.9 * soft_step(smooth_noise(grid, 12.0, rng) - 0.6, 1.2) + soft_step(self.fat - body, 1.5)
         tissue += (-100 - tissue) * np.minimum(fat, 1)
-        layers = [Layer(outside, tissue), *self._great_vessels(outside, grid), *self._bones(lungs, body, grid, rng)]
-        trachea = soft_step(9 - np.hypot(columns, rows - 5), 1.0)
-        layers.append(Layer(trachea * soft_step(grid.open_axes[0] - float(np.median(grid.axes[0])), 8.0), -990.0))
-        return [*layers, Layer(soft_step(-body, 1.0), -1000.0), self._table(body, grid)]
+        yield Layer(outside, tissue)
+        yield self._great_vessels(outside, grid)
+        yield from self._bones(lungs, body, grid, rng)
+        trachea = np.hypot(columns, rows - 5)
+        yield Layer(soft_step(9 - trachea, 1.0), -990.0)
+        yield Layer(soft_step(-body, 1.0), -1000.0)
+        yield self._table(body, grid)
 
-    def _great_vessels(self, outside: np.ndarray, grid: Grid) -> list[Layer]:
+    def _great_vessels(self, outside: np.ndarray, grid: Grid) -> Layer:
         _, rows, columns = grid.open_axes
         aorta = soft_step(12 - np.hypot(columns - 24, rows - self.depth + 78), 1.0)
         heart = soft_step(1 - np.hypot((columns - 16) / (self.heart - 8), (rows + 22) / 42), 0.05)
-        return [Layer(outside * np.maximum(aorta, heart), self.blood)]
+        return Layer(outside * np.maximum(aorta, heart), self.blood)
 
-    def _bones(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> list[Layer]:
+    def _bones(self, lungs: np.ndarray, body: np.ndarray, grid: Grid, rng: np.random.Generator) -> Iterator[Layer]:
         z, rows, columns = grid.open_axes
         outside = soft_step(-lungs - 2.0, 1.0)
         vertebra = 1 - np.hypot(columns / 19, (rows - self.depth + 52) / 16)
@@ -112,11 +115,9 @@ class Thorax:
         bone = np.maximum(np.maximum(np.maximum(vertebra, arch), sternum), ribs)
         marrow = 170 + 50 * smooth_noise(grid, 2.5, rng)
         inside = outside * soft_step(body - 3, 1.0)
-        return [
-            Layer(inside * soft_step(bone, 0.12), 650.0),
-            Layer(inside * soft_step(bone - 0.25, 0.15), marrow),
-            Layer(inside * canal, 30.0),
-        ]
+        yield Layer(inside * soft_step(bone, 0.12), 650.0)
+        yield Layer(inside * soft_step(bone - 0.25, 0.15), marrow)
+        yield Layer(inside * canal, 30.0)
 
     def _table(self, body: np.ndarray, grid: Grid) -> Layer:
         _, rows, columns = grid.open_axes
@@ -127,12 +128,12 @@ class Thorax:
         """The lungs' vessels: the nearer to the hilum, the wider."""
         tubes: list[Tube] = []
         extent = float(np.ptp(grid.axes[0]))
-        for _ in range(int(5 * (extent + 30))):
+        for _ in range(int(12 * (extent + 30))):
             side = rng.choice([-1.0, 1.0])
             hilum = np.array([rng.uniform(-0.6, 0.6) * extent + grid.axes[0].mean(), 5.0, side * 45.0])
             away = rng.normal(0, 1, 3) * [0.25, 0.55, 0.45] * 90 + [0, 0, side * 30]
             start = hilum + away
             near = np.exp(-np.linalg.norm(away) / 45)
-            radius = min(0.5 + 3.0 * near * rng.gamma(4, 0.25), 5.0)
+            radius = min(0.35 + 3.0 * near * rng.gamma(4, 0.25), 5.0)
             tubes += grow_vessel(start, away + rng.normal(0, 15, 3), radius, 28.0, rng)
         return Layer(draw_tubes(grid, tubes, slab_mm) * soft_step(lungs, 1.0), self.blood)

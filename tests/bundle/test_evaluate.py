@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from nodule_plugin.data.generated import FORMAT, NOTICE
+
+
+def _write_set(folder: Path, seed: int, scales: tuple[float, ...]) -> Path:
+    """Pictures of a blurred disc, larger for one of two prompts, with a manifest."""
+    draw = np.random.default_rng(seed)
+    folder.mkdir()
+    images = []
+    row, column = np.mgrid[:64, :64] - 31.5
+    for scale in scales:
+        for index in range(8):
+            radius = (8, 16)[index % 2] + draw.normal()
+            disc = 1 / (1 + np.exp(np.hypot(row, column) - radius))
+            name = f"{scale:g}-{index}.png"
+            grey = 40 + 150 * disc + draw.normal(0, 5 * scale, disc.shape)
+            Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / name)
+            known = {"findings": None, "seed": index, "roi_mm": 20.0, "source_id": None}
+            prompt = ("The nodule is round in shape.", "The nodule is oval in shape.")[index % 2]
+            images.append({"id": name, "image": name, "prompt": prompt, "guidance_scale": scale, **known})
+    manifest = {"format": FORMAT, "version": 1, "synthetic": True, "notice": NOTICE, "window_hu": [-1000, 400]}
+    manifest |= {"model": {"base_model": "tiny"}, "scheduler": "DDIM", "num_inference_steps": 5, "images": images}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def _evaluate(repository: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/evaluate.json"]
+    command += ["--bundle_root", "bundle"]
+    for name, value in settings.items():
+        command += [f"--{name}", str(value)]
+    environment = os.environ | {"PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("sets")
+    real, generated = _write_set(root / "real", 0, (1.0,)), _write_set(root / "generated", 1, (1.0, 5.0))
+    return {"real_dir": real, "generated_dir": generated}
+
+
+def test_the_documented_command_writes_the_report(repository: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
+    output = tmp_path / "out"
+    tiny = repository / "bundle" / "models" / "tiny_scorer"
+    ran = _evaluate(
+        repository,
+        **sets,
+        output_dir=output,
+        lpips_weights=tmp_path / "alexnet.pth",
+        clip_model=tiny,
+        noise_images=4,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    results = json.loads((output / "metrics.json").read_text())
+    assert [(row["kind"], row["guidance_scale"]) for row in results["rows"]] == [
+        *[("real", None), ("control", None), ("generated", 1.0), ("generated", 5.0)],
+        *[("control", None), ("control", None)],
+    ]
+    clean, noisy = (row["values"] for row in results["rows"][2:4])
+    assert clean["kd_tiny"]["value"] < noisy["kd_tiny"]["value"]
+    assert clean["fd_tiny"]["value"] < noisy["fd_tiny"]["value"]
+    assert clean["lpips"]["value"] > 0
+    # The same model under two names gives the same score: the loading code is one.
+    assert clean["clip_score"]["value"] == pytest.approx(clean["clip_score_tiny"]["value"])
+    assert clean["fid"]["reason"] == clean["bioclip_score"]["reason"] == "no weights given"
+    assert {path.name for path in output.iterdir()} >= {"metrics.csv", "metrics.md", "metrics.png", "report.html"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"generated_dir": "/absent"}, "error: generated set: there is no folder /absent"),
+        ({"clip_model": "/absent"}, "error: CLIP model /absent: no such folder"),
+    ],
+)
+def test_wrong_settings_end_with_one_line(
+    repository: Path, sets: dict[str, Path], tmp_path: Path, wrong: dict[str, str], message: str
+) -> None:
+    ran = _evaluate(repository, **(sets | {"output_dir": tmp_path / "out", "noise_images": 2} | wrong))
+    assert ran.returncode == 1
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nodule_plugin.data.evaluation_images import (
+    LoadSetImaged,
+    describe_generated,
+    generated_items,
+    image_size,
+    noise_items,
+    real_items,
+)
+from nodule_plugin.data.generated import FORMAT, NOTICE
+from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.errors import InputError
+
+
+def write_generated(folder: Path, scales: tuple[float, ...] = (1.0, 5.0), base_model: str = "models/tiny") -> Path:
+    folder.mkdir(parents=True)
+    images = []
+    for scale in scales:
+        for index in range(3):
+            name = f"{scale:g}-{index}.png"
+            Image.fromarray(np.full((32, 32), 40 * index, np.uint8)).save(folder / name)
+            known = {"findings": None, "seed": index, "roi_mm": 20.0, "source_id": f"n{index}"}
+            images.append({"id": name, "image": name, "prompt": f"p{index}", "guidance_scale": scale, **known})
+    manifest = {"format": FORMAT, "version": 1, "synthetic": True, "notice": NOTICE, "window_hu": [-1000, 400]}
+    manifest |= {"model": {"base_model": base_model}, "scheduler": "DDIM", "num_inference_steps": 5, "images": images}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_row_is_a_model_and_a_guidance_scale(tmp_path: Path) -> None:
+    items = generated_items(write_generated(tmp_path / "a"))
+    assert {(item["set"].kind, item["set"].model, item["set"].guidance_scale) for item in items} == {
+        (GENERATED, "tiny", 1.0),
+        (GENERATED, "tiny", 5.0),
+    }
+    assert items[1]["record"].prompt == "p1"
+    assert items[1]["record"].source_id == "n1"
+    assert image_size(items) == (32, 32)
+
+
+def test_sets_of_one_base_model_are_told_apart_by_folder(tmp_path: Path) -> None:
+    folders = [write_generated(tmp_path / name, (1.0,)) for name in ("a", "b")]
+    assert {item["set"].model for item in generated_items(folders)} == {"tiny (a)", "tiny (b)"}
+    described = describe_generated(folders)
+    assert [(entry["folder"], entry["count"], entry["scheduler"]) for entry in described] == [
+        ("a", 3, "DDIM"),
+        ("b", 3, "DDIM"),
+    ]
+    assert "images" not in described[0]
+
+
+def test_a_folder_of_pictures_and_slices_is_real_images(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), (128, 128, 128)).save(tmp_path / "one.jpg")
+    hu = np.full((12, 8), -300, np.int16)
+    hu[3, 5] = 400
+    nibabel.Nifti1Image(hu[:, :, None], np.eye(4)).to_filename(tmp_path / "two.nii.gz")
+    (tmp_path / "notes.txt").write_text("not an image")
+    items = real_items(real_dir=tmp_path)
+    load = LoadSetImaged(window_hu=(-1000, 400))
+    picture, volume = (load(item) for item in items)
+    assert [item["record"].id for item in (picture, volume)] == ["one", "two"]
+    assert picture["image"].shape == (3, 10, 20)
+    assert picture["image"].mean() == pytest.approx(128 / 127.5 - 1, abs=0.02)
+    # (x, y) in the file is (column, row) in the image.
+    assert volume["image"].shape == (3, 8, 12)
+    assert volume["image"][0, 5, 3] == 1
+    assert volume["image"][0, 0, 0] == 0
+
+
+def test_real_images_may_come_with_prompts(tmp_path: Path) -> None:
+    items = real_items(real_dir=write_generated(tmp_path / "a", (1.0,)))
+    assert {item["set"].kind for item in items} == {REAL}
+    assert [item["record"].prompt for item in items] == ["p0", "p1", "p2"]
+
+
+def test_noise_is_the_same_for_a_seed(tmp_path: Path) -> None:
+    load = LoadSetImaged()
+    first, again, other = (load(noise_items(1, (16, 16), seed)[0])["image"] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (3, 16, 16)
+    assert torch.equal(first[0], first[2])
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({}, "give either real_dir or datalist"),
+        ({"real_dir": "a", "datalist": "b"}, "give either real_dir or datalist"),
+        ({"real_dir": "/absent"}, "there is no folder /absent"),
+    ],
+)
+def test_unusable_real_images_are_named(sources: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        real_items(**sources)
+
+
+def test_empty_folders_and_volumes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no image"):
+        real_items(real_dir=tmp_path)
+    with pytest.raises(InputError, match="there is none"):
+        image_size([])
+    nibabel.Nifti1Image(np.zeros((4, 4, 3), np.int16), np.eye(4)).to_filename(tmp_path / "volume.nii.gz")
+    with pytest.raises(InputError, match="one slice is needed"):
+        LoadSetImaged()(real_items(real_dir=tmp_path)[0])
+    (tmp_path / "volume.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="cannot be read as a NIfTI volume"):
+        LoadSetImaged()(real_items(real_dir=tmp_path)[0])
+
+
+def test_regions_of_a_data_list_are_cut_windowed_and_resized(real_data: Path) -> None:
+    volume = real_data / "lidc_nodule_crops" / "images" / "LIDC-IDRI-0001_R_1.nii.gz"
+    item = {"image": str(volume), "slice_index": 3, "centre": [25.0, 25.0], "spacing": [0.7, 0.7], "roi_mm": 20.0}
+    key = generated_items  # any object: the transform hands it on
+    loaded = LoadSetImaged(size=(64, 64))(item | {"set": key, "record": None})
+    assert loaded["image"].shape == (3, 64, 64)
+    assert loaded["image"].min() >= -1
+    assert loaded["image"].max() <= 1
+    assert loaded["image"].std() > 0.05
+    assert set(loaded) == {"image", "set", "record"}

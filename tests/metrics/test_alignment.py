@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import BertConfig, BertTokenizerFast
+
+import nodule_plugin
+from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.alignment import BIOMEDCLIP, BiomedCLIPScorer, CLIPScorer, clip_scores, shuffle_prompts
+from nodule_plugin.metrics.pixels import to_pictures
+
+PROMPTS = ["The nodule is round in shape.", "The nodule is oval in shape.", "calcification is seen."] * 2
+
+
+def test_clip_scores_are_two_and_a_half_times_the_cosine_and_never_negative() -> None:
+    first = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    second = torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])
+    assert clip_scores(first, second).tolist() == pytest.approx([2.5, 0.0, 2.5 / 2**0.5, 0.0])
+
+
+def test_scorer_equals_open_clip_used_by_hand(clip_folder: Path, images: torch.Tensor) -> None:
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{clip_folder}")(PROMPTS)
+    with torch.no_grad():
+        pictures = torch.stack([preprocess(picture) for picture in to_pictures(images)])
+        image, text = model.eval().encode_image(pictures, normalize=True), model.encode_text(tokens, normalize=True)
+    expected = 2.5 * (image * text).sum(1).clamp(min=0)
+    scorer = CLIPScorer(clip_folder)
+    assert scorer(images, PROMPTS).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scorer.score(images, PROMPTS) == pytest.approx(float(expected.mean()), abs=1e-5)
+    assert torch.equal(scorer(to_pictures(images), PROMPTS), scorer(images, PROMPTS))
+
+
+def test_prefix_changes_the_text_only(clip_folder: Path, images: torch.Tensor) -> None:
+    prefixed = CLIPScorer(clip_folder, prefix="A photo depicts ")
+    by_hand = CLIPScorer(clip_folder)(images, ["A photo depicts " + prompt for prompt in PROMPTS])
+    assert torch.allclose(prefixed(images, PROMPTS), by_hand)
+
+
+def test_nothing_is_loaded_before_the_first_call() -> None:
+    scorer = BiomedCLIPScorer()
+    assert scorer.clip.model == BIOMEDCLIP
+    assert scorer.clip.context_length == 256
+    assert nodule_plugin.BiomedCLIPScorer is BiomedCLIPScorer
+    assert BiomedCLIPScorer(model=None).unavailable == "no weights given"
+
+
+def _write_bert_clip(folder: Path, text_tower: str, known_words: bool = True) -> None:
+    """A folder as BiomedCLIP's: a ViT of timm, a BERT named by the hub, its tokenizer beside the weights."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "nodule", "is", "round", "oval", "in", "shape", "."]
+    words = [*words, "calcification", "seen"] if known_words else words[:5]
+    BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertConfig(vocab_size=len(words), **sizes).save_pretrained(folder)
+    text_cfg = {
+        "hf_model_name": str(folder),
+        "hf_tokenizer_name": text_tower,
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "cls_last_hidden_state_pooler",
+        "context_length": 256,
+    }
+    vision_cfg = {
+        "timm_model_name": "test_vit",
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": 160,
+    }
+    config = {"embed_dim": 16, "vision_cfg": vision_cfg, "text_cfg": text_cfg | {"hf_model_pretrained": False}}
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(**config)
+    config["text_cfg"] = text_cfg | {"hf_model_name": text_tower}
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+
+
+def test_a_local_folder_as_biomedclips_needs_no_hub(tmp_path: Path, images: torch.Tensor) -> None:
+    _write_bert_clip(tmp_path, "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract")
+    scorer = BiomedCLIPScorer(model=tmp_path)
+    scores = scorer(images, PROMPTS)
+    assert scores.shape == (6,)
+    assert scorer.clip.encode_texts(PROMPTS[:2]).unique(dim=0).shape == (2, 16)
+
+
+def test_a_tokenizer_without_vocabulary_is_refused(tmp_path: Path, images: torch.Tensor) -> None:
+    _write_bert_clip(tmp_path, "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract", known_words=False)
+    with pytest.raises(InputError, match="does not tell words apart"):
+        BiomedCLIPScorer(model=tmp_path)(images, PROMPTS)
+
+
+@pytest.mark.parametrize("prompts", [list("aabbc"), list("aaabbb"), list("abcdefgh"), list("aabbccdd") * 5])
+def test_shuffled_prompts_all_differ_from_the_own(prompts: list[str]) -> None:
+    shuffled = shuffle_prompts(prompts, seed=3)
+    assert sorted(shuffled) == sorted(prompts)
+    assert all(other != own for own, other in zip(prompts, shuffled))
+    assert shuffled == shuffle_prompts(prompts, seed=3)
+
+
+def test_prompts_that_cannot_be_dealt_anew_are_refused() -> None:
+    with pytest.raises(InputError, match="3 of 5 images share a prompt"):
+        shuffle_prompts(list("aaabc"))
+
+
+def test_unusable_models_and_inputs_are_named(tmp_path: Path, clip_folder: Path, images: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        CLIPScorer(tmp_path / "absent")(images, PROMPTS)
+    with pytest.raises(InputError, match=r"holds no open_clip_config\.json"):
+        CLIPScorer(tmp_path)(images, PROMPTS)
+    with pytest.raises(InputError, match="2 for 6 images"):
+        CLIPScorer(clip_folder)(images, PROMPTS[:2])
+    with pytest.raises(InputError, match="not finite"):
+        CLIPScorer(clip_folder)(torch.full((1, 3, 8, 8), torch.nan), PROMPTS[:1])
+    with pytest.raises(InputError, match="shape"):
+        CLIPScorer(clip_folder)(torch.zeros(1, 1, 8, 8), PROMPTS[:1])
+    with pytest.raises(InputError, match="none was given"):
+        CLIPScorer()(images, PROMPTS)
+
+
+def test_a_folder_without_weights_is_not_a_random_model(
+    tmp_path: Path, clip_folder: Path, images: torch.Tensor
+) -> None:
+    (tmp_path / "open_clip_config.json").write_text((clip_folder / "open_clip_config.json").read_text())
+    with pytest.raises(InputError, match="open_clip cannot load it"):
+        CLIPScorer(tmp_path)(images, PROMPTS)
+
+
+def test_colour_pictures_are_taken_as_they_are(clip_folder: Path) -> None:
+    assert CLIPScorer(clip_folder)([Image.new("RGBA", (80, 60), "red")], PROMPTS[:1]).shape == (1,)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nodule_plugin.data.image_set import GENERATED, REAL, ImageRecord, ImageSet, SetKey
+from nodule_plugin.metrics.alignment import CLIPScorer
+from nodule_plugin.metrics.distribution import frechet_distance, kernel_distance
+from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
+from nodule_plugin.metrics.measures import AlignmentMeasure, FrechetMeasure, KernelMeasure, Value
+from nodule_plugin.metrics.pair_measures import DiversityMeasure, PairDistanceMeasure
+from nodule_plugin.metrics.rows import FLOOR, WRONG_PROMPTS, measure_rows, real_halves
+
+PROMPTS = ("round", "oval", "round", "linear")
+
+
+class PixelDistance:
+    """Mean absolute difference, as a distance whose value is known."""
+
+    name = "pixels"
+    unavailable = None
+
+    def __call__(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return (first - second).abs().mean((1, 2, 3))
+
+
+def _set(kind: str, greys: list[int], sources: list[str | None] | None = None, size: int = 8) -> ImageSet:
+    """Images of one grey each; two images a patient."""
+    records = [
+        ImageRecord(f"{kind}{i}", PROMPTS[i % 4], sources[i] if sources else None, f"patient {i // 2}")
+        for i in range(len(greys))
+    ]
+    images = [torch.full((3, size, size), grey, dtype=torch.uint8) for grey in greys]
+    features = torch.randn(len(greys), 4, generator=torch.Generator().manual_seed(len(kind)))
+    return ImageSet(SetKey(kind, kind, 5.0 if kind == GENERATED else None), records, images, {"inception:w": features})
+
+
+@pytest.fixture
+def inception(tmp_path: Path) -> InceptionFeatures:
+    features = InceptionFeatures()
+    features.weights = "w"
+    return features
+
+
+def test_distances_are_those_of_the_features_with_error_and_interval(inception: InceptionFeatures) -> None:
+    real, fake = _set(REAL, list(range(40))), _set(GENERATED, list(range(30)))
+    features = [images.features["inception:w"] for images in (real, fake)]
+    frechet = FrechetMeasure("fid", "FID", inception, standard=True).measure(fake, real)
+    kernel = KernelMeasure("kid", "KID", inception, standard=True, subsets=10).measure(fake, real)
+    assert frechet.value == frechet_distance(*features)
+    assert kernel.value == kernel_distance(*features, subsets=10).mean
+    written = frechet.to_dict()
+    low, high = written["ci95"]
+    assert (low + high) / 2 == pytest.approx(frechet.value)
+    assert high - low == pytest.approx(2 * 1.96 * frechet.standard_error, rel=1e-3)
+    assert written["real_count"] == 40
+
+
+def test_what_cannot_be_computed_says_why(inception: InceptionFeatures) -> None:
+    one, many = _set(REAL, [1]), _set(GENERATED, [1, 2, 3])
+    fid = FrechetMeasure("fid", "FID", inception, standard=True)
+    assert fid.measure(many, one) == Value(None, reason="1 real image, 2 needed")
+    assert (
+        fid.measure(one, many) == Value(None, reason="1 real image, 2 needed") or fid.measure(one, many).value is None
+    )
+    assert fid.measure(many, many).reason == "compared with itself"
+    assert FrechetMeasure("fid", "FID", InceptionFeatures(), True).measure(many, one).reason == "no weights given"
+    unprompted = ImageSet(many.key, [ImageRecord("a")], many.images[:1])
+    scorer = CLIPScorer("model")
+    assert (
+        AlignmentMeasure("clip", "CLIPScore", scorer, True).measure(unprompted, one).reason == "images without prompts"
+    )
+    assert DiversityMeasure("d", "d", PixelDistance(), True).measure(_set(REAL, [1, 2]), one).reason is not None
+
+
+def test_pair_distance_compares_with_the_source_then_with_the_prompt() -> None:
+    real = _set(REAL, [0, 51, 102, 153])
+    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
+    from_source = measure.measure(_set(GENERATED, [51, 51], ["real1", "real0"]), real)
+    assert from_source.value == pytest.approx((0 + 0.4) / 2, rel=1e-5)
+    assert from_source.details == {"pairs": "source"}
+    # "round" is the prompt of real images 0 and 2, at distance 0.4 and 0.4.
+    from_prompt = measure.measure(_set(GENERATED, [51]), real)
+    assert (from_prompt.value, from_prompt.count) == (pytest.approx(0.4, rel=1e-5), 1)
+    assert from_prompt.details == {"pairs": "prompt"}
+
+
+def test_pair_distance_brings_images_to_one_size() -> None:
+    real = _set(REAL, [102, 102], size=16)
+    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
+    assert measure.measure(_set(GENERATED, [51]), real).value == pytest.approx(0.4, rel=1e-5)
+
+
+def test_diversity_is_within_a_prompt() -> None:
+    # Images 0 and 2 share "round", nothing else is shared.
+    value = DiversityMeasure("d", "d", PixelDistance(), True).measure(_set(REAL, [0, 255, 51, 255]), _set(REAL, [0]))
+    assert value.value == pytest.approx(0.4, rel=1e-5)
+
+
+def test_alignment_stands_beside_shuffled_prompts(clip_folder: Path) -> None:
+    scorer = CLIPScorer(clip_folder)
+    images = _set(REAL, [10, 80, 150, 220])
+    embeddings = scorer.clip.encode_texts([record.prompt or "" for record in images.records])
+    images.features = {scorer.clip.id: embeddings}
+    value = AlignmentMeasure("clip", "CLIPScore", scorer, standard=True).measure(images, images)
+    assert value.value == pytest.approx(2.5, abs=1e-4)
+    assert value.details["shuffled"] < 2.5
+    assert value.details["above_shuffled"] == pytest.approx(2.5 - value.details["shuffled"], abs=1e-4)
+
+
+def test_features_of_one_model_are_computed_once(clip_folder: Path) -> None:
+    distance = FrechetMeasure("fd", "FD", OpenCLIPImageFeatures(clip_folder), standard=False)
+    score = AlignmentMeasure("clip", "CLIPScore", CLIPScorer(clip_folder), standard=False)
+    assert distance.encoder.id == score.encoder.id
+
+
+def test_rows_come_in_order_with_floor_and_controls(inception: InceptionFeatures) -> None:
+    real, fake = _set(REAL, list(range(20))), _set(GENERATED, list(range(12)))
+    other = fake.take(range(12), SetKey(GENERATED, "generated", 1.0))
+    rows = measure_rows([fake, real, other], [FrechetMeasure("fid", "FID", inception, True, repeats=5)])
+    assert [row.key for row in rows] == [real.key, FLOOR, other.key, fake.key, WRONG_PROMPTS]
+    assert rows[0].values["fid"].reason == rows[-1].values["fid"].reason == "compared with itself"
+    assert all(row.values["fid"].value is not None for row in rows[1:-1])
+
+
+def test_halves_share_no_patient() -> None:
+    first, second = real_halves(_set(REAL, list(range(20))))
+    assert len(first) == len(second) == 10
+    assert not {r.patient_id for r in first.records} & {r.patient_id for r in second.records}
+    assert np.isin([r.id for r in first.records], [f"real{i}" for i in range(20)]).all()

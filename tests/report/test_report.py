@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageRecord, ImageSet, SetKey
+from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.alignment import CLIPScorer
+from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
+from nodule_plugin.metrics.measures import AlignmentMeasure, FrechetMeasure, KernelMeasure, Measure, Value, missing
+from nodule_plugin.metrics.rows import FLOOR, Row
+from nodule_plugin.report.files import write_report
+from nodule_plugin.report.numbers import with_error
+from nodule_plugin.report.page import render_page
+from nodule_plugin.report.results import build_results
+from nodule_plugin.report.tables import csv_text, markdown, table
+
+REAL_KEY = SetKey(REAL, "real images")
+KEYS = [SetKey(GENERATED, "tiny", scale) for scale in (5.0, 10.0)]
+
+
+def _measures() -> list[Measure]:
+    tiny = OpenCLIPImageFeatures("folder", name="tiny nodule encoder")
+    return [
+        FrechetMeasure("fid", "FID", InceptionFeatures(), standard=True),
+        KernelMeasure("kd_tiny", "KD (tiny nodule encoder)", tiny, standard=False),
+        AlignmentMeasure("clip_score_tiny", "Tiny CLIPScore", CLIPScorer("folder"), standard=False),
+    ]
+
+
+def _row(key: SetKey, distance: Value, score: Value) -> Row:
+    return Row(key, 20, 3, {"fid": missing("no weights given"), "kd_tiny": distance, "clip_score_tiny": score})
+
+
+def _results(above: float = 0.05, best: float = 0.5) -> dict[str, Any]:
+    score = Value(0.2, 0.01, 20, details={"above_shuffled": above, "above_shuffled_error": 0.01})
+    rows = [
+        _row(REAL_KEY, missing("compared with itself"), score),
+        _row(FLOOR, Value(0.1, 0.05, 10), score),
+        _row(KEYS[0], Value(best, 0.1, 20), score),
+        _row(KEYS[1], Value(3.0, 0.2, 20), score),
+        _row(SetKey(CONTROL, "uniform noise"), Value(123456789.0, 4000.0, 20), missing("images without prompts")),
+    ]
+    return build_results(rows, _measures(), {"seed": 0})
+
+
+def _sets() -> list[ImageSet]:
+    def images(key: SetKey, grey: int) -> ImageSet:
+        records = [ImageRecord(f"{key.kind}{i}", f"prompt <{i}>") for i in range(3)]
+        return ImageSet(key, records, [torch.full((3, 8, 8), grey, dtype=torch.uint8)] * 3)
+
+    return [images(REAL_KEY, 7), images(KEYS[0], 50), images(KEYS[1], 90)]
+
+
+def test_metrics_json_has_stable_keys_and_plain_types() -> None:
+    results = json.loads(json.dumps(_results()))
+    assert set(results) == {
+        *(
+            "format",
+            "version",
+            "created",
+            "notice",
+            "attribution",
+            "software",
+            "settings",
+            "measures",
+            "rows",
+            "verdict",
+        )
+    }
+    assert results["measures"][0]["unavailable"] == "no weights given"
+    row = results["rows"][2]
+    assert (row["kind"], row["model"], row["guidance_scale"], row["images"]) == (GENERATED, "tiny", 5.0, 20)
+    assert row["values"]["kd_tiny"]["ci95"] == pytest.approx([0.5 - 0.196, 0.5 + 0.196], abs=1e-3)
+    assert row["values"]["fid"] == {
+        **{"value": None, "standard_error": None, "ci95": None, "count": 0, "reason": "no weights given"}
+    }
+
+
+def test_table_is_laid_out_as_the_reference_methods() -> None:
+    headings, rows = table(_results(), standard=False)
+    assert headings == ["Model", "Guidance scale", "KD (tiny nodule encoder) ↓", "Tiny CLIPScore ↑", "Images"]
+    assert rows[0] == ["real images", "–", "–", "0.200 ± 0.010", "20"]
+    assert rows[2] == ["tiny", "5", "0.50 ± 0.10", "0.200 ± 0.010", "20"]
+    assert table(_results(), standard=True)[1][2][2] == "not computed: no weights given"
+
+
+def test_stand_ins_are_never_called_by_the_published_names() -> None:
+    text = markdown(_results())
+    stand_ins = text.split("## Stand-in metrics")[1]
+    assert "must not be set beside published numbers" in stand_ins
+    header = next(line for line in stand_ins.splitlines() if line.startswith("| Model"))
+    assert not re.search(r"\| (FID|KID|LPIPS|CLIPScore|BioCLIPScore)\b", header)
+
+
+@pytest.mark.parametrize(
+    ("above", "best", "expected"),
+    [
+        (0.05, 0.5, ["differ from real ones by more than chance", "The images follow their prompts: Tiny CLIPScore"]),
+        (0.01, 0.2, ["the difference is within chance", "That the images follow their prompts is not shown"]),
+    ],
+)
+def test_verdict_says_what_the_numbers_allow(above: float, best: float, expected: list[str]) -> None:
+    sentences = _results(above, best)["verdict"]
+    assert sentences[0].startswith("Closest to the real images by KD (tiny nodule encoder): tiny at guidance scale 5")
+    assert all(any(part in sentence for sentence in sentences) for part in expected)
+
+
+def test_verdict_without_any_distance() -> None:
+    rows = [_row(KEYS[0], missing("1 real image, 2 needed"), missing("images without prompts"))]
+    assert "could be computed" in build_results(rows, _measures(), {})["verdict"][0]
+
+
+def test_csv_has_numbers_and_blanks() -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_text(_results()))))
+    assert lines[2]["kd_tiny"] == "0.5"
+    assert lines[2]["kd_tiny_standard_error"] == "0.1"
+    assert lines[2]["fid"] == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (96.3412, 1.83, "96.3 ± 1.8"),
+        (0.03812, 0.00123, "0.0381 ± 0.0012"),
+        (1.23456, None, "1.235"),
+        (538.0, 15.2, "538 ± 15"),
+        (13659207.0, 482686.0, "1.37e+07 ± 4.8e+05"),
+    ],
+)
+def test_numbers_carry_the_digits_their_error_allows(value: float, error: float | None, text: str) -> None:
+    assert with_error(value, error) == text
+
+
+def test_page_stands_alone_and_escapes() -> None:
+    page = render_page(_results(), _sets())
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "<script" not in page
+    assert "prompt &lt;0&gt;" in page
+    assert "Synthetic images. For research use only; not for diagnosis." in page
+    assert "10.7937/K9/TCIA.2015.LO9QL9SX" in page
+    assert 'name="viewport"' in page
+    assert "@media print" in page
+
+
+def test_real_images_are_shown_only_when_asked_for() -> None:
+    plain, with_real = (render_page(_results(), _sets(), show_real=show) for show in (False, True))
+    samples = [page.count('class="samples') + page.count("data:image/png") for page in (plain, with_real)]
+    assert samples[1] == samples[0] + 3
+    assert ">real</th>" in with_real
+    assert ">real</th>" not in plain
+
+
+def test_files_are_whole_and_leave_nothing_else(tmp_path: Path) -> None:
+    written = write_report(_results(), _sets(), tmp_path / "out")
+    names = {"metrics.csv", "metrics.json", "metrics.md", "metrics.png", "report.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names == {path.name for path in written}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["version"] == 1
+    assert Image.open(tmp_path / "out" / "metrics.png").width > 400
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(_results(), _sets(), tmp_path / "file")
