@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,9 @@ def nodules_from_lidc(
         num_workers: processes that read headers.
         skip_broken: go on without broken files, which are then named among the skipped.
 
+    Returns:
+        Of source "lidc-idri"; "phantom" where every series declares itself synthetic.
+
     Raises:
         InputError: if a setting is not one, a file is broken, or no annotated series is there.
     """
@@ -74,22 +77,23 @@ def nodules_from_lidc(
         nodules.skipped.append(Skipped(f"series {uid}", "no annotations"))
     for scan, name in scans:
         _add_nodules(nodules, scan, name, index.series[scan.series_instance_uid], selection or Selection())
+    if nodules.nodules and all(nodule.synthetic for nodule in nodules.nodules):
+        nodules.source = "phantom"
     return nodules
 
 
 def _annotated_scans(index: SeriesIndex, annotations: str) -> list[tuple[Scan, str]]:
     """Scans whose series are in the index, each with the beginning of its nodules' ids, ordered by that."""
-    patients = {series.header.patient_id for series in index.series.values()}
-    known = load_scans(patient_ids=patients) if annotations != "xml" else []
-    in_database = {scan.series_instance_uid for scan in known}
-    read = _scans_from_xml(index, leave_out=in_database) if annotations != "database" else []
-    named = _name_scans([*known, *sorted(read, key=lambda scan: scan.series_instance_uid)])
-    return sorted(
-        ((scan, name) for scan, name in named if scan.series_instance_uid in index.series), key=lambda pair: pair[1]
-    )
+    database = load_scans()
+    known = {scan.series_instance_uid: scan for scan in database if scan.series_instance_uid in index.series}
+    read = {} if annotations == "database" else _scans_from_xml(index, leave_out=known if annotations == "auto" else ())
+    names = _name_series([*database, *(read[uid] for uid in sorted(read))])
+    chosen = read if annotations == "xml" else {**known, **read}
+    return sorted(((scan, names[uid]) for uid, scan in chosen.items()), key=lambda pair: pair[1])
 
 
-def _scans_from_xml(index: SeriesIndex, leave_out: set[str]) -> list[Scan]:
+def _scans_from_xml(index: SeriesIndex, leave_out: Collection[str]) -> dict[str, Scan]:
+    """Series -> its reading, for the series of the index that have one."""
     scans: dict[str, Scan] = {}
     for path in index.xml_files:
         if not is_read_message(path):
@@ -101,18 +105,21 @@ def _scans_from_xml(index: SeriesIndex, leave_out: set[str]) -> list[Scan]:
             scans[uid] = with_geometry(
                 scan, header.patient_id, header.slice_thickness, header.spacing[0], index.series[uid].slice_z
             )
-    return list(scans.values())
+    return scans
 
 
-def _name_scans(scans: Iterable[Scan]) -> list[tuple[Scan, str]]:
-    # Eight patients have two scans. Scans are counted before looking which of them the folder holds: ids stay the same.
+def _name_series(scans: Iterable[Scan]) -> dict[str, str]:
+    """Series -> the beginning of its nodules' ids: the patient, and a number where it is not the patient's first."""
+    # Eight patients of LIDC-IDRI have two. All of the database's are counted, whichever the folder holds and wherever
+    # the annotations are read: ids stay the same.
+    names: dict[str, str] = {}
     seen: Counter[str] = Counter()
-    named = []
     for scan in scans:
-        seen[scan.patient_id] += 1
-        number = seen[scan.patient_id]
-        named.append((scan, scan.patient_id if number == 1 else f"{scan.patient_id}-S{number}"))
-    return named
+        if scan.series_instance_uid not in names:
+            seen[scan.patient_id] += 1
+            number = seen[scan.patient_id]
+            names[scan.series_instance_uid] = scan.patient_id if number == 1 else f"{scan.patient_id}-S{number}"
+    return names
 
 
 def _add_nodules(nodules: NoduleSet, scan: Scan, name: str, series: Series, selection: Selection) -> None:

@@ -53,7 +53,7 @@ class NoduleSet:
     """Everything a source yields.
 
     Attributes:
-        source: "lidc-idri", "crops" or "phantom".
+        source: "lidc-idri", "crops" or "phantom" (synthetic CT, in either layout).
         root: folder that every nodule's image lies in.
         consensus: rule by which the findings follow from the readers, or "given" where the source holds findings.
         nodules: in a stable order.

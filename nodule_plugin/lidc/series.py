@@ -7,7 +7,8 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ _logger = logging.getLogger(__name__)
 _INDEX_VERSION = 1
 _BATCH = 64
 """Files handed to a worker at once."""
+_PAIRS = ("spacing", "shape")
+_SHARED = tuple(item.name for item in fields(SliceHeader) if item.name not in ("z", "instance_number"))
+"""What the slices of a series usually have in common; the index holds it once."""
+_shared_values = attrgetter(*_SHARED)
 _SAME_POSITION = 1e-3
 """Slices nearer to each other than this, mm, are copies of one."""
 
@@ -198,7 +203,7 @@ def _load_known(index_file: Path | None, root: Path) -> dict[Key, Entry]:
         content = json.loads(index_file.read_text(encoding="utf-8"))
         if content["version"] != _INDEX_VERSION or content["root"] != str(root.resolve()):
             return {}
-        common = content["headers"]
+        common = [{**header, **{name: tuple(header[name]) for name in _PAIRS}} for header in content["headers"]]
         return {(name, size, time): _decode(entry, common) for name, size, time, entry in content["files"]}
     except (ValueError, KeyError, TypeError, IndexError) as error:
         _logger.warning("%s: not a usable index (%s); the headers are read again", index_file, error)
@@ -207,12 +212,12 @@ def _load_known(index_file: Path | None, root: Path) -> dict[Key, Entry]:
 
 def _save_known(index_file: Path, root: Path, entries: Mapping[Key, Entry]) -> None:
     # What a series' slices share is written once: LIDC-IDRI has 244,527 files.
-    common: dict[str, int] = {}
+    common: dict[tuple[Any, ...], int] = {}
     files = [[*key, _encode(entry, common)] for key, entry in entries.items()]
     content = {
         "version": _INDEX_VERSION,
         "root": str(root.resolve()),
-        "headers": [json.loads(header) for header in common],
+        "headers": [dict(zip(_SHARED, values)) for values in common],
         "files": files,
     }
     try:
@@ -221,21 +226,17 @@ def _save_known(index_file: Path, root: Path, entries: Mapping[Key, Entry]) -> N
         raise InputError(f"{index_file}: cannot be written ({error.strerror}); give another folder for it") from error
 
 
-def _encode(entry: Entry, common: dict[str, int]) -> Any:
+def _encode(entry: Entry, common: dict[tuple[Any, ...], int]) -> Any:
     if not isinstance(entry, SliceHeader):
         return entry
-    shared = asdict(entry)
-    own = [shared.pop("z"), shared.pop("instance_number")]
-    return [common.setdefault(json.dumps(shared), len(common)), *own]
+    return [common.setdefault(_shared_values(entry), len(common)), entry.z, entry.instance_number]
 
 
 def _decode(entry: Any, common: list[dict[str, Any]]) -> Entry:
     if not isinstance(entry, list):
         return entry
     header, z, instance_number = entry
-    shared = common[header]
-    pairs = {name: tuple(shared[name]) for name in ("spacing", "shape")}
-    return SliceHeader(**(shared | pairs), z=z, instance_number=instance_number)
+    return SliceHeader(**common[header], z=z, instance_number=instance_number)
 
 
 def contains_dicom(root: Path) -> bool:

