@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all, making its folder where there is none.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to, which takes the place of ``path`` when the block ends without an error.
 
-    The text goes to a hidden file beside it, which is then renamed; an older file stays until that moment.
+    The temporary file is a hidden one beside ``path``, with the same suffixes; an older file stays until the end. The
+    folder is made where there is none.
 
     Raises:
-        OSError: if that is not possible; then nothing is left behind.
+        OSError: if that is not possible. Whatever is raised, nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -4,21 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import replacing, write_text_atomically
 
 
-def test_writes_into_a_new_folder_and_over_an_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file.txt"
-    write_text_atomically(path, "ä")
-    write_text_atomically(path, "ö")
-    assert path.read_text(encoding="utf-8") == "ö"
+def test_the_new_file_takes_the_olds_place(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.nii.gz"
+    write_text_atomically(path, "one")
+    with replacing(path) as temporary:
+        temporary.write_text("two")
+        assert path.read_text() == "one"
+        assert temporary.name.endswith(".nii.gz")
+    assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_failure_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    write_text_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text_atomically(path, "\ud800")
-    assert path.read_text() == "old"
+def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_text_atomically(path, "one")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]

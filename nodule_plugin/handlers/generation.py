@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -27,6 +26,7 @@ from nodule_plugin import __version__
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
 
 logger = logging.getLogger(__name__)
@@ -326,10 +326,5 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
-    """The whole file or none: written under another name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import replacing
 from nodule_plugin.metrics.distribution import FeatureDistanceMetric, KernelDistance
 from nodule_plugin.settings import as_flag
 
@@ -27,10 +28,8 @@ logger = logging.getLogger(__name__)
 
 def save_atomically(state: Any, path: Path) -> None:
     """``torch.save`` that leaves either the whole new file or the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 class EpochSeed:
@@ -310,12 +309,9 @@ class SampleGrid:
             self.images.append(engine.state.output[CommonKeys.PRED][:missing].detach().float().cpu())
 
     def _write(self, engine: Engine) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"samples_{engine.state.epoch:04d}.png"
-        temporary = path.with_suffix(".part.png")
         images = torch.cat(self.images).clamp(-1, 1) / 2 + 0.5
-        save_image(images, temporary, nrow=8)
-        temporary.replace(path)
+        with replacing(self.directory / f"samples_{engine.state.epoch:04d}.png") as temporary:
+            save_image(images, temporary, nrow=8)
         if self.summary_writer is not None:
             self.summary_writer.add_images("generated", images, engine.state.epoch)
 

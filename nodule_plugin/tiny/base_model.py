@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nodule_plugin.diffusion.training import denoising_target
+from nodule_plugin.files import replacing
 from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import findings_to_prompt
 from nodule_plugin.tiny.tokenizer import clip_tokenizer
@@ -221,9 +222,8 @@ class JointTrainer:
             "step": self.step,
             "random": torch.get_rng_state(),
         }
-        temporary = path.with_suffix(".part")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
         """Go on from :meth:`save`."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crops_folder import write_crops
+from dicom_files import SQUARE, nodule_xml, write_message, write_series
 from monai.bundle import run
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError, find_input_error
-from tests.data.crops_folder import write_crops
-from tests.lidc.dicom_files import SQUARE, nodule_xml, write_message, write_series
 
 
 def _prepare(repository: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from crops_folder import write_crops, write_volume
 
 from nodule_plugin.data.crops import nodules_from_crops
 from nodule_plugin.data.nodule import NoduleSet
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.selection import Selection
-from tests.data.crops_folder import write_crops, write_volume
 
 
 def test_nodule(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crops_folder import write_crops
 
 from nodule_plugin.data.crops import nodules_from_crops
 from nodule_plugin.data.datalist import (
@@ -19,7 +20,6 @@ from nodule_plugin.data.nodule import NoduleSet, Skipped
 from nodule_plugin.data.split import PARTS
 from nodule_plugin.errors import InputError
 from nodule_plugin.prompts import findings_to_prompt
-from tests.data.crops_folder import write_crops
 
 KEYS = (
     "name description licence citation source synthetic dataset_dir template consensus split skipped numTraining"

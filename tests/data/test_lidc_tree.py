@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import SQUARE, nodule_xml, write_message, write_series, write_slice
 
 from nodule_plugin.data.lidc_tree import nodules_from_lidc
 from nodule_plugin.data.nodule import NoduleSet
@@ -16,7 +17,6 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.selection import Selection
-from tests.lidc.dicom_files import SQUARE, nodule_xml, write_message, write_series, write_slice
 
 Z = [0.0, 2.5, 5.0, 7.5, 10.0]
 FAR = [(13, 13), (13, 15), (15, 15), (15, 13)]

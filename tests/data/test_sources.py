@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from crops_folder import write_crops
+from dicom_files import SQUARE, nodule_xml, write_message, write_series
 
 from nodule_plugin.data.sources import load_nodules, make_phantoms
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.selection import Selection
-from tests.data.crops_folder import write_crops
-from tests.lidc.dicom_files import SQUARE, nodule_xml, write_message, write_series
 
 
 def _tree(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_files import SERIES_UID, STUDY_UID, make_slice, write_slice
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -16,7 +17,6 @@ from pydicom.uid import (
 
 from nodule_plugin.data.transforms import read_slice
 from nodule_plugin.lidc.dicom_header import BrokenFile, has_dicom_preamble, read_slice_header
-from tests.lidc.dicom_files import SERIES_UID, STUDY_UID, make_slice, write_slice
 
 UNCOMPRESSED = (ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 COMPRESSED = (RLELossless, JPEGLSLossless)

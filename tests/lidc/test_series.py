@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dicom_files import SERIES_UID, write_message, write_series, write_slice
 
 from nodule_plugin.lidc import series as module
 from nodule_plugin.lidc.series import contains_dicom, index_series
-from tests.lidc.dicom_files import SERIES_UID, write_message, write_series, write_slice
 
 
 def test_finds_series_by_header_wherever_they_lie(tmp_path: Path) -> None:

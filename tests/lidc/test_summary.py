@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from dicom_files import SQUARE, nodule_xml, write_message, write_series
 
 from nodule_plugin.lidc.__main__ import main
-from tests.lidc.dicom_files import SQUARE, nodule_xml, write_message, write_series
 
 
 def test_database(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import SERIES_UID, SQUARE, STUDY_UID, nodule_xml, write_message
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.xml import is_read_message, read_message, with_geometry
-from tests.lidc.dicom_files import SERIES_UID, SQUARE, STUDY_UID, nodule_xml, write_message
 
 SMALL = (
     "<unblindedReadNodule><noduleID>small</noduleID>{}<roi><imageZposition>0</imageZposition>"
