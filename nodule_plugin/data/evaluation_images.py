@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
+from tqdm import tqdm
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
@@ -122,6 +123,21 @@ def image_size(items: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
         raise InputError("generated images: there is none; generate images first")
     rows, columns = read_picture(items[0]["image"]).shape
     return rows, columns
+
+
+def training_images(
+    datalist: str | Path | None, dataset_dir: str | Path | None, size: Sequence[int], window_hu: Sequence[float]
+) -> list[Tensor] | None:
+    """The training part of a data list, loaded as the other images are; None where there is no data list.
+
+    Raises:
+        InputError: see :func:`load_datalist`.
+    """
+    if datalist is None:
+        return None
+    load = LoadSetImaged(size=size, window_hu=window_hu)
+    items = real_items(datalist=datalist, part="training", dataset_dir=dataset_dir)
+    return [load(item)["image"] for item in tqdm(items, desc="training images")]
 
 
 class LoadSetImaged(MapTransform):
