@@ -24,6 +24,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from nodule_plugin.data.nodule import Nodule, NoduleSet, Skipped
@@ -197,7 +198,7 @@ def _load(path: Path, where: str) -> tuple[np.ndarray, tuple[float, float, float
     try:
         image = nib.load(path)
         volume = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{where}: {path} is not a whole NIfTI file ({reason}); get it anew") from error
     if volume.ndim != 3:

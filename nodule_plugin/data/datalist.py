@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 from nodule_plugin.data.nodule import Nodule, NoduleSet
 from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
-from nodule_plugin.data.split import PARTS, split_by_patient
+from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import write_text_atomically
 from nodule_plugin.prompts import PromptTemplate, get_template
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def build_datalist(
     Raises:
         InputError: if a setting makes no sense or there is no nodule.
     """
-    wording = get_template(template)
+    wording = check_settings(template, ratios)
     if not nodules.nodules:
         raise InputError(f"{nodules.root}: there is no nodule to list; give another folder or loosen the selection")
     repeated = [key for key, count in Counter(nodule.id for nodule in nodules.nodules).items() if count > 1]
@@ -85,6 +85,19 @@ def build_datalist(
         "numTest": len(items["test"]),
         **items,
     }
+
+
+def check_settings(template: str, ratios: Sequence[int]) -> PromptTemplate:
+    """Check what :func:`build_datalist` is to be given, before minutes are spent on reading a dataset.
+
+    Returns:
+        The template.
+
+    Raises:
+        InputError: if a setting makes no sense.
+    """
+    check_ratios(ratios)
+    return get_template(template)
 
 
 def _item(nodule: Nodule, root: Path, template: PromptTemplate) -> dict[str, Any]:
@@ -118,15 +131,10 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
         InputError: if the file cannot be written.
     """
     file = Path(path)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        write_text_atomically(file, json.dumps(content, indent=4) + "\n")
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror}); give another path as datalist") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

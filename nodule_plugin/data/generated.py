@@ -30,7 +30,7 @@ class GeneratedSet:
     Attributes:
         folder: where they lie.
         manifest: the content of ``manifest.json``; None for a plain folder of pictures.
-        items: one dictionary per image, as the manifest lists them, with ``image`` and ``nifti`` as absolute paths (str);
+        items: one dictionary per image, as the manifest lists them, ``image`` and ``nifti`` as absolute paths (str);
             of a plain folder's items only ``id`` and ``image`` are known, the rest is None.
     """
 

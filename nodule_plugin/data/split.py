@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,8 +22,9 @@ def split_by_patient(
 
     The nodules are dealt into ``sum(ratios)`` folds by scikit-learn's StratifiedGroupKFold (groups: patients, strata:
     malignancy, 0 where it was not rated); the first folds become the test part, the next the validation part, the rest
-    the training part. With fewer patients than folds the parts are filled by whole patients in the order training,
-    test, validation, and a part may stay empty.
+    the training part. Where every stratum has fewer nodules than there are folds, malignancy is left aside. With fewer
+    patients than folds the parts are filled by whole patients in the order training, test, validation, and a part may
+    stay empty.
 
     Args:
         nodules: in any order; the result is the same.
@@ -34,14 +37,11 @@ def split_by_patient(
     Raises:
         InputError: if ``ratios`` are not three whole numbers with a positive first one.
     """
-    if len(ratios) != 3 or any(int(r) != r or r < 0 for r in ratios) or ratios[0] < 1:
-        raise InputError(
-            f"split ratios: three whole numbers are needed, the first above 0, such as 7 2 1; not {ratios}"
-        )
+    shares = check_ratios(ratios)
     ordered = sorted(nodules, key=lambda nodule: nodule.id)
-    part_of_fold = np.repeat(["test", "validation", "training"], [ratios[2], ratios[1], ratios[0]])
+    part_of_fold = np.repeat(["test", "validation", "training"], [shares[2], shares[1], shares[0]])
     if len({nodule.patient_id for nodule in ordered}) < len(part_of_fold):
-        part_of_patient = _deal_few_patients(ordered, seed)
+        part_of_patient = _deal_few_patients(ordered, shares, seed)
     else:
         part_of_patient = _deal_folds(ordered, part_of_fold, seed)
     parts: dict[str, list[Nodule]] = {part: [] for part in PARTS}
@@ -50,11 +50,28 @@ def split_by_patient(
     return parts
 
 
+def check_ratios(ratios: Sequence[int]) -> tuple[int, int, int]:
+    """Shares of training, validation and test in lowest terms: 70, 20, 10 becomes 7, 2, 1.
+
+    Raises:
+        InputError: if ``ratios`` are not three whole numbers with a positive first one.
+    """
+    whole = isinstance(ratios, Sequence) and all(isinstance(share, int) and share >= 0 for share in ratios)
+    if not whole or len(ratios) != 3 or ratios[0] < 1:
+        raise InputError(
+            f"split ratios: three whole numbers are needed, the first above 0, such as 7 2 1; not {ratios}"
+        )
+    divisor = math.gcd(*ratios)
+    return ratios[0] // divisor, ratios[1] // divisor, ratios[2] // divisor
+
+
 def _deal_folds(nodules: Sequence[Nodule], part_of_fold: np.ndarray, seed: int) -> dict[str, str]:
     if len(part_of_fold) == 1:
         return {nodule.patient_id: part_of_fold[0] for nodule in nodules}
     patients = [nodule.patient_id for nodule in nodules]
     malignancy = [nodule.findings.malignancy or 0 for nodule in nodules]
+    if max(Counter(malignancy).values()) < len(part_of_fold):  # too few to deal out evenly: scikit-learn refuses
+        malignancy = [0] * len(nodules)
     folds = StratifiedGroupKFold(len(part_of_fold), shuffle=True, random_state=seed)
     return {
         patients[index]: str(part)
@@ -63,8 +80,9 @@ def _deal_folds(nodules: Sequence[Nodule], part_of_fold: np.ndarray, seed: int) 
     }
 
 
-def _deal_few_patients(nodules: Sequence[Nodule], seed: int) -> dict[str, str]:
+def _deal_few_patients(nodules: Sequence[Nodule], shares: Sequence[int], seed: int) -> dict[str, str]:
     patients = sorted({nodule.patient_id for nodule in nodules})
     order = np.random.default_rng(seed).permutation(len(patients))
-    cycle = ("training", "test", "validation")
-    return {patients[index]: cycle[place] if place < 3 else "training" for place, index in enumerate(order)}
+    share_of = dict(zip(PARTS, shares))
+    first = [part for part in ("training", "test", "validation") if share_of[part]]
+    return {patients[index]: first[place] if place < len(first) else "training" for place, index in enumerate(order)}

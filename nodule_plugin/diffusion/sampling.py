@@ -36,7 +36,7 @@ class GuidedSampler(Inferer):
         vae: diffusers' AutoencoderKL (or one with its ``decode`` and ``config``), on the device of the inputs.
         num_inference_steps: denoising steps.
         scheduler_class: name of a diffusers scheduler to use with the configuration of ``scheduler``; None keeps it.
-        images_per_call: images in one network call; guidance doubles it. Above 1 is worth it on a GPU only.
+        images_per_call: images in one network call; guidance doubles it. More helps GPUs and very small networks.
         guidance_interval: (from, to) share of the steps that is guided, the rest has scale 1 (Kynkaanniemi et al. 2024,
             arXiv:2404.07724). None guides all.
         guidance_rescale: 0 to 1, how far to bring the guided prediction back to the standard deviation of c (Lin et al.
@@ -212,7 +212,7 @@ class GenerationPrepareBatch(PrepareBatch):
 
     def __call__(
         self,
-        batchdata: Sequence[Mapping[str, Any]],  # type: ignore[override]
+        batchdata: Sequence[Mapping[str, Any]],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,

@@ -80,7 +80,7 @@ class DenoisingPrepareBatch(PrepareBatch):
 
     def __call__(
         self,
-        batchdata: Mapping[str, Any],  # type: ignore[override]
+        batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
@@ -99,7 +99,7 @@ class DenoisingPrepareBatch(PrepareBatch):
         return noisy, target, (), {"timesteps": timesteps, "context": context}
 
 
-class ValidationPrepareBatch(GenerationPrepareBatch):
+class ValidationPrepareBatch(PrepareBatch):
     """From held-out images and prompts to what :class:`nodule_plugin.diffusion.sampling.GuidedSampler` takes.
 
     The noise of an item is seeded by its id, so that every validation starts from the same noise.
@@ -112,12 +112,12 @@ class ValidationPrepareBatch(GenerationPrepareBatch):
     def __init__(
         self, conditioner: TextConditioner, vae: AutoencoderKL, image_size: int, guidance_scale: float
     ) -> None:
-        super().__init__(conditioner, vae, image_size)
+        self.prepare = GenerationPrepareBatch(conditioner, vae, image_size)
         self.guidance_scale = guidance_scale
 
     def __call__(
         self,
-        batchdata: Mapping[str, Any],  # type: ignore[override]
+        batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
@@ -127,6 +127,6 @@ class ValidationPrepareBatch(GenerationPrepareBatch):
             {"prompt": prompt, "guidance_scale": self.guidance_scale, "seed": zlib.crc32(name.encode())}
             for prompt, name in zip(batchdata["prompt"], batchdata["id"])
         ]
-        noise, _, _, conditions = super().__call__(requests, device, non_blocking, **kwargs)
+        noise, _, _, conditions = self.prepare(requests, device, non_blocking, **kwargs)
         images = torch.as_tensor(batchdata["image"]).to(device=device, non_blocking=non_blocking, **kwargs)
         return noise, images, (), conditions

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.distribution import FeatureDistanceMetric
+from nodule_plugin.metrics.distribution import FeatureDistanceMetric, KernelDistance
+from nodule_plugin.settings import as_flag
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,54 @@ class EpochSeed:
             transform.set_random_state(seed=seed % 2**32)
 
 
+class WeightAverage:
+    """An exponential moving average of the network's weights, which samples better than the last weights do.
+
+    The average of Polyak and Juditsky (SIAM J Control Optim 1992) with decaying memory, as Ho et al. (NeurIPS
+    2020) use it for diffusion; for the first steps the memory is ``(1 + n) / (10 + n)``, so that a short run is not
+    dominated by where it began.
+
+    Args:
+        network: averaged after every step.
+        decay: share of the average that stays at each step, such as 0.9999. None: no average; :attr:`model` is then the
+            network itself.
+
+    Raises:
+        InputError: if ``decay`` is not between 0 and 1.
+    """
+
+    def __init__(self, network: nn.Module, decay: float | None) -> None:
+        if decay is not None and not 0 < decay < 1:
+            raise InputError(f"ema_decay: a number between 0 and 1, or null for no average, is needed, not {decay}")
+        self.network = network
+        self.decay = decay
+        self.model = network if decay is None else copy.deepcopy(network).requires_grad_(False).eval()
+        self.steps = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Average after each step of ``engine``."""
+        if self.decay is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        self.steps += 1
+        keep = min(self.decay or 0.0, (1 + self.steps) / (10 + self.steps))
+        for average, current in zip(self.model.parameters(), self.network.parameters()):
+            average.data.lerp_(current.data, 1 - keep)
+        for kept, buffer in zip(self.model.buffers(), self.network.buffers()):
+            kept.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights and over how many steps they run."""
+        return {"model": self.model.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where :meth:`state_dict` left off."""
+        self.model.load_state_dict(state["model"])
+        self.steps = state["steps"]
+
+
 class TrainingCheckpoint:
     """Save at epochs' ends what a run needs to go on, and go on from the newest such file when a run starts.
 
@@ -68,13 +119,13 @@ class TrainingCheckpoint:
     """
 
     def __init__(
-        self, directory: str, save_dict: Mapping[str, Any], interval: int = 1, keep: int = 2, resume: bool = True
+        self, directory: str, save_dict: Mapping[str, Any], interval: int = 1, keep: int = 2, resume: bool | str = True
     ) -> None:
         self.directory = Path(directory)
         self.objects = dict(save_dict)
         self.interval = interval
         self.keep = keep
-        self.resume = resume
+        self.resume = as_flag("resume", resume)
 
     def attach(self, engine: Engine) -> None:
         """Load when the run starts, save when epochs end."""
@@ -86,23 +137,30 @@ class TrainingCheckpoint:
         return sorted(self.directory.glob("epoch_*.pt"))
 
     def load(self, engine: Engine) -> None:
-        """Restore every object and the trainer's place from the newest file, if there is one."""
+        """Restore every object and the trainer's place from the newest file that can be read, if there are any."""
         if not self.resume:
             for path in self.files():
                 path.unlink()
         if not self.files():
             return
-        newest = self.files()[-1]
+        path, state = self._newest()
         try:
-            state = torch.load(newest, map_location="cpu", weights_only=True)
             for name, target in self.objects.items():
                 target.load_state_dict(state[name])
-        except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise InputError(
-                f"checkpoint {newest}: it does not fit this run ({error}); remove it or say --resume false"
+                f"checkpoint {path}: it is of another run ({error}); give another output_dir or say --resume false"
             ) from error
         engine.state.epoch, engine.state.iteration = state["trainer"]["epoch"], state["trainer"]["iteration"]
-        logger.info("Resumed from %s after epoch %d.", newest, engine.state.epoch)
+        logger.info("Resumed from %s after epoch %d.", path, engine.state.epoch)
+
+    def _newest(self) -> tuple[Path, dict[str, Any]]:
+        for path in reversed(self.files()):
+            try:
+                return path, torch.load(path, map_location="cpu", weights_only=True)
+            except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+                logger.warning("Checkpoint %s is damaged (%s).", path, str(error).splitlines()[0])
+        raise InputError(f"checkpoints in {self.directory}: none can be read; remove them or say --resume false")
 
     def save(self, engine: Engine) -> None:
         """Write a checkpoint where one is due and remove the oldest beyond ``keep``."""
@@ -209,8 +267,8 @@ class SetDistance(Metric):
 
     def compute(self) -> float:
         """The distance; its mean where the metric gives mean and deviation."""
-        value = self.metric.compute()
-        return float(value.mean if isinstance(value, tuple) else value)
+        value: Any = self.metric.compute()
+        return float(value.mean if isinstance(value, KernelDistance) else value)
 
 
 def _predictions_and_labels(output: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -269,9 +327,11 @@ class TrainingProgress:
 
     def _start(self, engine: Engine) -> None:
         total = engine.state.max_epochs * engine.state.epoch_length
-        self.bar = tqdm(desc="training", total=total, initial=engine.state.iteration, unit="step", mininterval=1)
+        self.bar = tqdm(desc="training", total=total, unit="step", mininterval=1)
 
     def _step(self, engine: Engine) -> None:
+        if self.bar.n == 0:  # a resumed run has come further than this process has
+            self.bar.initial = self.bar.n = engine.state.iteration - 1
         self.bar.set_postfix(epoch=engine.state.epoch, loss=f"{last_loss(engine.state.output):.4f}", refresh=False)
         self.bar.update()
 

@@ -12,12 +12,11 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 """A file so named that is not DICOM is damaged; others are passed over."""
 _TAGS = (
-    "SOPClassUID",
     "SyntheticData",
     "PatientID",
     "StudyInstanceUID",
@@ -35,6 +34,19 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _AXIAL = 0.9
 """Least cosine between the slice normal and the patient's long axis: localizers and reformats are not axial."""
+
+_RAISED_BY_DAMAGE = (
+    BytesLengthException,
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises on damaged files; which of these depends on where the damage is."""
 
 
 class BrokenFile(Exception):
@@ -80,7 +92,10 @@ def read_slice_header(path: Path) -> SliceHeader | None:
             if not _is_dicom(file, path):
                 return None
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            if dataset.get("SOPClassUID", _CT_IMAGE_STORAGE) != _CT_IMAGE_STORAGE:
+            if path.stat().st_size < _header_start(dataset):
+                raise BrokenFile("truncated: the file ends before its header")
+            # The class is taken from the file's head, which is whole where the header is cut short.
+            if dataset.file_meta.get("MediaStorageSOPClassUID", _CT_IMAGE_STORAGE) != _CT_IMAGE_STORAGE:
                 return None
             _check_pixel_data(file, dataset)
         return _slice_header(dataset)
@@ -88,18 +103,9 @@ def read_slice_header(path: Path) -> SliceHeader | None:
         raise BrokenFile(f"cannot be read ({error.strerror or error})") from error
     except InvalidDicomError as error:
         raise BrokenFile("not a DICOM file, whatever its name says") from error
-    except (
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        NotImplementedError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        # What pydicom raises on damaged files depends on where the damage is.
-        raise BrokenFile(f"broken DICOM file ({type(error).__name__}: {error})") from error
+    except _RAISED_BY_DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise BrokenFile(f"broken DICOM file ({type(error).__name__}: {reason})") from error
 
 
 def has_dicom_preamble(path: Path) -> bool:
@@ -121,11 +127,17 @@ def _is_dicom(file: BinaryIO, path: Path) -> bool:
     return False
 
 
+def _header_start(dataset: FileDataset) -> int:
+    # Preamble, "DICM", the group length's own element, and the file meta information that it counts (PS3.10 7.1).
+    return 128 + 4 + 12 + int(dataset.file_meta.FileMetaInformationGroupLength)
+
+
 def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
     """Whether the pixel data that begins where the header ends is all there, by its own account of its length."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_deflated:
-        return  # the whole file was inflated to read the header; a truncated one has failed already
+        _check_deflated(file, dataset)
+        return
     order = "<" if syntax.is_little_endian else ">"
     start = file.tell()
     size = file.seek(0, os.SEEK_END)
@@ -142,6 +154,15 @@ def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
         _check_fragments(file, size)
     elif file.tell() + length > size:
         raise BrokenFile(f"truncated: {size - file.tell()} of {length} bytes of pixel data")
+
+
+def _check_deflated(file: BinaryIO, dataset: FileDataset) -> None:
+    # All that follows the file meta information is one deflate stream (PS3.5 A.5), which knows its own end.
+    file.seek(_header_start(dataset))
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    stream.decompress(file.read())
+    if not stream.eof:
+        raise BrokenFile("truncated: the compressed data does not end")
 
 
 def _check_fragments(file: BinaryIO, size: int) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from nodule_plugin.errors import InputError
+from nodule_plugin.files import write_text_atomically
 from nodule_plugin.lidc.dicom_header import (
     DICOM_SUFFIXES,
     BrokenFile,
@@ -98,9 +100,12 @@ def index_series(root: Path, index_file: Path | None = None, num_workers: int = 
     Args:
         root: folder to search; only read.
         index_file: JSON file that keeps what was read between calls; a header is read again when its file's size or
-            modification time has changed. None keeps nothing.
+            modification time has changed. None keeps nothing; nor is anything kept while a file is broken.
         num_workers: processes that read headers; joblib's other backends (Dask, Ray) apply through
             ``joblib.parallel_config``.
+
+    Raises:
+        InputError: if ``index_file`` cannot be written.
     """
     files = sorted(_walk(root))
     known = _load_known(index_file, root)
@@ -108,9 +113,8 @@ def index_series(root: Path, index_file: Path | None = None, num_workers: int = 
     entries = {path: known[key] for path, key in keys.items() if key in known}
     entries |= _read_headers([path for path in keys if path not in entries], num_workers)
     broken = {path: entry for path in keys if isinstance(entry := entries[path], str)}
-    if index_file is not None:
-        # Broken files are read again each time: what was wrong (rights, a share that was away) may have been mended.
-        _save_known(index_file, root, {key: entries[path] for path, key in keys.items() if path not in broken})
+    if index_file is not None and not broken:
+        _save_known(index_file, root, {key: entries[path] for path, key in keys.items()})
     slices = [Slice(path, entry) for path, entry in entries.items() if isinstance(entry, SliceHeader)]
     return SeriesIndex(
         series=_group(slices),
@@ -211,13 +215,10 @@ def _save_known(index_file: Path, root: Path, entries: Mapping[Key, Entry]) -> N
         "headers": [json.loads(header) for header in common],
         "files": files,
     }
-    temporary = index_file.with_name(f".{index_file.name}.{os.getpid()}.tmp")
     try:
-        index_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        temporary.replace(index_file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_text_atomically(index_file, json.dumps(content, separators=(",", ":")))
+    except OSError as error:
+        raise InputError(f"{index_file}: cannot be written ({error.strerror}); give another folder for it") from error
 
 
 def _encode(entry: Entry, common: dict[str, int]) -> Any:

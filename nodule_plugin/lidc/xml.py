@@ -67,6 +67,8 @@ def read_message(path: str | Path) -> Scan:
         raise InputError(
             f"{file}: line {line}, column {column + 1}: not well-formed XML ({reason}); get it anew"
         ) from error
+    except (LookupError, ValueError) as error:
+        raise InputError(f"{file}: not in an encoding that XML can be read in ({error}); get it anew") from error
     if root.tag != f"{_NAMESPACE}LidcReadMessage":
         raise InputError(f"{file}: the root element is {root.tag!r}, not LidcReadMessage: not a reading of a CT series")
     sessions = root.findall(f"{_NAMESPACE}readingSession")

@@ -85,7 +85,8 @@ def train_autoencoder(
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.01)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
     start, elapsed, step = time.monotonic(), 0.0, 0
-    with tqdm(total=round(minutes * 60), desc="autoencoder", unit="s", mininterval=10) as bar:
+    seconds = round(minutes * 60)
+    with tqdm(total=seconds, desc="autoencoder", unit="s", mininterval=10) as bar:
         while elapsed < 1:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1, step / 50) * (0.02 + 0.49 * (1 + _cosine(elapsed)))
@@ -112,7 +113,7 @@ def train_autoencoder(
                 judge_optimizer.step()
             step += 1
             elapsed = (time.monotonic() - start) / (60 * minutes)
-            bar.n = min(round(elapsed * bar.total), bar.total)
+            bar.n = min(round(elapsed * seconds), seconds)
             bar.set_postfix(step=step, error=f"{error.item():.4f}", refresh=False)
             bar.update(0)
     vae.requires_grad_(False).eval()

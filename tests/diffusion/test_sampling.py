@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from tiny_sd import make_tiny_sd
 
 from nodule_plugin.diffusion.components import (
     TextConditioner,
@@ -24,7 +25,6 @@ from nodule_plugin.diffusion.sampling import (
     seeded_noise,
 )
 from nodule_plugin.errors import InputError
-from tests.tiny_sd import make_tiny_sd
 
 PROMPTS = ("The nodule is round in shape, solid internally, with well-defined margins.", "a", "b", "c", "d")
 
@@ -67,6 +67,13 @@ def model(base: Path) -> Model:
     return Model(base)
 
 
+@pytest.fixture(scope="module")
+def pair(any_base: Path) -> tuple[StableDiffusionPipeline, Model]:
+    pipeline = StableDiffusionPipeline.from_pretrained(any_base, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, Model(any_base)
+
+
 @pytest.mark.parametrize(
     ("scheduler", "steps", "scale", "rescale"),
     [
@@ -79,10 +86,11 @@ def model(base: Path) -> Model:
         ("UniPCMultistepScheduler", 4, 3.0, 0.0),
     ],
 )
-def test_equals_diffusers_pipeline(any_base: Path, scheduler: str, steps: int, scale: float, rescale: float) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(any_base, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
+def test_equals_diffusers_pipeline(
+    pair: tuple[StableDiffusionPipeline, Model], scheduler: str, steps: int, scale: float, rescale: float
+) -> None:
+    pipeline, model = pair
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(model.scheduler.config)
     expected = pipeline(
         PROMPTS[0],
         height=32,
@@ -94,7 +102,7 @@ def test_equals_diffusers_pipeline(any_base: Path, scheduler: str, steps: int, s
         output_type="pt",
     ).images
     settings = {"scheduler_class": scheduler, "num_inference_steps": steps, "guidance_rescale": rescale}
-    actual = Model(any_base).sample([scale], [3], **settings)
+    actual = model.sample([scale], [3], **settings)
     assert actual.shape == (1, 3, 32, 32)
     assert actual.std() > 0.01
     torch.testing.assert_close((actual / 2 + 0.5), expected, atol=1e-4, rtol=0)
@@ -228,6 +236,23 @@ def test_derived_scheduler_keeps_the_base_models_schedule(any_base: Path) -> Non
     derived = derive_scheduler(scheduler, "DPMSolverMultistepScheduler")
     assert derived.config.prediction_type == scheduler.config.prediction_type
     assert derived.config.beta_end == 0.012
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"])
+def test_zero_terminal_snr_gives_finite_images(model: Model, name: str) -> None:
+    # At the first step such a model sees noise alone (Lin et al. 2023): an alpha of 0, which schedulers divide by.
+    scheduler = DDPMScheduler.from_config(
+        model.scheduler.config,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    sampler = GuidedSampler(scheduler, model.vae, 4, name)
+    context = model.conditioner(["a"])
+    image = sampler(seeded_noise([0], (4, 4, 4)), model.network, context=context, unconditional=context * 0,
+                    guidance_scale=5)  # fmt: skip
+    assert torch.isfinite(image).all()
+    assert image.std() > 0.01
 
 
 @pytest.mark.parametrize("size", [0, 30, "64"])

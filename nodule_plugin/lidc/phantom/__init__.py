@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from nodule_plugin.lidc.phantom.crop import Augmentation, Crop, render_crop
 from nodule_plugin.lidc.phantom.dataset import write_phantom_crops
+from nodule_plugin.lidc.phantom.series import write_phantom_series
 from nodule_plugin.lidc.phantom.stream import iter_phantom_rois, phantom_roi
 from nodule_plugin.lidc.phantom.subjects import Subject, choose_subjects, load_subjects
 
@@ -22,4 +23,5 @@ __all__ = [
     "phantom_roi",
     "render_crop",
     "write_phantom_crops",
+    "write_phantom_series",
 ]

@@ -18,6 +18,12 @@ from nodule_plugin.lidc.records import Annotation, Scan
 FINE_BELOW = 64
 """Grids with fewer pixels a side than this are drawn at twice the scan's resolution."""
 
+WALL_SHARE = 0.42
+"""Share of the crops that show pleura and chest wall."""
+
+FISSURE_SHARE = 0.12
+"""Share of the crops that show a fissure."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -81,7 +87,8 @@ def render_crop(
     distance = add_lobes(distance, grid, findings, rng)
     scanner = Scanner.draw(scan.slice_thickness, rng)
     hu = scanner.image(_compose(scan, grid, distance, findings, rng), grid, rng)
-    mask = grid.bin_down(distance) > 0
+    depth = grid.bin_down(distance)
+    mask = depth > min(0.0, 0.99 * float(depth.max()), 1.01 * float(depth.max()))
     middle = int(np.abs(grid.axes[0]).argmin())
     if only_centre:
         hu, mask = hu[middle : middle + 1], mask[middle : middle + 1]
@@ -101,10 +108,10 @@ def _compose(scan: Scan, grid: Grid, distance: np.ndarray, findings: Findings, r
     outward = _outward(scan, grid, rng)
     volume = surroundings.lung(grid, rng)
     layers: list[Layer] = [surroundings.vessels(distance, grid, outward, slab, rng)]
-    if rng.random() < 0.12:
+    if rng.random() < FISSURE_SHARE:
         layers.append(surroundings.fissure(grid, rng))
     layers += nodule_layers(distance, grid, findings, rng)
-    if rng.random() < 0.42:
+    if rng.random() < WALL_SHARE:
         layers += surroundings.chest_wall(distance, grid, outward, rng)
     for layer in layers:
         volume = layer.over(volume)
@@ -118,13 +125,22 @@ def _outward(scan: Scan, grid: Grid, rng: np.random.Generator) -> np.ndarray:
     return direction / np.linalg.norm(direction)
 
 
+def _centre_z(cluster: Sequence[Annotation]) -> float:
+    """Of the positions that at least half of the readers outlined, the one nearest to the middle of all, mm."""
+    outlined = [sorted({contour.z for contour in annotation.contours if contour.inclusion}) for annotation in cluster]
+    positions, readers = np.unique(np.concatenate(outlined), return_counts=True)
+    middle = (positions[0] + positions[-1]) / 2
+    agreed = positions[readers >= min(len(cluster) / 2, readers.max())]
+    return float(agreed[np.abs(agreed - middle).argmin()])
+
+
 def _grid(
     scan: Scan, cluster: Sequence[Annotation], side_mm: float, min_side: int, margin_slices: int, only_centre: bool
 ) -> Grid:
     points = outline_points(cluster)
     centre = tuple((points.min(axis=0) + points.max(axis=0)) / 2)
     outlined = np.array([c.z for a in cluster for c in a.contours if c.inclusion])
-    centre_z = float((outlined.min() + outlined.max()) / 2)
+    centre_z = _centre_z(cluster)
     slice_z = np.asarray(scan.slice_z) if scan.slice_z else np.unique(outlined)
     spacing_z = float(np.median(np.diff(slice_z))) if len(slice_z) > 1 else scan.slice_thickness
     if only_centre:

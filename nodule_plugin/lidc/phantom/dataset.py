@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from pydicom.uid import generate_uid
 from tqdm import tqdm
 
-from nodule_plugin import __version__
-from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.phantom.crop import Crop, render_crop
+from nodule_plugin.lidc.phantom.provenance import new_folder, phantom_uid, write_sidecar
 from nodule_plugin.lidc.phantom.subjects import Subject, choose_subjects, load_subjects
 
-NOTICE = (
-    "Synthetic CT drawn around real annotations; no pixel is a patient's. For research use only; not for diagnosis. "
-    "No result on these images is a result on patients."
-)
-LICENCE = "Outlines and ratings are derived from LIDC-IDRI, CC BY 3.0 (https://creativecommons.org/licenses/by/3.0/)"
-CITATION = [
-    "Armato SG III et al. (2015). Data From LIDC-IDRI. The Cancer Imaging Archive. doi:10.7937/K9/TCIA.2015.LO9QL9SX",
-    "Armato SG III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative "
-    "(IDRI): a completed reference database of lung nodules on CT scans. Med Phys 38:915-931.",
-    "Clark K et al. (2013). The Cancer Imaging Archive (TCIA). J Digit Imaging 26:1045-1057.",
-]
 SCAN_MIDDLE = 255.5
 """Row and column at the origin of the patient's coordinates: the database does not know the scans' own origins."""
 
@@ -58,20 +42,9 @@ def write_phantom_crops(
         InputError: if the folder is in use or there are fewer nodules than asked for.
     """
     output = Path(output_dir)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: already there and not an empty folder; choose another output folder or remove it")
-    chosen = choose_subjects(load_subjects() if subjects is None else subjects, nodules, seed)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        partial.chmod(0o755)
-        _write(partial, chosen, seed)
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with new_folder(output) as folder:
+        chosen = choose_subjects(load_subjects() if subjects is None else subjects, nodules, seed)
+        _write(folder, chosen, seed)
     return output
 
 
@@ -88,17 +61,7 @@ def _write(folder: Path, subjects: Sequence[Subject], seed: int) -> None:
         crop = render_crop(subject.scan, subject.cluster, subject.findings, subject.rng(seed))
         rows.append(_write_crop(folder, subject, crop, patients[source], counts[source], seed))
     pd.DataFrame(rows).to_csv(folder / "nodules.csv", index=False)
-    dataset = {
-        "source": "phantom",
-        "synthetic": True,
-        "seed": seed,
-        "nodules": len(subjects),
-        "version": __version__,
-        "notice": NOTICE,
-        "licence": LICENCE,
-        "citation": CITATION,
-    }
-    (folder / "dataset.json").write_text(json.dumps(dataset, indent=4) + "\n", encoding="utf-8")
+    write_sidecar(folder, seed, nodules=len(subjects))
 
 
 def _write_crop(
@@ -118,7 +81,7 @@ def _write_crop(
         "image": f"images/{name}",
         "patient_id": patient,
         "crop_id": number,
-        "series_instance_uid": series_uid(subject.scan.series_instance_uid, seed),
+        "series_instance_uid": phantom_uid("series", subject.scan.series_instance_uid, seed),
         "x_mm": round(corner[0] + column * spacing, 6),
         "y_mm": round(corner[1] + row * spacing, 6),
         "z_mm": round(float(crop.z[index]), 6),
@@ -127,11 +90,6 @@ def _write_crop(
         "readers": len(subject.cluster),
         "annotation_source": subject.scan.patient_id,
     }
-
-
-def series_uid(source_uid: str, seed: int) -> str:
-    """A UID of our own for the phantom of a real series: the same for the same seed, unlike any real one."""
-    return generate_uid(entropy_srcs=["nodule-plugin phantom series", source_uid, str(seed)])
 
 
 def _save(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

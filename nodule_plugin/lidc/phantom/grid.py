@@ -88,7 +88,8 @@ def smooth_noise(grid: Grid, length_mm: float, rng: np.random.Generator) -> np.n
     coarse = rng.standard_normal([matrix.shape[1] for matrix in weights]).astype(np.float32)
     along_z = np.tensordot(weights[0], coarse, axes=(1, 0))
     along_rows = np.matmul(weights[1], along_z)
-    return np.matmul(along_rows, weights[2].T) / 0.41  # 0.41: mean standard deviation after three splines
+    # 0.41: mean standard deviation after three splines.
+    return np.matmul(along_rows, weights[2].T / np.float32(0.41))
 
 
 def _spline_weights(positions: np.ndarray) -> np.ndarray:
@@ -102,4 +103,4 @@ def _spline_weights(positions: np.ndarray) -> np.ndarray:
 
 def soft_step(distance: np.ndarray, width: float | np.ndarray) -> np.ndarray:
     """0 far below zero, 1 far above, rising over about ``width``."""
-    return 1 / (1 + np.exp(np.clip(-4 * distance / width, -30, 30)))
+    return 0.5 + 0.5 * np.tanh(2 * distance / width)

@@ -35,13 +35,14 @@ class Scanner:
         """A scanner out of the range seen in LIDC-IDRI: most soft, some sharp; thin slices are noisier."""
         sharp = rng.random() < 0.3
         noise = np.exp(rng.normal(np.log(52 if sharp else 23), 0.7)) * np.sqrt(1.8 / max(slice_thickness, 0.6))
+        streaks = rng.uniform(1.5, 4) if rng.random() < 0.3 else 1.0
         return cls(
             blur_mm=rng.uniform(0.35, 0.5) if sharp else rng.uniform(0.55, 0.85),
             tails=rng.uniform(0.0, 0.1) if sharp else rng.uniform(0.05, 0.2),
             sharpening=rng.uniform(0.3, 1.2) if sharp else rng.choice([0, rng.uniform(0, 0.3)]),
             noise_hu=float(np.clip(noise, 7, 170)),
-            noise_peak=rng.uniform(0.5, 0.75) if sharp else rng.uniform(0.3, 0.5),
-            streaks=rng.uniform(1.5, 4) if rng.random() < 0.3 else 1.0,
+            noise_peak=rng.uniform(0.5, 0.8) if sharp or streaks > 1 else rng.uniform(0.3, 0.5),
+            streaks=streaks,
         )
 
     def image(self, volume: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray:

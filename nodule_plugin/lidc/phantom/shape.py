@@ -15,7 +15,7 @@ from nodule_plugin.lidc.records import Annotation
 ASPECT_RANGE = {5: (1.0, 1.22), 4: (1.12, 1.45), 3: (1.35, 1.8), 2: (1.6, 2.3), 1: (2.1, 4.0)}
 """Sphericity -> the ratio of long to short axis, in plane, that shows it."""
 
-LOBE_DEPTH = {None: 0.0, 1: 0.0, 2: 0.05, 3: 0.11, 4: 0.18, 5: 0.26}
+LOBE_DEPTH = {None: 0.0, 1: 0.0, 2: 0.08, 3: 0.17, 4: 0.27, 5: 0.38}
 """Lobulation -> depth of the notches between lobes, in nodule radii."""
 
 
@@ -33,7 +33,9 @@ def shape_transform(
     just as far as :data:`ASPECT_RANGE` asks; all others keep their shape.
     """
     points = outline_points(cluster)
-    values, vectors = np.linalg.eigh(np.cov((points - points.mean(axis=0)).T) + 0.3 * np.eye(2))
+    offsets = points - points.mean(axis=0)
+    # A third of a pixel squared: a pixel's own extent, so that a single point has the shape of a pixel.
+    values, vectors = np.linalg.eigh(offsets.T @ offsets / len(points) + 0.3 * np.eye(2))
     aspect = float(np.sqrt(values[1] / values[0]))
     low, high = ASPECT_RANGE[findings.sphericity]
     stretch = aspect / np.clip(aspect, low, high)
@@ -52,10 +54,19 @@ def signed_distance(cluster: Sequence[Annotation], grid: Grid, transform: np.nda
     agreement = np.mean([_fill(annotation, grid, transform) for annotation in cluster], axis=0)
     agreement = gaussian_filter(agreement, (0, 0.35 * grid.factor, 0.35 * grid.factor))
     inside = agreement >= min(0.5, 0.99 * agreement.max())
+    near = tuple(_grown_range(inside, axis, grid) for axis in range(3))
     sampling = (grid.slice_spacing, grid.pitch, grid.pitch)
-    distance = distance_transform_edt(inside, sampling) - distance_transform_edt(~inside, sampling)
-    distance = gaussian_filter(distance.astype(np.float32), (0, 0.6 * grid.factor, 0.6 * grid.factor))
+    part = distance_transform_edt(inside[near], sampling) - distance_transform_edt(~inside[near], sampling)
+    distance = np.full(grid.samples, min(float(part.min()), -1.0), dtype=np.float32)
+    distance[near] = gaussian_filter(part.astype(np.float32), (0, 0.6 * grid.factor, 0.6 * grid.factor))
     return distance
+
+
+def _grown_range(inside: np.ndarray, axis: int, grid: Grid) -> slice:
+    """The nodule's extent along an axis, grown by half of it: farther out distances need not be exact."""
+    touched = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+    margin = 1 + (len(touched) // 2 if axis == 0 else max(len(touched) // 2, round(3 / grid.pitch)))
+    return slice(max(touched[0] - margin, 0), touched[-1] + margin + 1)
 
 
 def _fill(annotation: Annotation, grid: Grid, transform: np.ndarray) -> np.ndarray:

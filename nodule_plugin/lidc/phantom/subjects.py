@@ -35,8 +35,8 @@ class Subject:
     Attributes:
         scan, cluster: where its outlines come from.
         findings: its readers' consensus.
-        diameter_mm: mean over its readers of the outlines' greatest diameter; at least 3 mm, below which LIDC's readers
-            gave no outlines.
+        diameter_mm: median over its readers of the outlines' greatest diameter; at least 3 mm, below which LIDC's
+            readers gave no outlines.
     """
 
     scan: Scan
@@ -61,7 +61,7 @@ def load_subjects() -> list[Subject]:
         for cluster in cluster_annotations(scan):
             findings = form_consensus(cluster)[0].findings
             if findings is not None:
-                size = max(float(np.mean([diameter(annotation, scan) for annotation in cluster])), 3.0)
+                size = max(float(np.median([diameter(annotation, scan) for annotation in cluster])), 3.0)
                 subjects.append(Subject(scan, tuple(cluster), findings, size))
     return subjects
 

@@ -9,30 +9,47 @@ from nodule_plugin.lidc.phantom.shape import radius_of
 from nodule_plugin.lidc.phantom.tissue import Layer
 from nodule_plugin.lidc.phantom.tubes import Tube, deposit, draw_tubes, grow_vessel
 
+BROAD_CONTACT_SHARE = 0.25
+"""Share of the walls that the nodule does not just touch."""
+
+HAZE_SHARE = 0.1
+"""Share of the lungs that are hazy."""
+
+EMPHYSEMA_SHARE = 0.1
+"""Share of the lungs with emphysema."""
+
 
 def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Aerated parenchyma, HU: a patient's own level, slow variation, fine interstitium, now and then emphysema."""
+    """Aerated parenchyma, HU: its own level, slow variation, fine interstitium, now and then haze or emphysema."""
     level = np.clip(rng.normal(-876, 33), -945, -790)
     volume = level + 14 * smooth_noise(grid, 9.0, rng) + 16 * smooth_noise(grid, 2.5, rng)
     volume += _interstitium(grid, rng)
-    if rng.random() < 0.1:
+    if rng.random() < HAZE_SHARE:
+        # Dependent or inflamed lung: a haze that comes and goes.
+        volume += rng.uniform(60, 200) * np.clip(1 + 0.5 * smooth_noise(grid, 10.0, rng), 0, 2)
+    if rng.random() < EMPHYSEMA_SHARE:
         holes = soft_step(smooth_noise(grid, rng.uniform(2.5, 5.0), rng) - 0.9, 0.8)
         volume = Layer(holes, -985.0).over(volume)
     return volume
 
 
 def _interstitium(grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Septa and vessels too thin to be seen singly."""
+    """Septa and vessels too thin to be seen singly, HU above the lung around them."""
     share = np.zeros(grid.samples, dtype=np.float32)
     rows, columns = (count * grid.spacing for count in grid.shape)
-    count = rng.poisson(0.06 * rows * columns * len(grid.z) * rng.gamma(2, 0.5))
+    per_slice = 0.06 * rows * columns * rng.gamma(2, 0.5)
     steps = int(5.0 / grid.pitch)
-    headings = np.cumsum(rng.normal(0, 0.15, (count, steps)), axis=1) + rng.uniform(0, 2 * np.pi, (count, 1))
-    starts = [rng.uniform(axis.min(), axis.max(), (count, 1)) for axis in grid.axes[1:]]
-    paths = [start + grid.pitch * np.cumsum(turn(headings), axis=1) for start, turn in zip(starts, (np.sin, np.cos))]
-    z = rng.choice(grid.axes[0], (count, 1)) + np.zeros((1, steps))
-    widths = rng.gamma(2, 0.035, (count, 1)) + np.zeros((1, steps))
-    deposit(share, grid, np.stack([z, *paths], axis=-1).reshape(-1, 3), (widths / grid.pitch).ravel())
+    for plane in share:
+        # A slice at a time: over a whole chest there are millions of points.
+        count = rng.poisson(per_slice)
+        headings = np.cumsum(rng.normal(0, 0.15, (count, steps)), axis=1) + rng.uniform(0, 2 * np.pi, (count, 1))
+        path = [
+            rng.uniform(axis.min(), axis.max(), (count, 1)) + grid.pitch * np.cumsum(turn(headings), axis=1)
+            for axis, turn in zip(grid.axes[1:], (np.sin, np.cos))
+        ]
+        widths = rng.gamma(2, 0.035, (count, 1)) + np.zeros((1, steps))
+        points = np.stack([np.full_like(path[0], grid.axes[0][0]), *path], axis=-1).reshape(-1, 3)
+        deposit(plane[None], grid, points, (widths / grid.pitch).ravel())
     return 800 * np.minimum(share, 0.5)
 
 
@@ -94,17 +111,24 @@ def chest_wall(distance: np.ndarray, grid: Grid, outward: np.ndarray, rng: np.ra
     inside = distance > 0
     nodule_reach = float(np.broadcast_to(height, distance.shape)[inside].max()) if inside.any() else 0.0
     gap = rng.exponential(0.25 * radius_of(distance) + 1.5) - 0.25 * radius_of(distance)
+    if rng.random() < BROAD_CONTACT_SHARE:
+        gap -= rng.uniform(0.2, 0.8) * radius_of(distance)
     curvature = rng.uniform(0.2, 1.4) / 100
     depth = height - nodule_reach - gap + curvature * (across**2 + 0.3 * z**2)
     depth = depth + 0.5 * smooth_noise(grid, 9.0, rng)
-    layers = [Layer(soft_step(depth, 0.3 + 1.0 * abs(normal[0]) * grid.slice_spacing), rng.uniform(25, 65))]
+    layers = [Layer(soft_step(depth, 0.3 + 1.0 * abs(normal[0]) * grid.slice_spacing), _wall_hu(rng))]
     if rng.random() < 0.55:
         fat = soft_step(depth - rng.uniform(2, 6) + 1.5 * smooth_noise(grid, 5.0, rng), 1.0)
         fat = fat * soft_step(0.9 - smooth_noise(grid, 4.0, rng), 0.5)
         layers.append(Layer(fat, rng.uniform(-115, -80)))
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         layers += _rib(depth, across, grid, rng)
     return layers
+
+
+def _wall_hu(rng: np.random.Generator) -> float:
+    """Muscle, or now and then mediastinum with contrast medium."""
+    return rng.uniform(90, 200) if rng.random() < 0.15 else rng.uniform(25, 65)
 
 
 def _rib(depth: np.ndarray, across: np.ndarray, grid: Grid, rng: np.random.Generator) -> list[Layer]:
@@ -115,4 +139,5 @@ def _rib(depth: np.ndarray, across: np.ndarray, grid: Grid, rng: np.random.Gener
     oval = 1 - np.sqrt(((depth - middle) / rng.uniform(3, 4)) ** 2 + (along / rng.uniform(8, 18)) ** 2)
     cortex = soft_step(oval, 0.15)
     marrow = soft_step(oval - 0.3, 0.2)
-    return [Layer(cortex, rng.uniform(450, 900)), Layer(marrow, 150 + 50 * smooth_noise(grid, 2.0, rng))]
+    spongy = rng.uniform(120, 350) + 70 * smooth_noise(grid, 2.0, rng)
+    return [Layer(cortex, rng.uniform(450, 900)), Layer(marrow, spongy)]

@@ -52,9 +52,11 @@ def nodule_layers(distance: np.ndarray, grid: Grid, findings: Findings, rng: np.
         rng: source of all chance.
     """
     # The outlines run along the first voxels outside, and most readers draw generously: measured on real crops, tissue
-    # reaches half of its contrast this far within them.
-    distance = distance - 0.5 * grid.spacing - 0.15
+    # reaches half of its contrast this far within them (but something is left of the thinnest nodule).
+    distance = distance - min(0.5 * grid.spacing + max(rng.normal(0.2, 0.2), 0.0), 0.4 * radius_of(distance))
     radius = radius_of(distance)
+    # Outlines follow the tissue only so well, whatever its margin.
+    distance = distance + min(0.3, 0.15 * radius) * smooth_noise(grid, max(0.7 * radius, 1.5), rng)
     rough = EDGE_ROUGHNESS[findings.margin] * radius * smooth_noise(grid, max(0.5 * radius, 1.0), rng)
     rough += 0.4 * EDGE_ROUGHNESS[findings.margin] * radius * smooth_noise(grid, max(0.22 * radius, 0.8), rng)
     surface = distance + rough
@@ -84,7 +86,7 @@ def _body_hu(
     distance: np.ndarray, grid: Grid, findings: Findings, radius: float, rng: np.random.Generator
 ) -> np.ndarray:
     level = {2: 5.0, 3: -80.0}.get(findings.internal_structure or 1, rng.uniform(10, 60))
-    solid = level + 8 * smooth_noise(grid, 2.0, rng)
+    solid = level + 14 * smooth_noise(grid, 2.0, rng)
     if findings.texture == 5:
         return solid
     faint = 0 if findings.subtlety is None else 15 * (findings.subtlety - 4)

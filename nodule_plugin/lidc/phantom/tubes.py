@@ -23,7 +23,7 @@ class Tube:
 
 
 def deposit(share: np.ndarray, grid: Grid, points: np.ndarray, amounts: np.ndarray) -> None:
-    """Add ``amounts`` at ``points`` to the samples around each (trilinear), in place.
+    """Add ``amounts`` at ``points`` to the samples around each (trilinear), in place; points off the grid are left out.
 
     The way to draw what is thinner than a sample: the total stays right wherever the points fall.
 
@@ -33,17 +33,21 @@ def deposit(share: np.ndarray, grid: Grid, points: np.ndarray, amounts: np.ndarr
         points: (n, 3) mm from the nodule's centre.
         amounts: (n,) shares of one sample's volume.
     """
-    indices = grid.to_indices(points)
-    low = np.floor(indices).astype(int)
+    indices = grid.to_indices(points).astype(np.float32)
+    inside = np.all((indices >= 0) & (indices <= np.array(share.shape) - 1), axis=1)
+    indices, amounts = indices[inside], amounts[inside].astype(np.float32)
+    low = np.minimum(indices.astype(int), np.maximum(np.array(share.shape) - 2, 0))
     rest = indices - low
-    flat = share.reshape(-1)
-    slices, rows, columns = share.shape
-    for corner in np.ndindex(2, 2, 2):
-        place = low + corner
-        weight = np.prod(np.where(corner, rest, 1 - rest), axis=1) * amounts
-        valid = np.all((place >= 0) & (place < (slices, rows, columns)), axis=1)
-        target = (place[valid, 0] * rows + place[valid, 1]) * columns + place[valid, 2]
-        flat += np.bincount(target, weight[valid], minlength=flat.size)
+    _, rows, columns = share.shape
+    corner = (low[:, 0] * rows + low[:, 1]) * columns + low[:, 2]
+    places, weights = [], []
+    for z, row, column in np.ndindex(min(2, len(share)), 2, 2):
+        weight = amounts * (rest[:, 0] if z else 1 - rest[:, 0])
+        weight = weight * (rest[:, 1] if row else 1 - rest[:, 1]) * (rest[:, 2] if column else 1 - rest[:, 2])
+        places.append(corner + (z * rows + row) * columns + column)
+        weights.append(weight)
+    total = np.bincount(np.concatenate(places), np.concatenate(weights), minlength=share.size)
+    share += total.reshape(share.shape)
 
 
 def draw_tubes(grid: Grid, tubes: list[Tube], slab_mm: float) -> np.ndarray:
@@ -54,39 +58,45 @@ def draw_tubes(grid: Grid, tubes: list[Tube], slab_mm: float) -> np.ndarray:
     Returns:
         float32 (slices, rows, columns), 0 to 1.
     """
-    share = np.zeros(grid.samples, dtype=np.float32)
-    planes = max(1, round(slab_mm / 0.7))
-    offsets = ((np.arange(planes) + 0.5) / planes - 0.5) * slab_mm
-    z_axis = (grid.axes[0][:, None] + offsets).ravel()
-    fine = np.zeros((len(z_axis), *grid.samples[1:]), dtype=np.float32)
-    for tube in tubes:
-        for start, end, first, last in zip(tube.nodes, tube.nodes[1:], tube.radii, tube.radii[1:]):
-            _draw_segment(fine, (z_axis, *grid.axes[1:]), grid.pitch, start, end, first, last)
-    np.mean(fine.reshape(len(share), planes, *share.shape[1:]), axis=1, out=share)
-    return share
+    if not tubes:
+        return np.zeros(grid.samples, dtype=np.float32)
+    between = max(1, round(grid.slice_spacing / 0.8))
+    step = grid.slice_spacing / between
+    within = max(1, round(slab_mm / step))
+    planes = (len(grid.z) - 1) * between + within
+    first = grid.axes[0][0] - (within - 1) / 2 * step
+    axes = (first + step * np.arange(planes, dtype=np.float32), *grid.axes[1:])
+    fine = np.zeros((planes, *grid.samples[1:]), dtype=np.float32)
+    starts = np.concatenate([tube.nodes[:-1] for tube in tubes]).astype(np.float32)
+    ends = np.concatenate([tube.nodes[1:] for tube in tubes]).astype(np.float32)
+    radii = np.concatenate([np.column_stack([tube.radii[:-1], tube.radii[1:]]) for tube in tubes])
+    reach = radii.max(axis=1, keepdims=True) + grid.pitch
+    low, high = np.minimum(starts, ends) - reach, np.maximum(starts, ends) + reach
+    boxes = np.array(
+        [[np.searchsorted(axis, low[:, k]), np.searchsorted(axis, high[:, k])] for k, axis in enumerate(axes)]
+    )
+    for index in np.flatnonzero(np.all(boxes[:, 0] < boxes[:, 1], axis=0)):
+        box = tuple(slice(start, stop) for start, stop in boxes[:, :, index].tolist())
+        _draw_segment(fine, axes, grid.pitch, box, starts[index], ends[index], radii[index].tolist())
+    return np.stack([fine[k * between : k * between + within].mean(axis=0) for k in range(len(grid.z))])
 
 
 def _draw_segment(
     share: np.ndarray,
     axes: tuple[np.ndarray, ...],
     pitch: float,
+    box: tuple[slice, ...],
     start: np.ndarray,
     end: np.ndarray,
-    first: float,
-    last: float,
+    radii: list[float],
 ) -> None:
     """A round-ended, tapering piece of a tube, in place, within its bounding box."""
-    reach = max(first, last) + pitch
-    low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
-    box = tuple(slice(*np.searchsorted(axis, (below, above))) for axis, below, above in zip(axes, low, high))
     z, rows, columns = (axis[part] for axis, part in zip(axes, box))
-    if min(len(z), len(rows), len(columns)) == 0:
-        return
     dz, dr, dc = z[:, None, None] - start[0], rows[None, :, None] - start[1], columns[None, None, :] - start[2]
     along = end - start
     position = np.clip((dz * along[0] + dr * along[1] + dc * along[2]) / max(float(along @ along), 1e-6), 0, 1)
     offset = (dz - position * along[0]) ** 2 + (dr - position * along[1]) ** 2 + (dc - position * along[2]) ** 2
-    radius = first + (last - first) * position
+    radius = radii[0] + (radii[1] - radii[0]) * position
     # A tube thinner than a sample fills it only in part, whatever the distance of its axis.
     fill = np.clip((radius - np.sqrt(offset)) / pitch + 0.5, 0, 1) * np.minimum(1, 2 * radius / pitch)
     np.maximum(share[box], fill, out=share[box])

@@ -1,0 +1,335 @@
+"""Handlers of the generation run: which weights are used, and the writing of a generated set."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from nodule_plugin import __version__
+from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
+from nodule_plugin.errors import InputError
+from nodule_plugin.settings import as_flag
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "request.json"
+BASE_WEIGHTS = "base"
+SUFFIXES = {"png": ".png", "nifti": ".nii.gz"}
+"""The formats, each in a folder of its name, and the suffix of its files."""
+DESCRIPTION = b"SYNTHETIC, not for diagnosis"
+_SLICE_THICKNESS_MM = 1.0
+_LIBRARIES = ("torch", "diffusers", "monai")
+
+
+class GeneratedSetWriter:
+    """Write what an evaluator generates as a generated set, see :mod:`nodule_plugin.data.generated`.
+
+    Every image is an 8-bit grey PNG and, if asked for, a NIfTI of one slice in Hounsfield units (int16; axes x, y, z);
+    both carry what made them. The manifest is written last. A run that was interrupted is taken up where it stopped,
+    and a finished set can be extended by further requests, as long as the settings are the same.
+
+    The evaluator's batches are lists of requests and its ``pred`` is (B, C, H, W) in [-1, 1]; channels are averaged.
+
+    Args:
+        output_dir: of the set.
+        requests: all that the set is to hold, see :mod:`nodule_plugin.data.requests`.
+        settings: of the sampler, see :attr:`nodule_plugin.diffusion.sampling.GuidedSampler.settings`.
+        base_model: folder or hub id; of a folder only the name is recorded.
+        weights_sha256: of the network, see :func:`identify_weights`.
+        image_size: height and width, pixels.
+        window_hu: Hounsfield units of -1 and 1.
+        formats: "png" alone or "png" and "nifti".
+        overwrite: replace another set in ``output_dir``, and make anew what is there already.
+
+    Raises:
+        InputError: if a setting makes no sense or ``output_dir`` holds something else.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        requests: Sequence[Mapping[str, Any]],
+        settings: Mapping[str, Any],
+        base_model: str,
+        weights_sha256: str,
+        image_size: int,
+        window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
+        formats: Sequence[str] = ("png", "nifti"),
+        overwrite: bool | str = False,
+    ) -> None:
+        self.folder = Path(output_dir)
+        self.requests = [dict(request) for request in requests]
+        self.window_hu = checked_window(window_hu)
+        self.formats = _checked_formats(formats)
+        self.image_size = image_size
+        settings = dict(settings)
+        self.run = {
+            "model": {
+                "base_model": Path(base_model).resolve().name if Path(base_model).is_dir() else str(base_model),
+                "weights_sha256": weights_sha256,
+                "prediction_type": settings.pop("prediction_type"),
+            },
+            **settings,
+            "window_hu": [int(end) if end == int(end) else end for end in self.window_hu],
+            "size": [image_size, image_size],
+            "software": {"nodule_plugin": __version__, **{name: version(name) for name in _LIBRARIES}},
+        }
+        overwrite = as_flag("overwrite", overwrite)
+        found = _read_run(self.folder)
+        self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
+        if not overwrite:
+            self._check_same_set(found)
+        self.pending = [request for request in self.requests if overwrite or not self._is_written(request)]
+        """The requests that are still to be made, for the evaluator's dataset."""
+
+    def attach(self, engine: Engine) -> None:
+        """Write after each iteration, and the manifest when the run is complete."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self) -> None:
+        """Make the folders and note what is going to be made.
+
+        Raises:
+            InputError: if that is not possible.
+        """
+        try:
+            for name in self.formats:
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            if self._stale:
+                (self.folder / MANIFEST).unlink(missing_ok=True)
+            for stale in self._stale:
+                for name in SUFFIXES:
+                    (self.folder / _relative(stale, name)).unlink(missing_ok=True)
+            _write_json(self.folder / RUN_FILE, {"settings": self.run, "requests": self.requests})
+        except OSError as error:
+            raise InputError(f"output_dir: {self.folder} cannot be written: {error}; give another folder") from error
+        done = len(self.requests) - len(self.pending)
+        logger.info("generating %d images into %s (%d already there)", len(self.pending), self.folder, done)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write one batch.
+
+        Raises:
+            InputError: if an image holds values that are not finite, or the disk takes no more.
+        """
+        state: Any = engine.state
+        for request, image in zip(state.batch, state.output[CommonKeys.PRED]):
+            if not torch.isfinite(image).all():
+                raise InputError(f"image {request['id']}: values are not finite; use dtype float32 or a lower guidance")
+            self._write(request, image.float().mean(0).cpu().numpy())
+
+    def finish(self) -> None:
+        """Write the manifest, if every image is there."""
+        missing = [request["id"] for request in self.requests if not self._is_written(request)]
+        if missing:
+            logger.warning("%s: %d images are missing; run again to complete the set", self.folder, len(missing))
+            return
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "synthetic": True,
+            "notice": NOTICE,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **self.run,
+            "images": [self._describe(request) for request in self.requests],
+        }
+        _write_json(self.folder / MANIFEST, manifest)
+        logger.info("%d images and %s are in %s", len(self.requests), MANIFEST, self.folder)
+
+    def _check_same_set(self, found: dict[str, Any] | None) -> None:
+        remedy = "give another output_dir, or overwrite=true to replace it"
+        if found is None:
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                raise InputError(f"output_dir: {self.folder} holds other files; {remedy}")
+            return
+        old, new = _flat(found["settings"]), _flat(json.loads(json.dumps(self.run)))
+        for name in sorted(set(old) | set(new)):
+            if old.get(name) != new.get(name):
+                change = f"made with {name} {old.get(name)}, not {new.get(name)}"
+                raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
+        wanted = {request["id"]: request for request in json.loads(json.dumps(self.requests))}
+        for request in found["requests"]:
+            if wanted.get(request["id"]) != request:
+                raise InputError(f"output_dir: {self.folder} holds another set (image {request['id']}); {remedy}")
+
+    def _is_written(self, request: Mapping[str, Any]) -> bool:
+        return all((self.folder / _relative(request["id"], name)).is_file() for name in self.formats)
+
+    def _spacing(self, request: Mapping[str, Any]) -> float:
+        return float(request["roi_mm"]) / self.image_size
+
+    def _describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **request,
+            "image": _relative(request["id"], "png"),
+            "nifti": _relative(request["id"], "nifti") if "nifti" in self.formats else None,
+            "size": [self.image_size, self.image_size],
+            "spacing_mm": [self._spacing(request)] * 2,
+        }
+
+    def _write(self, request: Mapping[str, Any], unit: np.ndarray) -> None:
+        origin = {"notice": NOTICE, **self.run, "request": dict(request)}
+        content = {"png": encode_png(unit, origin)}
+        if "nifti" in self.formats:
+            content["nifti"] = encode_nifti(unit_to_hu(unit, self.window_hu), self._spacing(request), origin)
+        for name, data in content.items():
+            try:
+                _write_bytes(self.folder / _relative(request["id"], name), data)
+            except OSError as error:
+                raise InputError(f"output_dir: image {request['id']} cannot be written: {error}") from error
+
+
+def encode_png(unit: np.ndarray, origin: Mapping[str, Any]) -> bytes:
+    """An 8-bit grey PNG that says in text chunks that it is synthetic and what made it.
+
+    Args:
+        unit: (rows, columns) in [-1, 1]; -1 becomes 0 and 1 becomes 255.
+        origin: ``notice``, ``model`` and ``request`` get chunks of their own; all of it is in the chunk "origin".
+    """
+    request = origin["request"]
+    chunks = {
+        "notice": origin["notice"],
+        "prompt": request["prompt"],
+        "guidance_scale": f"{request['guidance_scale']:g}",
+        "seed": str(request["seed"]),
+        "weights_sha256": origin["model"]["weights_sha256"],
+        "origin": json.dumps(origin),
+    }
+    info = PngInfo()
+    for key, text in chunks.items():
+        info.add_text(key, text)
+    buffer = io.BytesIO()
+    grey = np.rint((np.clip(unit, -1, 1) + 1) * 127.5).astype(np.uint8)
+    Image.fromarray(grey).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def encode_nifti(hu: np.ndarray, spacing_mm: float, origin: Mapping[str, Any]) -> bytes:
+    """A compressed NIfTI-1 of one axial slice that says in its header that it is synthetic and what made it.
+
+    Args:
+        hu: (rows, columns) Hounsfield units; stored rounded, as int16, with axes (column, row, slice) that run to the
+            patient's left, back and head.
+        spacing_mm: between pixels.
+        origin: stored as JSON in a header extension of the kind "comment".
+    """
+    volume = np.rint(hu).astype(np.int16).T[:, :, None]
+    image = nibabel.Nifti1Image(volume, np.diag([-spacing_mm, -spacing_mm, _SLICE_THICKNESS_MM, 1.0]))
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = DESCRIPTION
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", json.dumps(origin).encode()))
+    # A time stamp in the compressed file would make equal images unequal files.
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+def identify_weights(weights: str, network: torch.nn.Module) -> str:
+    """SHA-256 of the weights that ``network`` is going to have, after a look at whether they fit.
+
+    Args:
+        weights: file with the network's state dict; "base" for the base model's own, as ``network`` holds them now.
+        network: that is to load them.
+
+    Returns:
+        Of a file the hash of its bytes, as ``sha256sum`` prints it; else the hash of names, types, shapes and bytes of
+        the state dict's tensors in alphabetical order.
+
+    Raises:
+        InputError: if the file is missing, damaged, or of another network.
+    """
+    digest = hashlib.sha256()
+    if weights == BASE_WEIGHTS:
+        for name, tensor in sorted(network.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+    _check_fit(Path(weights), network)
+    with Path(weights).open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_fit(path: Path, network: torch.nn.Module) -> None:
+    if not path.is_file():
+        raise InputError(f"weights: there is no file {path}; train first, or give weights=base for the base model's")
+    try:
+        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"weights: {path} cannot be read as a state dict: {reason}") from error
+    expected = network.state_dict()
+    for name in sorted(set(expected) | set(state)):
+        old, new = (tuple(part[name].shape) if name in part else "none" for part in (state, expected))
+        if old != new:
+            raise InputError(f"weights: {path} is of another network: {name} has shape {old}, the base model's {new}")
+
+
+def _checked_formats(formats: str | Sequence[str]) -> list[str]:
+    names = [name.strip() for name in formats.split(",")] if isinstance(formats, str) else list(formats)
+    if "png" not in names or not set(names) <= set(SUFFIXES):
+        raise InputError(f"formats: png, or png and nifti, can be written, not {formats!r}")
+    return [name for name in SUFFIXES if name in names]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, names joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
+
+
+def _relative(image_id: str, name: str) -> str:
+    return f"{name}/{image_id}{SUFFIXES[name]}"
+
+
+def _read_run(folder: Path) -> dict[str, Any] | None:
+    path = folder / RUN_FILE
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"output_dir: {folder} is a file; give a folder")
+        if not path.is_file():
+            return None
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"output_dir: {path} cannot be read as JSON: {error}; give another output_dir") from error
+    if not isinstance(run, dict) or not {"settings", "requests"} <= set(run):
+        raise InputError(f"output_dir: {path} is not of a generation run; give another output_dir")
+    return run
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write_bytes(path, (json.dumps(content, indent=4) + "\n").encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    """The whole file or none: written under another name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

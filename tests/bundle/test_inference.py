@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from tiny_sd import make_tiny_sd
+
+from nodule_plugin.data.generated import load_generated
+from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.errors import InputError, find_input_error
+
+SMALL = {"steps": 2, "image_size": 32, "guidance_scales": 2}
+ROUND = {"sphericity": 5, "margin": 5, "texture": 5, "spiculation": 1, "calcification": 6}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle's folder with a tiny base model and a fine-tuned U-Net that differs from the base model's."""
+    root = tmp_path_factory.mktemp("bundle")
+    base = make_tiny_sd(root / "models" / "tiny", "v_prediction")
+    network = DiffusionUNet.from_base(str(base))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.05)
+    torch.save(network.state_dict(), root / "models" / "model.pt")
+    return root
+
+
+@pytest.fixture
+def config(repository: Path) -> str:
+    return str(repository / "bundle" / "configs" / "inference.json")
+
+
+def workflow(config: str, bundle: Path, **overrides: Any) -> ConfigWorkflow:
+    options = {"bundle_root": str(bundle), "device": "cpu", **SMALL, **overrides}
+    return ConfigWorkflow(config, workflow_type="inference", run_id="evaluating", logging_file=False, **options)
+
+
+def run(config: str, bundle: Path, output: Path, **overrides: Any) -> dict[str, str]:
+    """Run in this process; returns the SHA-256 of every image."""
+    flow = workflow(config, bundle, output_dir=str(output), **overrides)
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    return {item["id"]: hashlib.sha256(Path(item["image"]).read_bytes()).hexdigest() for item in
+            load_generated(output).items}  # fmt: skip
+
+
+def command(config: str, bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", str(bundle)]
+    line += [f"--{name}={value}" for name, value in SMALL.items()]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(config).parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return subprocess.run([*line, *arguments], capture_output=True, text=True, env=environment, check=False, **options)
+
+
+def test_has_the_properties_that_monai_requires(config: str, bundle: Path) -> None:
+    flow = workflow(config, bundle)
+    flow.initialize()
+    assert flow.check_properties() == []
+    for name in ("bundle_root", "device", "dataset_dir", "dataset", "evaluator", "network_def", "inferer"):
+        assert name in flow.parser.config
+    assert set(flow.parser["displayable_configs"]) == {"prompt", "guidance_scale", "seed", "steps"}
+
+
+def test_run_from_another_folder(config: str, bundle: Path, tmp_path: Path) -> None:
+    result = command(config, bundle, "--prompts", "a round nodule", "--guidance_scales", "1,3", "--seeds", "[4,5]",
+                     "--output_dir", "made", cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    generated = load_generated(tmp_path / "made")
+    assert generated.manifest is not None
+    assert [(item["guidance_scale"], item["seed"]) for item in generated.items] == [(1, 4), (1, 5), (3, 4), (3, 5)]
+    assert generated.manifest["model"]["prediction_type"] == "v_prediction"
+    digest = hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest()
+    assert generated.manifest["model"]["weights_sha256"] == digest
+    assert generated.manifest["num_inference_steps"] == 2
+
+
+def test_error_is_one_line_and_exit_1(config: str, bundle: Path, tmp_path: Path) -> None:
+    findings = json.dumps({**ROUND, "margin": 7})
+    result = command(config, bundle, "--findings", findings, "--output_dir", "made", cwd=tmp_path)
+    assert result.returncode == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "findings[0]: margin" in errors[0]
+    assert "7" in errors[0]
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_run_and_displayable_configs(config: str, bundle: Path, tmp_path: Path) -> None:
+    flow = ConfigWorkflow(config, workflow_type="inference", run_id="evaluating", logging_file=False,
+                          bundle_root=str(bundle), device="cpu", image_size=32, output_dir=str(tmp_path / "made"),
+                          **{"displayable_configs#steps": 2, "displayable_configs#seed": 3})  # fmt: skip
+    flow.initialize()
+    flow.run()
+    generated = load_generated(tmp_path / "made")
+    assert len(generated.guidance_scales) > 1
+    assert len({item["prompt"] for item in generated.items}) > 1
+    assert {item["seed"] for item in generated.items} == {3}
+    assert len(generated.items) <= 16
+
+
+def test_files_do_not_depend_on_the_batch_size(config: str, bundle: Path, tmp_path: Path) -> None:
+    options = {"prompts": ["one", "two"], "guidance_scales": "1,4"}
+    one = run(config, bundle, tmp_path / "one", **options)
+    three = run(config, bundle, tmp_path / "three", batch_size=3, **options)
+    assert one == three
+    assert len(set(one.values())) == 4
+
+
+def test_fine_tuned_weights_are_used_unless_told_otherwise(config: str, bundle: Path, tmp_path: Path) -> None:
+    tuned = run(config, bundle, tmp_path / "tuned", prompts="one")
+    base = run(config, bundle, tmp_path / "base", prompts="one", weights="base")
+    assert tuned != base
+    assert run(config, bundle, tmp_path / "tuned", prompts="one") == tuned
+
+
+def test_findings(config: str, bundle: Path, tmp_path: Path) -> None:
+    run(config, bundle, tmp_path / "made", findings=[ROUND, {**ROUND, "spiculation": 5}], roi_mm=16)
+    items = load_generated(tmp_path / "made").items
+    assert items[1]["prompt"].endswith("marked spiculation is seen.")
+    assert items[1]["findings"]["spiculation"] == 5
+    assert items[1]["spacing_mm"] == [0.5, 0.5]
+
+
+def test_datalist(config: str, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    item = {"image": "a.nii.gz", "slice_index": 0, "centre": [9, 9], "spacing": [1, 1], "diameter_mm": 8, "padding": 0,
+            "roi_mm": 16, "prompt": "a nodule", "findings": ROUND}  # fmt: skip
+    content = {"dataset_dir": str(tmp_path), "test": [{**item, "id": name} for name in ("a", "b", "c")]}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    run(config, bundle, tmp_path / "made", datalist=str(tmp_path / "datalist.json"), limit=2, guidance_scales=[1, 2])
+    items = load_generated(tmp_path / "made").items
+    assert [(item["source_id"], item["guidance_scale"], item["seed"]) for item in items] == [
+        ("a", 1, 0),
+        ("b", 1, 1),
+        ("a", 2, 0),
+        ("b", 2, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"base_model": "no/such/folder"}, "base_model: there is no folder 'no/such/folder'"),
+        ({"weights": "none.pt"}, "weights: there is no file none.pt"),
+        ({"guidance_scales": -1}, "guidance_scales: .* not -1"),
+        ({"prompts": "nodule " * 99}, "prompt: .* tokens"),
+        ({"output_dir": "/dev/null/made"}, "output_dir: /dev/null/made"),
+        ({"steps": 0}, "num_inference_steps: .* not 0"),
+        ({"image_size": 30}, "image_size: a multiple of 8"),
+        ({"window_hu": [1, 0]}, "window_hu: two rising numbers"),
+        ({"scheduler_class": "Magic"}, "scheduler: 'Magic' does not fit"),
+        ({"datalist": "none.json"}, "none.json"),
+    ],
+)
+def test_bad_input_leaves_nothing(
+    overrides: dict[str, Any], message: str, config: str, bundle: Path, tmp_path: Path
+) -> None:
+    options = dict(overrides)
+    output = Path(options.pop("output_dir", tmp_path / "made"))
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        run(config, bundle, output, **options)
+    found = find_input_error(caught.value)
+    assert found is not None
+    with pytest.raises(InputError, match=message):
+        raise found
+    assert "\n" not in str(found)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,106 @@
+"""prepare.json as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import run
+
+from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.errors import InputError, find_input_error
+from tests.data.crops_folder import write_crops
+from tests.lidc.dicom_files import SQUARE, nodule_xml, write_message, write_series
+
+
+def _prepare(repository: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
+    command += [str(repository / "bundle" / "configs" / "prepare.json"), "--bundle_root", str(repository / "bundle")]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def _prepare_here(repository: Path, **settings: Any) -> None:
+    """The same without the seconds that another process takes to import MONAI."""
+    run(
+        config_file=str(repository / "bundle" / "configs" / "prepare.json"),
+        bundle_root=str(repository / "bundle"),
+        **settings,
+    )
+
+
+def test_crops_from_any_folder(repository: Path, tmp_path: Path) -> None:
+    write_crops(tmp_path / "crops", count=12)
+    datalist = tmp_path / "out" / "datalist.json"
+    options = ["--template", "detailed", "--split_ratios", "[2, 1, 1]", "--min_diameter_mm", "5"]
+    done = _prepare(repository, tmp_path, "--dataset_dir", "crops", "--datalist", str(datalist), *options)
+    assert done.returncode == 0, done.stderr
+    assert "12 image-prompt pairs" in done.stdout
+    content = json.loads(datalist.read_text())
+    assert [content[f"num{part}"] for part in ("Training", "Validation", "Test")] == [6, 3, 3]
+    assert content["dataset_dir"] == str(tmp_path / "crops")
+    assert content["template"]["name"] == "detailed"
+
+
+def test_series_by_the_readers_xml(repository: Path, tmp_path: Path) -> None:
+    write_series(tmp_path / "tree", [0.0, 2.5, 5.0])
+    write_message(tmp_path / "tree" / "reading.xml", [nodule_xml([(2.5, SQUARE)], margin=m) for m in (1, 4)])
+    datalist = tmp_path / "datalist.json"
+    _prepare_here(repository, dataset_dir=str(tmp_path / "tree"), datalist=str(datalist), consensus="mean")
+    [item] = json.loads(datalist.read_text())["training"]
+    assert (item["id"], item["slice_index"], item["findings"]["margin"]) == ("TEST-0001-N01", None, 3)
+
+
+@pytest.mark.parametrize("dataset", ["lidc_idri", "lidc_nodule_crops"])
+def test_real_data(repository: Path, real_data: Path, tmp_path: Path, dataset: str) -> None:
+    datalist = tmp_path / "datalist.json"
+    _prepare_here(repository, dataset_dir=str(real_data / dataset), datalist=str(datalist))
+    content = json.loads(datalist.read_text())
+    counts = [content[f"num{part}"] for part in ("Training", "Validation", "Test")]
+    assert sum(counts) == {"lidc_idri": 5, "lidc_nodule_crops": 838}[dataset]
+    for part in ("training", "validation", "test"):
+        assert len(load_datalist(datalist, part)) == len(content[part])
+
+
+def test_what_is_wrong_is_said_in_a_line(repository: Path, tmp_path: Path) -> None:
+    broken = write_series(tmp_path / "tree", [0.0, 2.5])[1]
+    os.truncate(broken, 800)
+    done = _prepare(repository, tmp_path, "--dataset_dir", "tree", "--datalist", str(tmp_path / "out" / "list.json"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {broken}: truncated:")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset_dir": "absent"}, "dataset_dir: there is no absent;"),
+        ({"dataset_dir": "empty"}, "dataset_dir: empty is empty;"),
+        ({"selection": "best"}, "selection: there is no 'best';"),
+        ({"min_readers": -1}, "min_readers: a number of 0 or more is needed, not -1"),
+        ({"template": "haiku"}, "prompt template: there is no 'haiku';"),
+        ({"split_ratios": [7, 2]}, "split ratios: three whole numbers are needed"),
+        ({"dataset_dir": "bad"}, "nodules.csv: line 2: spiculation:"),
+        ({"dataset_dir": "lacking"}, "nodules.csv: the column 'margin' is missing;"),
+    ],
+)
+def test_error_leaves_no_file(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_crops(tmp_path / "crops")
+    write_crops(tmp_path / "bad", spiculation="7")
+    write_crops(tmp_path / "lacking", margin=None)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        _prepare_here(
+            repository, **{"dataset_dir": "crops", "datalist": str(tmp_path / "out" / "list.json")} | settings
+        )
+    assert message in str(find_input_error(caught.value))
+    assert not (tmp_path / "out").exists()

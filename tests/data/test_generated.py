@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nodule_plugin.data.generated import load_generated, read_picture
+from nodule_plugin.errors import InputError
+
+ITEM = {
+    "id": "a",
+    "image": "png/a.png",
+    "nifti": None,
+    "prompt": "one",
+    "findings": None,
+    "guidance_scale": 5.0,
+    "seed": 0,
+    "size": [2, 2],
+    "roi_mm": 20.0,
+    "spacing_mm": [10.0, 10.0],
+    "source_id": None,
+}
+MANIFEST: dict[str, Any] = {
+    "format": "nodule-plugin generated set",
+    "version": 1,
+    "synthetic": True,
+    "window_hu": [-160, 240],
+    "model": {"base_model": "tiny", "weights_sha256": "0", "prediction_type": "epsilon"},
+    "scheduler": "DPMSolverMultistepScheduler",
+    "num_inference_steps": 25,
+    "images": [ITEM, {**ITEM, "id": "b", "guidance_scale": 1.0}],
+}
+
+
+def write(folder: Path, manifest: Any) -> None:
+    (folder / "png").mkdir()
+    Image.fromarray(np.array([[0, 255], [51, 204]], np.uint8)).save(folder / "png" / "a.png")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_set_with_manifest(tmp_path: Path) -> None:
+    write(tmp_path, MANIFEST)
+    generated = load_generated(tmp_path)
+    assert generated.window_hu == (-160, 240)
+    assert generated.guidance_scales == [1.0, 5.0]
+    assert [item["id"] for item in generated.at_scale(5)] == ["a"]
+    assert generated.items[0]["image"] == str(tmp_path / "png" / "a.png")
+    np.testing.assert_allclose(read_picture(generated.items[0]["image"]), [[-1, 1], [-0.6, 0.6]], atol=1e-6)
+
+
+def test_plain_folder_of_pictures(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "notes.txt").touch()
+    generated = load_generated(tmp_path)
+    assert generated.manifest is None
+    assert [item["id"] for item in generated.items] == ["a", "b"]
+    assert generated.items[0]["prompt"] is None
+    assert generated.guidance_scales == []
+    assert read_picture(generated.items[0]["image"]).shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "manifest.json: field 'format'"),
+        ({"version": 2}, "manifest.json: version 2 is not 1"),
+        ({"images": []}, "field 'images' lists no image"),
+        ({"images": [{**ITEM, "image": "png/c.png"}]}, r"images\[0\]: field 'image': there is no file .*c.png"),
+        ({"images": [ITEM, {"id": "b"}]}, r"images\[1\]: field 'image' is missing"),
+        ({"images": ["a"]}, r"images\[0\]: an object is needed"),
+    ],
+)
+def test_damaged_manifest_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write(tmp_path, {**MANIFEST, **change})
+    with pytest.raises(InputError, match=message):
+        load_generated(tmp_path)
+
+
+def test_missing_field_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {name: value for name, value in MANIFEST.items() if name != "window_hu"})
+    with pytest.raises(InputError, match="field 'window_hu' is missing"):
+        load_generated(tmp_path)
+
+
+def test_folders_without_images_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        load_generated(tmp_path / "none")
+    with pytest.raises(InputError, match=r"holds neither manifest.json nor a picture"):
+        load_generated(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest.json cannot be read as JSON"):
+        load_generated(tmp_path)
+
+
+def test_picture_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("not a picture")
+    with pytest.raises(InputError, match=r"a.png cannot be read as a picture"):
+        read_picture(tmp_path / "a.png")

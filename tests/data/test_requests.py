@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodule_plugin.data.requests import generation_requests
+from nodule_plugin.errors import InputError
+
+ROUND = {"sphericity": 5, "margin": 5, "texture": 5, "spiculation": 1, "calcification": 6}
+ROUND_PROMPT = "The nodule is round in shape, solid internally, with well-defined margins."
+
+
+def datalist(folder: Path, ids: list[str]) -> str:
+    (folder / "a.nii.gz").touch()
+    item = {"image": "a.nii.gz", "slice_index": 0, "centre": [9, 9], "spacing": [1, 1], "diameter_mm": 8, "padding": 0}
+    items = [
+        {**item, "id": name, "roi_mm": 16 + index, "prompt": f"nodule {index}", "findings": ROUND}
+        for index, name in enumerate(ids)
+    ]
+    file = folder / "datalist.json"
+    file.write_text(json.dumps({"dataset_dir": str(folder), "training": [], "validation": [], "test": items}))
+    return str(file)
+
+
+def test_prompts_times_scales_times_seeds() -> None:
+    requests = generation_requests(prompts=["one", "two"], guidance_scales=[1, 5.5], seeds=[0, 7], roi_mm=30)
+    assert len(requests) == len({request["id"] for request in requests}) == 8
+    assert requests[0] == {
+        "id": "prompt000_g1_s0",
+        "prompt": "one",
+        "findings": None,
+        "guidance_scale": 1.0,
+        "seed": 0,
+        "roi_mm": 30.0,
+        "source_id": None,
+    }
+    assert [request["guidance_scale"] for request in requests] == [1.0] * 4 + [5.5] * 4
+    assert requests[-1]["id"] == "prompt001_g5.5_s7"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["one\n\n two \n", ["one", "two"], ("one", "two"), "prompts.txt", "prompts.json"],
+)
+def test_ways_to_give_prompts(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
+    (tmp_path / "prompts.json").write_text('["one", "two"]')
+    monkeypatch.chdir(tmp_path)
+    assert [request["prompt"] for request in generation_requests(prompts=given)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_findings_become_prompts(as_file: bool, count: int, tmp_path: Path) -> None:
+    given: Any = ROUND if count == 1 else [ROUND, {**ROUND, "sphericity": 3}]
+    if as_file:
+        (tmp_path / "findings.json").write_text(json.dumps(given))
+        given = str(tmp_path / "findings.json")
+    requests = generation_requests(findings=given, guidance_scales=5)
+    assert len(requests) == count
+    assert requests[0]["prompt"] == ROUND_PROMPT
+    assert requests[0]["findings"] == ROUND
+    assert requests[0]["id"] == "findings000_g5_s0"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (5, [5]),
+        (2.5, [2.5]),
+        ("5", [5]),
+        ("1,5, 10", [1, 5, 10]),
+        ("[1 5]", [1, 5]),
+        ((1, 5), [1, 5]),
+        (["1", 0], [1, 0]),
+    ],
+)
+def test_ways_to_give_scales(given: Any, expected: list[float]) -> None:
+    requests = generation_requests(prompts="one", guidance_scales=given)
+    assert [request["guidance_scale"] for request in requests] == expected
+
+
+def test_datalist_items_keep_their_seed_at_every_scale(tmp_path: Path) -> None:
+    path = datalist(tmp_path, ["LIDC 0001/1", "LIDC-0001-1", "c"])
+    requests = generation_requests(datalist=path, guidance_scales="5,10", seeds=100)
+    assert [request["seed"] for request in requests] == [100, 101, 102] * 2
+    assert [request["source_id"] for request in requests[:3]] == ["LIDC 0001/1", "LIDC-0001-1", "c"]
+    assert [request["roi_mm"] for request in requests[:3]] == [16, 17, 18]
+    assert requests[0]["findings"] == ROUND
+    assert len({request["id"] for request in requests}) == 6
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", request["id"]) for request in requests)
+    assert generation_requests(datalist=path, limit=1, guidance_scales="5", seeds=100) == requests[:1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of prompts, findings and datalist, not none"),
+        ({"prompts": "a", "findings": ROUND}, "not prompts and findings"),
+        ({"prompts": "a", "guidance_scales": "5,-1"}, "guidance_scales: .* 0 or above, not -1"),
+        ({"prompts": "a", "guidance_scales": "nan"}, "guidance_scales: .* not nan"),
+        ({"prompts": "a", "guidance_scales": "five"}, "guidance_scales: 'five' is not a number"),
+        ({"prompts": "a", "guidance_scales": True}, "guidance_scales: True is not a number"),
+        ({"prompts": "a", "guidance_scales": "5,5.0"}, "guidance_scales: 5.0 is given twice"),
+        ({"prompts": "a", "guidance_scales": []}, "guidance_scales: at least one"),
+        ({"prompts": "a", "seeds": 1.5}, "seeds: a seed is a whole number of 0 or above, not 1.5"),
+        ({"prompts": "a", "seeds": 2**64}, r"seeds: a number below 2\*\*63 is needed"),
+        ({"prompts": "a", "seeds": -1}, "seeds: .* not -1"),
+        ({"prompts": "a", "seeds": "inf"}, "seeds: .* not inf"),
+        ({"prompts": "a", "roi_mm": 0}, "roi_mm: a number above 0"),
+        ({"prompts": ["a", " "]}, r"prompts\[1\]: a text that is not empty"),
+        ({"prompts": [3]}, r"prompts\[0\]: a text that is not empty is needed, not 3"),
+        ({"prompts": "  \n "}, "prompts: a text, a list"),
+        ({"prompts": "missing.txt"}, "prompts: missing.txt cannot be read"),
+        ({"findings": {**ROUND, "margin": 7}}, r"findings\[0\]: margin: .*1 to 5.*not 7"),
+        ({"findings": [ROUND, {**ROUND, "margin": 7}]}, r"findings\[1\]: margin"),
+        ({"findings": [ROUND, "round"]}, r"findings\[1\]: a dictionary of ratings"),
+        ({"findings": [{"margin": 1}]}, r"findings\[0\]: .*'sphericity' is missing"),
+        ({"findings": "missing.json"}, "findings: missing.json cannot be read"),
+        ({"findings": ROUND, "template": "none"}, "prompt template: there is no 'none'"),
+        ({"datalist": "missing.json"}, "missing.json"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        generation_requests(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "findings.json").write_text("{")
+    with pytest.raises(InputError, match=r"findings.json is not valid JSON"):
+        generation_requests(findings=tmp_path / "findings.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"part": "training"}, "no items in its part 'training'"),
+        ({"part": "x"}, "no part 'x'"),
+        ({"limit": 0}, "limit"),
+    ],
+)
+def test_bad_use_of_the_datalist_is_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        generation_requests(datalist=datalist(tmp_path, ["a"]), **arguments)

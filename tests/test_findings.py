@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from nodule_plugin import Findings, InputError
+from nodule_plugin.findings import OPTIONAL_RATINGS, REQUIRED_RATINGS, SCALES
+
+RATINGS = {"sphericity": 3, "margin": 4, "texture": 5, "spiculation": 1, "calcification": 6}
+
+
+@pytest.mark.parametrize("name", list(SCALES))
+@pytest.mark.parametrize("value", [0, 7, 2.5, "3", True])
+def test_ratings_off_their_scale_are_named(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{name}: .*{value!r}"):
+        Findings.from_dict(RATINGS | {name: value})
+
+
+@pytest.mark.parametrize("name", REQUIRED_RATINGS)
+def test_missing_ratings_are_named(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        Findings.from_dict({key: value for key, value in RATINGS.items() if key != name})
+
+
+def test_unknown_ratings_are_named() -> None:
+    with pytest.raises(InputError, match="'colour'"):
+        Findings.from_dict(RATINGS | {"colour": 1})
+
+
+@pytest.mark.parametrize("name", OPTIONAL_RATINGS)
+def test_optional_ratings_may_be_left_out(name: str) -> None:
+    assert getattr(Findings.from_dict(RATINGS), name) is None
+    assert Findings.from_dict(RATINGS | {name: 1}).to_dict() == RATINGS | {name: 1}
+
+
+def test_every_code_has_a_label() -> None:
+    for name, scale in SCALES.items():
+        for code in scale.codes:
+            assert Findings.from_dict(RATINGS | {name: code}).describe()[name] == scale.labels[code]
+
+
+@pytest.mark.parametrize(("code", "calcified"), [(1, True), (5, True), (6, False)])
+def test_calcification_6_is_absent(code: int, calcified: bool) -> None:
+    assert Findings.from_dict(RATINGS | {"calcification": code}).calcified is calcified
