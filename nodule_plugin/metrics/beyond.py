@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.stats import binomtest
-from torch import Tensor
 
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
 from nodule_plugin.metrics.coverage import manifold_coverage
@@ -62,16 +59,14 @@ class CopyMeasure(Measure):
     """Share of images that are copies of training images, see :mod:`nodule_plugin.metrics.memorization`.
 
     Args:
-        training: images (3, H, W) that the model was trained on; None: not given, see :attr:`unavailable`.
+        training: images that the model was trained on; None: not given, see :attr:`unavailable`.
         false_alarms: share of held-out real images that may be called copies.
         key, name: see :class:`Measure`.
     """
 
-    def __init__(
-        self, key: str, name: str, training: Sequence[Tensor] | None = None, false_alarms: float = 0.01
-    ) -> None:
+    def __init__(self, key: str, name: str, training: ImageSet | None = None, false_alarms: float = 0.01) -> None:
         super().__init__(key, name, "correlation of grey values", standard=False)
-        self.index = None if training is None else TrainingIndex(training)
+        self.index = None if training is None else TrainingIndex(training.images)
         self.false_alarms = false_alarms
 
     @property

@@ -26,7 +26,7 @@ from nodule_plugin.metrics.distribution import (
 from nodule_plugin.metrics.features import FeatureExtractor
 
 LOWER, HIGHER, NEAR_REAL = "lower", "higher", "near real"
-PUBLISHED, STAND_IN, BEYOND = "published", "stand-in", "beyond"
+PUBLISHED, STAND_IN, BEYOND, FINDINGS = "published", "stand-in", "beyond", "findings"
 NORMAL_95 = 1.959963984540054
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageRecord, ImageSet, SetKey
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.beyond import CopyMeasure, CoverageMeasure
 from nodule_plugin.metrics.coverage import manifold_coverage
@@ -72,7 +72,7 @@ def test_planted_copies_are_found_and_named() -> None:
     assert index.find(copies).place.tolist() == list(range(10))
     threshold = copy_threshold(index.find(held_out).likeness)
     assert (index.find(copies).likeness > threshold).all()
-    measure = CopyMeasure("copies", "Copies", training)
+    measure = CopyMeasure("copies", "Copies", _set(TRAINING, training))
     value = measure.measure(_set(GENERATED, [*fresh, *copies]), _set(REAL, held_out))
     assert value.value == pytest.approx(0.25, abs=0.05)
     assert int(str(value.details["most_alike"]["image"]).removeprefix(GENERATED)) >= 30
@@ -90,7 +90,9 @@ def test_images_of_another_size_are_copies_too() -> None:
 def test_without_copies_the_interval_still_has_a_width() -> None:
     training, held_out = _smooth(20, 0), _smooth(100, 1)
     noise = list((torch.rand(20, 3, 64, 64) * 255).to(torch.uint8))
-    value = CopyMeasure("copies", "Copies", training).measure(_set(GENERATED, noise), _set(REAL, held_out))
+    value = CopyMeasure("copies", "Copies", _set(TRAINING, training)).measure(
+        _set(GENERATED, noise), _set(REAL, held_out)
+    )
     assert (value.value, value.standard_error) == (0.0, None)
     assert value.to_dict()["ci95"] == [0.0, pytest.approx(0.17, abs=0.02)]
 
@@ -98,7 +100,10 @@ def test_without_copies_the_interval_still_has_a_width() -> None:
 def test_what_cannot_be_said_of_copies() -> None:
     images = _set(CONTROL, _smooth(3, 0))
     assert CopyMeasure("copies", "Copies").measure(images, images).reason == "no training images given"
-    assert CopyMeasure("copies", "Copies", _smooth(3, 1)).measure(images, images).reason == "not an image of a model"
+    assert (
+        CopyMeasure("copies", "Copies", _set(TRAINING, _smooth(3, 1))).measure(images, images).reason
+        == "not an image of a model"
+    )
     with pytest.raises(InputError, match="no training images"):
         TrainingIndex([])
     assert np.isclose(copy_threshold(np.arange(101.0)), 99)
