@@ -182,7 +182,8 @@ class ModelSelection:
     Args:
         network: whose weights are written (the moving average, as a rule).
         path: of the raw state dict, ``model.pt``.
-        evaluator: the validation; None where there is nothing to validate on: the last weights are then written.
+        evaluator: the validation; None where there is nothing to validate on. Where none is run, the last weights are
+            written.
         metric_name: key of the evaluator's metrics; lower is better.
         patience: validations without improvement after which training stops; 0 never stops.
         min_improvement: share of the best value by which a value must be lower to count as an improvement.
@@ -210,9 +211,8 @@ class ModelSelection:
     def attach(self, engine: Engine) -> None:
         """Look at every validation of the trainer ``engine``."""
         self.trainer = engine
-        if self.evaluator is None:
-            engine.add_event_handler(Events.COMPLETED, self._write)
-        else:
+        engine.add_event_handler(Events.COMPLETED, self._write_unjudged)
+        if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -234,6 +234,11 @@ class ModelSelection:
 
     def _write(self, engine: Engine) -> None:
         save_atomically(self.network.state_dict(), self.path)
+
+    def _write_unjudged(self, engine: Engine) -> None:
+        if math.isinf(self.best):
+            logger.warning("No validation was run: %s holds the weights of the last epoch.", self.path)
+            self._write(engine)
 
     def state_dict(self) -> dict[str, float]:
         """The best value and how many validations have passed since."""

@@ -159,6 +159,14 @@ def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 9
 
 
+def test_a_run_shorter_than_the_validation_interval_leaves_a_model(tmp_path: Path, caplog) -> None:
+    network, trainer = nn.Linear(1, 1), Engine(lambda engine, batch: None)
+    ModelSelection(network, str(tmp_path / "model.pt"), Engine(lambda engine, batch: None), "distance").attach(trainer)
+    trainer.run([0], max_epochs=1)
+    assert (tmp_path / "model.pt").is_file()
+    assert "No validation was run" in caplog.text
+
+
 def test_selection_remembers(tmp_path: Path) -> None:
     selection = ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, "distance")
     assert math.isinf(selection.best)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nodule_plugin.findings import Findings
+from nodule_plugin.lidc.geometry import contour_area
 from nodule_plugin.lidc.phantom import surroundings
 from nodule_plugin.lidc.phantom.grid import Grid
 from nodule_plugin.lidc.phantom.scanner import Scanner
@@ -126,12 +128,18 @@ def _outward(scan: Scan, grid: Grid, rng: np.random.Generator) -> np.ndarray:
 
 
 def _centre_z(cluster: Sequence[Annotation]) -> float:
-    """Of the positions that at least half of the readers outlined, the one nearest to the middle of all, mm."""
-    outlined = [sorted({contour.z for contour in annotation.contours if contour.inclusion}) for annotation in cluster]
-    positions, readers = np.unique(np.concatenate(outlined), return_counts=True)
-    middle = (positions[0] + positions[-1]) / 2
-    agreed = positions[readers >= min(len(cluster) / 2, readers.max())]
-    return float(agreed[np.abs(agreed - middle).argmin()])
+    """Of the positions that at least half of the readers outlined, the one nearest to the centre of mass, mm."""
+    area: dict[float, float] = {}
+    readers: Counter[float] = Counter()
+    for annotation in cluster:
+        outlines = [contour for contour in annotation.contours if contour.inclusion]
+        readers.update({contour.z for contour in outlines})
+        for contour in outlines:
+            area[contour.z] = area.get(contour.z, 0.0) + contour_area(contour) + 1  # 1: a point is a pixel
+    positions, weights = np.array(list(area)), np.array(list(area.values()))
+    enough = min(len(cluster) / 2, max(readers.values()))
+    agreed = np.array(sorted(z for z in area if readers[z] >= enough))
+    return float(agreed[np.abs(agreed - np.average(positions, weights=weights)).argmin()])
 
 
 def _grid(
