@@ -108,7 +108,7 @@ open_clip's folder layout; weights stored with 16 bits, loaded with 32.
 
 ## On images of patients that it was not trained on
 
-Its settings were chosen by the validation parts. The test results were known, too, when phantoms were added to training.
+Its settings were chosen by the validation parts. Test results were known, too, when phantoms were added to training.
 
 | | {" | ".join(results)} |
 |{" --- |" * (len(results) + 1)}
