@@ -13,13 +13,16 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
+from tqdm import tqdm
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
-from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageRecord, SetKey
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.data.transforms import CropNoduleROId, LoadNoduleSliced
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
 from nodule_plugin.errors import InputError
+from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -56,7 +59,8 @@ def real_items(
     if not listed:
         raise InputError(f"{datalist}: there is no image in part {' + '.join(parts)}; choose another part")
     return [
-        item | {"set": key, "record": ImageRecord(item["id"], item["prompt"], None, item["patient_id"])}
+        item
+        | {"set": key, "record": ImageRecord(item["id"], item["prompt"], None, item["patient_id"], item["findings"])}
         for item in listed
     ]
 
@@ -80,13 +84,9 @@ def generated_items(generated_dir: str | Path | Sequence[str | Path]) -> list[di
         model = name if names.count(name) == 1 else f"{name} ({generated.folder.name})"
         for item in generated.items:
             key = SetKey(GENERATED, model, item["guidance_scale"])
-            items.append(
-                {
-                    "image": item["image"],
-                    "set": key,
-                    "record": ImageRecord(item["id"], item["prompt"], item["source_id"]),
-                }
-            )
+            ratings = item["findings"] or _stated_ratings(item["prompt"])
+            record = ImageRecord(item["id"], item["prompt"], item["source_id"], None, ratings)
+            items.append({"image": item["image"], "set": key, "record": record})
     return items
 
 
@@ -122,6 +122,22 @@ def image_size(items: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
         raise InputError("generated images: there is none; generate images first")
     rows, columns = read_picture(items[0]["image"]).shape
     return rows, columns
+
+
+def training_set(
+    datalist: str | Path | None, dataset_dir: str | Path | None, size: Sequence[int], window_hu: Sequence[float]
+) -> ImageSet | None:
+    """The training part of a data list, loaded as the other images are; None where there is no data list.
+
+    Raises:
+        InputError: see :func:`load_datalist`.
+    """
+    if datalist is None:
+        return None
+    load = LoadSetImaged(size=size, window_hu=window_hu)
+    items = real_items(datalist=datalist, part="training", dataset_dir=dataset_dir)
+    images = [to_uint8(load(item)["image"][None])[0] for item in tqdm(items, desc="training images")]
+    return ImageSet(SetKey(TRAINING, "training images"), [item["record"] for item in items], images)
 
 
 class LoadSetImaged(MapTransform):
@@ -183,6 +199,16 @@ def _folder_items(folder: str | Path, key: SetKey) -> list[dict[str, Any]]:
     if not files:
         raise InputError(f"real images: {root} holds no image ({', '.join((*PICTURES, *NIFTI))}); correct real_dir")
     return [{"image": str(file), "set": key, "record": ImageRecord(file.name.split(".")[0])} for file in files]
+
+
+def _stated_ratings(prompt: str | None) -> dict[str, int]:
+    """What a prompt in one of the templates' wordings says; nothing of a prompt in words of its own."""
+    for template in TEMPLATES:
+        try:
+            return prompt_to_ratings(prompt or "", template)
+        except InputError:
+            continue
+    return {}
 
 
 def _model_name(generated: GeneratedSet) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 REAL = "real"
 GENERATED = "generated"
 CONTROL = "control"
+TRAINING = "training"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class SetKey:
     """Which row of the table an image belongs to.
 
     Attributes:
-        kind: "real", "generated" or "control" (images that are bad on purpose, to show what a metric then says).
+        kind: "real", "generated", "control" (bad on purpose, to show what a metric then says), or "training".
         model: what made the images.
         guidance_scale: that they were generated at; None where there is none.
     """
@@ -37,12 +38,14 @@ class ImageRecord:
         prompt: its prompt, None where there is none.
         source_id: id of the real image whose findings it was generated from.
         patient_id: of a real image.
+        ratings: rating -> code, as the readers gave it or the findings asked for it; empty where not known.
     """
 
     id: str
     prompt: str | None = None
     source_id: str | None = None
     patient_id: str | None = None
+    ratings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,8 +78,12 @@ class ImageSet:
         )
 
     def with_prompts(self, prompts: Sequence[str], key: SetKey) -> ImageSet:
-        """The same images under other prompts."""
-        records = [replace(record, prompt=prompt) for record, prompt in zip(self.records, prompts)]
+        """The same images under each other's prompts, and with the ratings that go with those."""
+        ratings = {record.prompt: record.ratings for record in self.records}
+        records = [
+            replace(record, prompt=prompt, ratings=ratings.get(prompt, {}))
+            for record, prompt in zip(self.records, prompts)
+        ]
         return ImageSet(key, records, self.images, self.features)
 
     def prompts(self) -> list[str] | None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet, SetKey
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.measures import Encoder, Measure
-from nodule_plugin.metrics.pixels import to_uint8
 from nodule_plugin.metrics.rows import measure_rows
 from nodule_plugin.report.files import write_report
 from nodule_plugin.report.results import build_results

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nodule_plugin.data.pixels import Images
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.openclip import OpenCLIPModel
-from nodule_plugin.metrics.pixels import Images
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 WEIGHT = 2.5

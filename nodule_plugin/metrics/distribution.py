@@ -50,7 +50,7 @@ def frechet_distance(real: Features, fake: Features) -> float:
     Raises:
         InputError: for fewer than two images, differing D, or values that are not finite.
     """
-    first, second = _checked_pair(real, fake)
+    first, second = checked_pair(real, fake)
     mean_first, mean_second = first.mean(axis=0), second.mean(axis=0)
     root_first, root_second = _covariance_root(first - mean_first), _covariance_root(second - mean_second)
     cross = np.linalg.svd(root_first @ root_second.T, compute_uv=False).sum()
@@ -80,7 +80,7 @@ def kernel_distance(
     Raises:
         InputError: for fewer than two images, differing D, values that are not finite, or senseless subsets.
     """
-    first, second = _checked_pair(real, fake)
+    first, second = checked_pair(real, fake)
     size = min(subset_size, len(first), len(second))
     if subsets < 1 or size < MIN_IMAGES:
         raise InputError(
@@ -98,7 +98,7 @@ def kernel_distance(
 
 def squared_mmd(real: Features, fake: Features) -> float:
     """The unbiased squared maximum mean discrepancy of all images, with KID's kernel; see :func:`kernel_distance`."""
-    return _squared_mmd(*_checked_pair(real, fake))
+    return _squared_mmd(*checked_pair(real, fake))
 
 
 def half_sample_error(
@@ -124,7 +124,7 @@ def half_sample_error(
     Returns:
         The standard error in the statistic's own unit; NaN where a half would hold fewer than two images.
     """
-    first, second = _checked_pair(real, fake)
+    first, second = checked_pair(real, fake)
     if min(len(first), len(second)) < 2 * MIN_IMAGES:
         return float("nan")
     draw = np.random.default_rng(seed)
@@ -229,7 +229,12 @@ def _mean_off_diagonal(kernel: np.ndarray) -> float:
     return float((kernel.sum() - np.trace(kernel)) / (count * (count - 1)))
 
 
-def _checked_pair(real: Features, fake: Features) -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(real: Features, fake: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets as (N, D) and (M, D) float64 arrays.
+
+    Raises:
+        InputError: for fewer than two images, differing D, or values that are not finite.
+    """
     first, second = _checked(real, "real"), _checked(fake, "generated")
     if first.shape[1] != second.shape[1]:
         raise InputError(

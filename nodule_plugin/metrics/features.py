@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.openclip import OpenCLIPModel
-from nodule_plugin.metrics.pixels import to_uint8
 
 
 class FeatureExtractor(Protocol):

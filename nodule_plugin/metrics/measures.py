@@ -26,6 +26,7 @@ from nodule_plugin.metrics.distribution import (
 from nodule_plugin.metrics.features import FeatureExtractor
 
 LOWER, HIGHER, NEAR_REAL = "lower", "higher", "near real"
+PUBLISHED, STAND_IN, BEYOND, FINDINGS = "published", "stand-in", "beyond", "findings"
 NORMAL_95 = 1.959963984540054
 
 
@@ -96,6 +97,11 @@ class Measure(ABC):
         self.key, self.name, self.extractor, self.standard = key, name, extractor, standard
 
     @property
+    def group(self) -> str:
+        """The table that the column stands in."""
+        return PUBLISHED if self.standard else STAND_IN
+
+    @property
     @abstractmethod
     def unavailable(self) -> str | None:
         """Why no number can be computed at all, or None."""
@@ -119,6 +125,7 @@ class Measure(ABC):
             "name": self.name,
             "better": self.better,
             "extractor": self.extractor,
+            "group": self.group,
             "standard": self.standard,
             "unavailable": self.unavailable,
         }

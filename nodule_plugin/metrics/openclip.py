@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import BertConfig
 
+from nodule_plugin.data.pixels import Images, to_pictures
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.pixels import Images, to_pictures
 
 CONFIG_NAME = "open_clip_config.json"
 BERT_BASE_TEXT_TOWERS = (

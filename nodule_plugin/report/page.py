@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
 from nodule_plugin.report.figures import guidance_panels
-from nodule_plugin.report.tables import FOOTNOTES, TITLES, extractor_lines, table
+from nodule_plugin.report.tables import FOOTNOTES, TITLES, extractor_lines, groups, table
 
 MAX_PROMPTS = 8
 SAMPLE_PIXELS = 128
@@ -32,13 +32,13 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     tables = [
         {
-            "title": TITLES[standard],
-            "headings": table(results, standard)[0],
-            "rows": table(results, standard)[1],
-            "footnote": FOOTNOTES[standard],
-            "extractors": extractor_lines(results, standard),
+            "title": TITLES[group],
+            "headings": table(results, group)[0],
+            "rows": table(results, group)[1],
+            "footnote": FOOTNOTES[group],
+            "extractors": extractor_lines(results, group),
         }
-        for standard in sorted((True, False), key=lambda standard: not _computed(results, standard))
+        for group in sorted(groups(results), key=lambda group: not _computed(results, group))
     ]
     return template.from_string((files(__package__) / "page.html").read_text(encoding="utf-8")).render(
         results=results,
@@ -49,9 +49,9 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
     )
 
 
-def _computed(results: Mapping[str, Any], standard: bool) -> bool:
+def _computed(results: Mapping[str, Any], group: str) -> bool:
     """Whether a table holds any number; one without comes last."""
-    return any(m["standard"] == standard and m["unavailable"] is None for m in results["measures"])
+    return any(m["group"] == group and m["unavailable"] is None for m in results["measures"])
 
 
 def sample_grids(sets: Sequence[ImageSet], show_real: bool) -> list[dict[str, Any]]:

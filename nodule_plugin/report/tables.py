@@ -7,26 +7,37 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from nodule_plugin.metrics.measures import BEYOND, FINDINGS, PUBLISHED, STAND_IN
 from nodule_plugin.report.numbers import with_error
 from nodule_plugin.report.results import arrow
 
 FOOTNOTES = {
-    True: "Metrics as the literature defines them; a column is computed only with the published weights it names.",
-    False: "Stand-ins measured with this project's own small network. They compare sets measured alike; they are not "
-    "FID, KID, LPIPS or CLIPScore and must not be set beside published numbers.",
+    PUBLISHED: "Metrics as the literature defines them; a column is computed only with the published weights it names.",
+    STAND_IN: "Stand-ins measured with this project's own small network. They compare sets measured alike; they are "
+    "not FID, KID, LPIPS or CLIPScore and must not be set beside published numbers.",
+    BEYOND: "Precision and density: how far generated images lie among real ones. Recall and coverage: how many real "
+    "ones have a generated one near. Copies: generated images more like a training image than all but 1 % of held-out "
+    "real images are.",
+    FINDINGS: "Rank correlation, over images, of the rating asked for with the one that a regression trained on the "
+    "training images reads off. Real images show what it can read; generated ones can hardly do better.",
 }
-TITLES = {True: "Published metrics", False: "Stand-in metrics (tiny nodule encoder)"}
+TITLES = {
+    PUBLISHED: "Published metrics",
+    STAND_IN: "Stand-in metrics (tiny nodule encoder)",
+    BEYOND: "Fidelity, coverage, copies",
+    FINDINGS: "Findings asked for and seen",
+}
 ITSELF = "compared with itself"
 
 
-def table(results: Mapping[str, Any], standard: bool) -> tuple[list[str], list[list[str]]]:
+def table(results: Mapping[str, Any], group: str) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of one table.
 
     Args:
         results: the content of metrics.json.
-        standard: True for the published metrics, False for the stand-ins.
+        group: "published", "stand-in" or "beyond".
     """
-    measures = [measure for measure in results["measures"] if measure["standard"] == standard]
+    measures = [measure for measure in results["measures"] if measure["group"] == group]
     headings = ["Model", "Guidance scale", *(f"{m['name']} {arrow(m)}" for m in measures), "Images"]
     rows = [
         [row["model"], _scale(row), *(cell(row["values"][m["key"]]) for m in measures), str(row["images"])]
@@ -42,24 +53,27 @@ def cell(value: Mapping[str, Any]) -> str:
     return "–" if value["reason"] == ITSELF else f"not computed: {value['reason']}"
 
 
-def extractor_lines(results: Mapping[str, Any], standard: bool) -> list[str]:
+def groups(results: Mapping[str, Any]) -> list[str]:
+    """The tables that have a column, in their order."""
+    return [group for group in TITLES if any(measure["group"] == group for measure in results["measures"])]
+
+
+def extractor_lines(results: Mapping[str, Any], group: str) -> list[str]:
     """For each column, the network behind it."""
     return [
-        f"{measure['name']}: {measure['extractor']}"
-        for measure in results["measures"]
-        if measure["standard"] == standard
+        f"{measure['name']}: {measure['extractor']}" for measure in results["measures"] if measure["group"] == group
     ]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The verdict and both tables."""
+    """The verdict and the tables."""
     parts = ["# Evaluation", f"**{results['notice']}**", *(f"- {sentence}" for sentence in results["verdict"])]
-    for standard in (True, False):
-        headings, rows = table(results, standard)
+    for group in groups(results):
+        headings, rows = table(results, group)
         lines = ["| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
         lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
-        parts += [f"## {TITLES[standard]}", "\n".join(lines), FOOTNOTES[standard]]
-        parts.append("Networks: " + "; ".join(extractor_lines(results, standard)) + ".")
+        parts += [f"## {TITLES[group]}", "\n".join(lines), FOOTNOTES[group]]
+        parts.append("Networks: " + "; ".join(extractor_lines(results, group)) + ".")
     parts += ["± is the standard error. ↓ lower is better, ↑ higher is better.", results["attribution"]]
     # Sentences of one list belong together; everything else is a paragraph.
     return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("**\n- ", "**\n\n- ") + "\n"

@@ -87,19 +87,19 @@ def _distances(scorer: CLIPScorer, images: Tensor, embeddings: Tensor) -> dict[s
     }
 
 
-def model_card(results: Mapping[str, HeldOut], training_images: int, steps: int, source: str) -> str:
+def model_card(results: Mapping[str, HeldOut], training_images: Mapping[str, int], steps: int) -> str:
     """The README.md of the model's folder.
 
     Args:
         results: part of the data list -> what was found on it.
-        training_images: how many there were.
+        training_images: what the images are, in words -> how many there were.
         steps: of training.
-        source: what the images are, in words.
     """
+    trained_on = " and ".join(f"{count} {source}" for source, count in training_images.items())
     return f"""# Tiny nodule CLIP
 
 A small CLIP of chest CT nodules (64 x 64 regions of interest, lung window) and their prompts, trained from scratch by
-`scripts/train_tiny_scorer.py` on {training_images} {source} images for {steps} steps. It stands in for
+`scripts/train_tiny_scorer.py` on {trained_on} images for {steps} steps. It stands in for
 Inception, CLIP and BiomedCLIP where their weights are not at hand, under names of its own: FD and KD (tiny nodule
 encoder), Tiny CLIPScore. **Its numbers compare sets measured alike. They are not FID, KID, LPIPS, CLIPScore or
 BioCLIPScore and must not be set beside published values.** For research use only; not for diagnosis.
@@ -108,7 +108,7 @@ open_clip's folder layout; weights stored with 16 bits, loaded with 32.
 
 ## On images of patients that it was not trained on
 
-Its settings were chosen on the validation part; nothing was chosen on the test part.
+Its settings were chosen by the validation parts. Test results were known, too, when phantoms were added to training.
 
 | | {" | ".join(results)} |
 |{" --- |" * (len(results) + 1)}

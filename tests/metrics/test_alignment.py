@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertTokenizerFast
 
 import nodule_plugin
+from nodule_plugin.data.pixels import to_pictures
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.alignment import BIOMEDCLIP, BiomedCLIPScorer, CLIPScorer, clip_scores, shuffle_prompts
-from nodule_plugin.metrics.pixels import to_pictures
 
 PROMPTS = ["The nodule is round in shape.", "The nodule is oval in shape.", "calcification is seen."] * 2
 

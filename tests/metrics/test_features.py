@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
-from nodule_plugin.metrics.pixels import to_uint8
 
 
 @pytest.fixture(scope="module")

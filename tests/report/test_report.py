@@ -86,11 +86,11 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
 
 
 def test_table_is_laid_out_as_the_reference_methods() -> None:
-    headings, rows = table(_results(), standard=False)
+    headings, rows = table(_results(), "stand-in")
     assert headings == ["Model", "Guidance scale", "KD (tiny nodule encoder) ↓", "Tiny CLIPScore ↑", "Images"]
     assert rows[0] == ["real images", "–", "–", "0.200 ± 0.010", "20"]
     assert rows[2] == ["tiny", "5", "0.50 ± 0.10", "0.200 ± 0.010", "20"]
-    assert table(_results(), standard=True)[1][2][2] == "not computed: no weights given"
+    assert table(_results(), "published")[1][2][2] == "not computed: no weights given"
 
 
 def test_stand_ins_are_never_called_by_the_published_names() -> None:

@@ -58,7 +58,7 @@ def test_training_learns_which_prompt_is_whose_and_the_saved_model_still_knows(t
     assert {path.name for path in tmp_path.iterdir()} == {
         *("open_clip_config.json", "open_clip_model.safetensors", "README.md")
     }
-    assert "must not be set beside published values" in model_card({"validation": result}, 32, 40, "phantom")
+    assert "must not be set beside published values" in model_card({"phantom, validation": result}, {"phantom": 32}, 40)
 
 
 def test_a_seed_gives_the_same_weights() -> None:
