@@ -19,6 +19,7 @@ from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.prompts import PromptTemplate, get_template
+from nodule_plugin.settings import as_flag
 
 _logger = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
 
 
 def load_datalist(
-    path: str | Path, part: str, dataset_dir: str | Path | None = None, drop_padded: bool = False
+    path: str | Path, part: str, dataset_dir: str | Path | None = None, drop_padded: bool | str = False
 ) -> list[dict[str, Any]]:
     """One part of a data list, ready for MONAI's datasets.
 
@@ -201,7 +202,7 @@ def load_datalist(
         raise InputError(f"{file}: it does not say its dataset_dir; give dataset_dir")
     root = (file.parent / content["dataset_dir"]) if dataset_dir is None else Path(dataset_dir)
     items = [_checked(item, number, root.absolute(), file, part) for number, item in enumerate(content[part])]
-    if not drop_padded:
+    if not as_flag("drop_padded", drop_padded):
         return items
     kept = [item for item in items if item["padding"] == 0]
     if len(kept) < len(items):

@@ -32,7 +32,7 @@ def real_items(
     datalist: str | Path | None = None,
     part: str | Sequence[str] = "test",
     dataset_dir: str | Path | None = None,
-    drop_padded: bool = True,
+    drop_padded: bool | str = True,
 ) -> list[dict[str, Any]]:
     """The real images, as items for :class:`LoadSetImaged`.
 

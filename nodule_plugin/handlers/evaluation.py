@@ -20,6 +20,7 @@ from nodule_plugin.metrics.measures import Encoder, Measure
 from nodule_plugin.metrics.rows import measure_rows
 from nodule_plugin.report.files import write_report
 from nodule_plugin.report.results import build_results
+from nodule_plugin.settings import as_flag
 
 _logger = logging.getLogger(__name__)
 
@@ -116,10 +117,10 @@ class EvaluationReport:
         measures: Sequence[Measure],
         settings: Mapping[str, Any],
         seed: int = 0,
-        show_real: bool = False,
+        show_real: bool | str = False,
     ) -> None:
         self.collector, self.output_dir, self.measures = collector, Path(output_dir), list(measures)
-        self.settings, self.seed, self.show_real = dict(settings), seed, show_real
+        self.settings, self.seed, self.show_real = dict(settings), seed, as_flag("show_real", show_real)
         self.results: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
