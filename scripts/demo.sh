@@ -33,7 +33,7 @@ step() {
 step "1/4 prepare: findings to prompts, nodules to a data list" prepare.json \
     --dataset_dir "$dataset_dir" --datalist "$output/datalist.json" --phantom_dir "$output/phantom"
 step "2/4 train: fine-tune the small base model" train.json \
-    --datalist "$output/datalist.json" --output_dir "$output/training" --epochs "$epochs"
+    --datalist "$output/datalist.json" --output_dir "$output/training" --epochs "$epochs" --resume false
 part=test
 if [ "$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["numTest"])' "$output/datalist.json")" = 0 ]; then
     part=training
@@ -42,7 +42,7 @@ if [ "$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["numT
 fi
 step "3/4 inference: the $part part's prompts at guidance scales 5 to 60" inference.json \
     --datalist "$output/datalist.json" --part "$part" --weights "$output/training/models/model.pt" --limit "$images" \
-    --guidance_scales "5,10,20,30,40,50,60" --output_dir "$output/generated"
+    --guidance_scales "5,10,20,30,40,50,60" --output_dir "$output/generated" --overwrite true
 step "4/4 evaluate: against the real images of the $part part" evaluate.json \
     --datalist "$output/datalist.json" --part "$part" --generated_dir "$output/generated" --output_dir "$output/evaluation"
 
