@@ -19,7 +19,7 @@ FOOTNOTES = {
     "ones have a generated one near. Copies: generated images more like a training image than all but 1 % of held-out "
     "real images are.",
     FINDINGS: "Rank correlation, over images, of the rating asked for with the one that a regression trained on the "
-    "training images reads off. Real images show what it can read; generated ones can hardly do better.",
+    "training images reads off. Real images show what it reads on patients; guidance exaggerates and may exceed that.",
 }
 TITLES = {
     PUBLISHED: "Published metrics",
