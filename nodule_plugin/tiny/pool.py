@@ -43,7 +43,7 @@ def phantom_pool(count: int, size: int, seed: int = 0) -> Pool:
     """The first ``count`` ROIs of the stream of phantoms; takes about a tenth of a second each."""
     images, findings = [], []
     for roi, ratings in tqdm(islice(iter_phantom_rois(seed, size), count), desc="phantoms", total=count):
-        images.append(to_unit_range(torch.as_tensor(roi)[None]))
+        images.append(to_unit_range(torch.from_numpy(roi.copy())[None]))
         findings.append(ratings)
     return Pool(torch.stack(images), findings)
 
