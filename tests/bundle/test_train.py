@@ -85,8 +85,16 @@ def make_workflow(
 
 def test_the_workflow_has_every_property(repository: Path, room: dict, tmp_path: Path) -> None:
     workflow = make_workflow(repository, room, output_dir=str(tmp_path))
+    workflow.initialize()
     assert workflow.check_properties() == []
-    workflow.parser.config["train"].pop("inferer")
+
+
+@pytest.mark.parametrize("name", ["train#inferer", "train#trainer", "dataset_dir"])
+def test_a_missing_property_is_noticed(repository: Path, room: dict, tmp_path: Path, name: str) -> None:
+    workflow = make_workflow(repository, room, output_dir=str(tmp_path))
+    workflow.initialize()
+    holder = workflow.parser.config["train"] if "#" in name else workflow.parser.config
+    holder.pop(name.split("#")[-1])
     with pytest.raises(KeyError):
         workflow.check_properties()
 
