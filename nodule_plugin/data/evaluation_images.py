@@ -60,7 +60,12 @@ def real_items(
         raise InputError(f"{datalist}: there is no image in part {' + '.join(parts)}; choose another part")
     return [
         item
-        | {"set": key, "record": ImageRecord(item["id"], item["prompt"], None, item["patient_id"], item["findings"])}
+        | {
+            "set": key,
+            "record": ImageRecord(
+                item["id"], item["prompt"], None, item["patient_id"], item["findings"], item["synthetic"]
+            ),
+        }
         for item in listed
     ]
 

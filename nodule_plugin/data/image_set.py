@@ -39,6 +39,7 @@ class ImageRecord:
         source_id: id of the real image whose findings it was generated from.
         patient_id: of a real image.
         ratings: rating -> code, as the readers gave it or the findings asked for it; empty where not known.
+        phantom: True for an image of the reference set that is no patient's.
     """
 
     id: str
@@ -46,6 +47,7 @@ class ImageRecord:
     source_id: str | None = None
     patient_id: str | None = None
     ratings: Mapping[str, int] = field(default_factory=dict)
+    phantom: bool = False
 
 
 @dataclass

@@ -138,6 +138,7 @@ class EvaluationReport:
             if not any(images.key.kind == kind for images in sets):
                 raise InputError(f"evaluation: no {kind} images; give real_dir or datalist, and generated_dir")
         rows = measure_rows(sets, self.measures, self.seed)
-        self.results = build_results(rows, self.measures, self.settings)
+        phantoms = any(record.phantom for images in sets for record in images.records)
+        self.results = build_results(rows, self.measures, self.settings, phantoms)
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))

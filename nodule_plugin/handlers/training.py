@@ -345,6 +345,24 @@ def last_loss(output: Mapping[str, torch.Tensor]) -> float:
     return float(output[CommonKeys.LOSS])
 
 
+class AttachHandler:
+    """Attach a handler that the configuration defines elsewhere.
+
+    MONAI's ``check_properties`` takes every member of a training workflow's handler list for a dictionary with
+    ``_target_``, and fails on a reference such as ``"@ema"``.
+
+    Args:
+        handler: with a method ``attach``.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def attach(self, engine: Engine) -> None:
+        """Attach it to ``engine``."""
+        self.handler.attach(engine)
+
+
 def random_transforms(transform: Callable) -> list[Any]:
     """The members of a MONAI Compose that draw random numbers, for :class:`EpochSeed`."""
     return [member for member in getattr(transform, "transforms", ()) if hasattr(member, "set_random_state")]

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nodule_plugin.data.image_set import GENERATED, REAL
-from nodule_plugin.metrics.rows import FLOOR
 from nodule_plugin.report.results import arrow
 
 COLUMNS = 3
@@ -73,7 +72,7 @@ def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) ->
             axis.errorbar(scales, values, [1.96 * error for error in errors], marker="o", capsize=3, label=model)
     for row in results["rows"]:
         value = row["values"][key]["value"]
-        if value is not None and (row["kind"] == REAL or row["model"] == FLOOR.model):
+        if value is not None and (row["kind"] == REAL or row["floor"]):
             style = "--" if row["kind"] == REAL else ":"
             axis.axhline(value, color="black", linewidth=1, linestyle=style, label=row["model"])
     axis.set_title(f"{measure['name']} {arrow(measure)}", fontsize=9)

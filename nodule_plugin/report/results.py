@@ -21,13 +21,24 @@ ATTRIBUTION = (
     "doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al. (2011) Med Phys 38:915-931; "
     "Clark K et al. (2013) J Digit Imaging 26:1045-1057."
 )
+REAL_IMAGES, PHANTOMS = "real images", "phantoms"
 PACKAGES = ("nodule-plugin", "torch", "monai", "torchmetrics", "torch-fidelity", "open_clip_torch", "lpips")
 # Which column names the best row: the published ones first, distances that are unbiased in the number of images first.
 DECIDING = ("kid", "fid", "kd_tiny", "fd_tiny")
 
 
-def build_results(rows: Sequence[Row], measures: Sequence[Measure], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys."""
+def build_results(
+    rows: Sequence[Row], measures: Sequence[Measure], settings: Mapping[str, Any], phantoms: bool = False
+) -> dict[str, Any]:
+    """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
+
+    Args:
+        rows: of the table.
+        measures: its columns.
+        settings: of the run.
+        phantoms: the reference images are phantoms, and must not be called real.
+    """
+    reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -37,16 +48,19 @@ def build_results(rows: Sequence[Row], measures: Sequence[Measure], settings: Ma
         "software": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "settings": dict(settings),
         "measures": [measure.describe() for measure in measures],
-        "rows": [_row(row) for row in rows],
+        "reference": reference,
+        "rows": [_row(row, reference) for row in rows],
     }
     results["verdict"] = verdict(results)
     return results
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, reference: str) -> dict[str, Any]:
+    generated = row.key.kind == GENERATED
     return {
         "kind": row.key.kind,
-        "model": row.key.model,
+        "floor": row.key == FLOOR,
+        "model": row.key.model if generated else row.key.model.replace(REAL_IMAGES, reference),
         "guidance_scale": row.key.guidance_scale,
         "images": row.count,
         "prompts": row.prompts,
@@ -56,34 +70,44 @@ def _row(row: Row) -> dict[str, Any]:
 
 def verdict(results: Mapping[str, Any]) -> list[str]:
     """What the numbers say in a few sentences: the best row, how far from real images, whether prompts matter."""
+    reference = results["reference"]
+    sentences = []
+    if reference == PHANTOMS:
+        sentences.append(
+            "The reference images are phantoms (synthetic CT): the numbers show that the steps work and say "
+            "nothing about real CT."
+        )
     generated = [row for row in results["rows"] if row["kind"] == GENERATED]
     deciding = next((key for key in DECIDING if any(_value(row, key) is not None for row in generated)), None)
     if deciding is None:
-        return ["No distance between real and generated images could be computed; the table says why."]
+        return [
+            *sentences,
+            f"No distance between {reference} and generated images could be computed; the table says why.",
+        ]
     measure = next(measure for measure in results["measures"] if measure["key"] == deciding)
     computed = [row for row in generated if _value(row, deciding) is not None]
     best = min(computed, key=lambda row: row["values"][deciding]["value"])
-    sentences = [f"Closest to the real images by {measure['name']}: {label(best)}, {_number(best, deciding)}."]
+    sentences.append(f"Closest to the {reference} by {measure['name']}: {label(best)}, {_number(best, deciding)}.")
     if not measure["standard"]:
         sentences.append(
             f"{measure['name']} is a stand-in measured with this project's own small network. It compares sets "
             "measured alike and must not be set beside published FID or KID."
         )
-    floor = next((row for row in results["rows"] if row["model"] == FLOOR.model), None)
+    floor = next((row for row in results["rows"] if row["floor"]), None)
     if floor is not None and _value(floor, deciding) is not None:
-        sentences.append(_against_floor(best, floor, deciding, measure["name"]))
+        sentences.append(_against_floor(best, floor, deciding, f"Two halves of the {reference} have {measure['name']}"))
     return sentences + _alignment_sentences(results, best)
 
 
-def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, name: str) -> str:
+def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, halves: str) -> str:
     above = best["values"][key]["value"] - floor["values"][key]["value"]
     errors = [row["values"][key]["standard_error"] for row in (best, floor)]
-    stated = f"Two halves of the real images have {name} {_number(floor, key)}"
+    stated = f"{halves} {_number(floor, key)}"
     if None in errors:
         return f"{stated}; the images are too few to say whether the difference is one."
     error = (errors[0] ** 2 + errors[1] ** 2) ** 0.5
     if above > 1.96 * error:
-        return f"{stated}: the generated images differ from real ones by more than chance."
+        return f"{stated}: the generated images differ from these by more than chance."
     return f"{stated}: at this number of images the difference is within chance."
 
 

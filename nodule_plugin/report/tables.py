@@ -17,9 +17,9 @@ FOOTNOTES = {
     "not FID, KID, LPIPS or CLIPScore and must not be set beside published numbers.",
     BEYOND: "Precision and density: how far generated images lie among real ones. Recall and coverage: how many real "
     "ones have a generated one near. Copies: generated images more like a training image than all but 1 % of held-out "
-    "real images are.",
+    "reference images are.",
     FINDINGS: "Rank correlation, over images, of the rating asked for with the one that a regression trained on the "
-    "training images reads off. Real images show what it reads on patients; guidance exaggerates and may exceed that.",
+    "training images reads off. Reference images show what it can read; guidance exaggerates and may exceed that.",
 }
 TITLES = {
     PUBLISHED: "Published metrics",

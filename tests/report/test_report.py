@@ -72,6 +72,7 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
             "software",
             "settings",
             "measures",
+            "reference",
             "rows",
             "verdict",
         )
@@ -104,7 +105,7 @@ def test_stand_ins_are_never_called_by_the_published_names() -> None:
 @pytest.mark.parametrize(
     ("above", "best", "expected"),
     [
-        (0.05, 0.5, ["differ from real ones by more than chance", "The images follow their prompts: Tiny CLIPScore"]),
+        (0.05, 0.5, ["differ from these by more than chance", "The images follow their prompts: Tiny CLIPScore"]),
         (0.01, 0.2, ["the difference is within chance", "That the images follow their prompts is not shown"]),
     ],
 )
@@ -112,6 +113,14 @@ def test_verdict_says_what_the_numbers_allow(above: float, best: float, expected
     sentences = _results(above, best)["verdict"]
     assert sentences[0].startswith("Closest to the real images by KD (tiny nodule encoder): tiny at guidance scale 5")
     assert all(any(part in sentence for sentence in sentences) for part in expected)
+
+
+def test_phantoms_are_never_called_real() -> None:
+    rows = [_row(key, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20)) for key in (REAL_KEY, FLOOR, KEYS[0])]
+    results = build_results(rows, _measures(), {}, phantoms=True)
+    assert "phantoms (synthetic CT)" in results["verdict"][0]
+    assert [row["model"] for row in results["rows"]] == ["phantoms", "phantoms, half against half", "tiny"]
+    assert "real images" not in markdown(results)
 
 
 def test_verdict_without_any_distance() -> None:
