@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,8 @@ class EvaluationReport:
         measures: the table's columns.
         settings: of the run, for the record.
         seed: of halves and shuffles.
+        training_patients: JSON file that lists, under "training", patients whose images the bundle's small models were
+            trained on; reference images of these are counted in the verdict. None: not known.
         show_real: show real images on the page. They must not leave the machine by chance, so the default is no.
     """
 
@@ -118,7 +121,9 @@ class EvaluationReport:
         settings: Mapping[str, Any],
         seed: int = 0,
         show_real: bool | str = False,
+        training_patients: str | Path | None = None,
     ) -> None:
+        self.training_patients = read_patients(training_patients)
         self.collector, self.output_dir, self.measures = collector, Path(output_dir), list(measures)
         self.settings, self.seed, self.show_real = dict(settings), seed, as_flag("show_real", show_real)
         self.results: dict[str, Any] = {}
@@ -139,6 +144,23 @@ class EvaluationReport:
                 raise InputError(f"evaluation: no {kind} images; give real_dir or datalist, and generated_dir")
         rows = measure_rows(sets, self.measures, self.seed)
         phantoms = any(record.phantom for images in sets for record in images.records)
-        self.results = build_results(rows, self.measures, self.settings, phantoms)
+        seen = sum(record.patient_id in self.training_patients for images in sets for record in images.records)
+        self.results = build_results(rows, self.measures, self.settings, phantoms, seen)
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))
+
+
+def read_patients(file: str | Path | None) -> frozenset[str]:
+    """The patients under "training" of a JSON file; none where there is no file to read.
+
+    Raises:
+        InputError: if the file is not of that form.
+    """
+    if file is None:
+        return frozenset()
+    try:
+        return frozenset(json.loads(Path(file).read_text(encoding="utf-8"))["training"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f'training_patients: {file} is no JSON with a list "training" ({error}); give another file'
+        ) from error

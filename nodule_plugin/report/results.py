@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
-from nodule_plugin.data.image_set import GENERATED
+from nodule_plugin.data.image_set import GENERATED, REAL
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.rows import FLOOR, Row
 from nodule_plugin.report.numbers import with_error
@@ -21,6 +21,8 @@ ATTRIBUTION = (
     "doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al. (2011) Med Phys 38:915-931; "
     "Clark K et al. (2013) J Digit Imaging 26:1045-1057."
 )
+FEW_IMAGES = 20
+"""Fewer reference images than this are said to be too few in the verdict's first sentences."""
 REAL_IMAGES, PHANTOMS = "real images", "phantoms"
 PACKAGES = ("nodule-plugin", "torch", "monai", "torchmetrics", "torch-fidelity", "open_clip_torch", "lpips")
 # Which column names the best row: the published ones first, distances that are unbiased in the number of images first.
@@ -28,7 +30,11 @@ DECIDING = ("kid", "fid", "kd_tiny", "fd_tiny")
 
 
 def build_results(
-    rows: Sequence[Row], measures: Sequence[Measure], settings: Mapping[str, Any], phantoms: bool = False
+    rows: Sequence[Row],
+    measures: Sequence[Measure],
+    settings: Mapping[str, Any],
+    phantoms: bool = False,
+    seen_in_training: int = 0,
 ) -> dict[str, Any]:
     """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
 
@@ -37,6 +43,7 @@ def build_results(
         measures: its columns.
         settings: of the run.
         phantoms: the reference images are phantoms, and must not be called real.
+        seen_in_training: how many reference images are of patients that the project's small models were trained on.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -49,6 +56,7 @@ def build_results(
         "settings": dict(settings),
         "measures": [measure.describe() for measure in measures],
         "reference": reference,
+        "seen_in_training": seen_in_training,
         "rows": [_row(row, reference) for row in rows],
     }
     results["verdict"] = verdict(results)
@@ -77,6 +85,14 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
             "The reference images are phantoms (synthetic CT): the numbers show that the steps work and say "
             "nothing about real CT."
         )
+    if results["seen_in_training"]:
+        sentences.append(
+            f"{results['seen_in_training']} of the {reference} are of patients that the bundle's small models were "
+            "trained on: for these models they are no test."
+        )
+    few = [row["images"] for row in results["rows"] if row["kind"] == REAL and row["images"] < FEW_IMAGES]
+    if few:
+        sentences.append(f"There are only {few[0]} {reference}: no distance to so few can be trusted.")
     generated = [row for row in results["rows"] if row["kind"] == GENERATED]
     deciding = next((key for key in DECIDING if any(_value(row, key) is not None for row in generated)), None)
     if deciding is None:

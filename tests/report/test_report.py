@@ -73,6 +73,7 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
             "settings",
             "measures",
             "reference",
+            "seen_in_training",
             "rows",
             "verdict",
         )
@@ -113,6 +114,17 @@ def test_verdict_says_what_the_numbers_allow(above: float, best: float, expected
     sentences = _results(above, best)["verdict"]
     assert sentences[0].startswith("Closest to the real images by KD (tiny nodule encoder): tiny at guidance scale 5")
     assert all(any(part in sentence for sentence in sentences) for part in expected)
+
+
+def test_patients_of_the_training_are_said_to_be_no_test() -> None:
+    results = build_results([_row(REAL_KEY, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20))], _measures(), {}, False, 7)
+    assert results["verdict"][0].startswith("7 of the real images are of patients that the bundle's small models")
+
+
+def test_few_images_are_said_to_be_few() -> None:
+    value = Value(0.2, 0.01, 4)
+    rows = [Row(REAL_KEY, 4, 1, {"fid": value, "kd_tiny": value, "clip_score_tiny": value})]
+    assert build_results(rows, _measures(), {})["verdict"][0].startswith("There are only 4 real images")
 
 
 def test_phantoms_are_never_called_real() -> None:
