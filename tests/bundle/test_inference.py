@@ -180,3 +180,17 @@ def test_bad_input_leaves_nothing(
         raise found
     assert "\n" not in str(found)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_model_generates_from_the_checkout_without_further_settings(
+    repository: Path, tmp_path: Path
+) -> None:
+    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/inference.json"]
+    line += ["--output_dir", str(tmp_path / "out"), "--prompts", "The nodule is round in shape.", "--steps", "3"]
+    done = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = load_generated(tmp_path / "out")
+    assert made.guidance_scales == [1, 3, 5]
+    assert made.manifest is not None
+    weights = (repository / "bundle" / "models" / "model.pt").read_bytes()
+    assert made.manifest["model"]["weights_sha256"] == hashlib.sha256(weights).hexdigest()
