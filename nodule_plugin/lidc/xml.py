@@ -21,22 +21,11 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.lidc.records import Annotation, Contour, Scan
+from nodule_plugin.lidc.records import READERS_NAMES, Annotation, Contour, Scan
 
 _NAMESPACE = "{http://www.nih.gov}"
 _SAME_POSITION = 0.01
 """Positions nearer than this, mm, are the same: XML and DICOM round differently."""
-_RATING_ELEMENTS = {
-    "sphericity": "sphericity",
-    "margin": "margin",
-    "texture": "texture",
-    "spiculation": "spiculation",
-    "lobulation": "lobulation",
-    "calcification": "calcification",
-    "malignancy": "malignancy",
-    "subtlety": "subtlety",
-    "internal_structure": "internalStructure",
-}
 
 
 def is_read_message(path: Path) -> bool:
@@ -129,7 +118,7 @@ def _annotation(nodule: Element, characteristics: Element, annotation_id: str, f
         nodule_id=name,
         ratings={
             rating: _whole_number(characteristics, element, file, where)
-            for rating, element in _RATING_ELEMENTS.items()
+            for rating, element in READERS_NAMES.items()
             if characteristics.find(_NAMESPACE + element) is not None
         },
         contours=tuple(_contour(roi, file, where) for roi in nodule.findall(f"{_NAMESPACE}roi")),

@@ -256,15 +256,23 @@ def save_base_model(folder: Path, trainer: JointTrainer, vae: AutoencoderKL, car
         parts: dict[str, Any] = {"vae": vae, **dict(trainer.average.items())}
         for name, part in parts.items():
             copy.deepcopy(part).half().save_pretrained(root / name)
+            _forget_origin(root / name / "config.json")
         trainer.tokenizer.save_pretrained(root / "tokenizer")
         build_scheduler().save_pretrained(root / "scheduler")
-        (root / "model_index.json").write_text(json.dumps(_MODEL_INDEX, indent=2) + "\n")
+        (root / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
         (root / "README.md").write_text(card)
         shutil.rmtree(folder, ignore_errors=True)
         root.rename(folder)
 
 
-_MODEL_INDEX = {
+def _forget_origin(file: Path) -> None:
+    """Remove the folder that diffusers says a part was loaded from: a path of the machine it was trained on."""
+    config = json.loads(file.read_text())
+    config.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2) + "\n")
+
+
+MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
