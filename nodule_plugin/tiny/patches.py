@@ -12,13 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-WINDOW_HU = (-1000.0, 400.0)
-
-
-def to_unit_range(hounsfield: torch.Tensor, window: tuple[float, float] = WINDOW_HU) -> torch.Tensor:
-    """Hounsfield units to [-1, 1] by ``window``, clipped."""
-    low, high = window
-    return ((hounsfield - low) / (high - low)).clamp(0, 1) * 2 - 1
+from nodule_plugin.data.window import hu_to_unit
 
 
 def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -47,5 +41,6 @@ def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed
             x, y = (rng.integers(0, extent - side + 1) for extent in volume.shape[:2])
             z = rng.integers(volume.shape[2])
             patch = torch.from_numpy(volume[x : x + side, y : y + side, z].T.copy())[None, None]
-            patches[index] = to_unit_range(interpolate(patch, (size, size), mode="bilinear", antialias=True))[0]
+            resized = interpolate(patch, (size, size), mode="bilinear", antialias=True)[0]
+            patches[index] = torch.from_numpy(hu_to_unit(resized.numpy()))
     return patches

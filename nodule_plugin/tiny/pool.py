@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from nodule_plugin.data.roi import roi_bounds
 from nodule_plugin.data.transforms import crop_padded, read_slice
+from nodule_plugin.data.window import hu_to_unit
 from nodule_plugin.findings import Findings
 from nodule_plugin.lidc.phantom import iter_phantom_rois
-from nodule_plugin.tiny.patches import to_unit_range
 
 
 class Pool(NamedTuple):
@@ -43,7 +43,7 @@ def phantom_pool(count: int, size: int, seed: int = 0) -> Pool:
     """The first ``count`` ROIs of the stream of phantoms; takes about a tenth of a second each."""
     images, findings = [], []
     for roi, ratings in tqdm(islice(iter_phantom_rois(seed, size), count), desc="phantoms", total=count):
-        images.append(to_unit_range(torch.from_numpy(roi.copy())[None]))
+        images.append(torch.from_numpy(hu_to_unit(roi))[None])
         findings.append(ratings)
     return Pool(torch.stack(images), findings)
 
@@ -61,4 +61,4 @@ def load_pool(file: Path) -> Pool:
 
 def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
     resized = interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
-    return to_unit_range(resized)
+    return torch.from_numpy(hu_to_unit(resized.numpy()))
