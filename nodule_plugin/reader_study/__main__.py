@@ -24,7 +24,14 @@ def _design(options: argparse.Namespace) -> None:
     plan = Plan(options.margin, options.auc_margin, options.alpha, options.primary)
     settings = Settings(options.cases, options.repeats, options.practice, tuple(readers), plan, options.title)
     made = write_study(
-        options.output, options.real, options.generated, settings, options.part, options.dataset_dir, options.key, options.seed
+        options.output,
+        options.real,
+        options.generated,
+        settings,
+        options.part,
+        options.dataset_dir,
+        options.key,
+        options.seed,
     )
     print(f"study:      {made.study}  (what the server needs)")
     print(f"key:        {made.key}  (put it away until the answers are in; it cannot be made again)")
@@ -66,6 +73,58 @@ def _verify(options: argparse.Namespace) -> None:
         print(f"{AnswerStore(study.answers_file, study.content['id']).verify()} rows of answers: chain intact")
 
 
+def _analyse(options: argparse.Namespace) -> None:
+    from nodule_plugin.reader_study.page import write_analysis
+
+    output = (
+        Path(options.output) if options.output else Path(options.study).with_name(f"{Path(options.study).name}.results")
+    )
+    print(f"written: {write_analysis(options.study, options.key, output, options.bootstrap)}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from nodule_plugin.reader_study.planning import needed_cases, pilot_components
+    from nodule_plugin.reader_study.statistics.crossed import Components
+
+    if options.pilot:
+        components = pilot_components(options.pilot, options.item, options.model)
+    else:
+        components = Components(options.sd_reader**2, options.sd_case**2, options.sd_error**2)
+    needs = needed_cases(
+        components, options.readers, options.margin, options.power, options.alpha, options.true_difference
+    )
+    deviations = (
+        f"readers {components.reader**0.5:.2f}, cases {components.case**0.5:.2f}, rest {components.error**0.5:.2f}"
+    )
+    print(f"standard deviations of the difference: {deviations}")
+    print(f"equivalence within {options.margin:g} points, alpha {options.alpha:g}, power {options.power:g}")
+    print("readers  cases  power  standard error")
+    for need in needs:
+        cases = "none" if need.cases is None else str(need.cases)
+        print(f"{need.readers:7d}  {cases:>5}  {need.power:5.2f}  {need.standard_error:14.3f}")
+    if any(need.cases is None for need in needs):
+        print("none: 500 cases do not suffice; more readers are needed")
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from nodule_plugin.reader_study.simulation import error_rates, rates_table
+
+    rates = [
+        error_rates(
+            readers,
+            cases,
+            options.studies,
+            options.margin,
+            options.alpha,
+            ordinal_studies=options.ordinal,
+            seed=options.seed,
+        )
+        for readers in options.readers
+        for cases in options.cases
+    ]
+    print(rates_table(rates))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nodule_plugin.reader_study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -91,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the web application")
     serve.add_argument("study", metavar="STUDY")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
+    )
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--root-path", default="", help="path under which a proxy shows the application")
     serve.set_defaults(run=_serve)
@@ -109,6 +170,39 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("study", metavar="STUDY")
     verify.add_argument("--key", required=True)
     verify.set_defaults(run=_verify)
+
+    analyse = commands.add_parser("analyse", help="open the seal and write the report")
+    analyse.add_argument("study", metavar="STUDY")
+    analyse.add_argument("--key", required=True)
+    analyse.add_argument("--output", help="folder of the report (default: STUDY.results, beside the study)")
+    analyse.add_argument("--bootstrap", type=int, default=1000, help="draws for intervals of agreement (default: 1000)")
+    analyse.set_defaults(run=_analyse)
+
+    plan = commands.add_parser("plan", help="how many readers and cases show equivalence")
+    plan.add_argument("--margin", type=float, default=0.5, help="points of a scale (default: 0.5)")
+    plan.add_argument("--power", type=float, default=0.8, help="(default: 0.8)")
+    plan.add_argument("--alpha", type=float, default=0.05, help="(default: 0.05)")
+    plan.add_argument("--true-difference", type=float, default=0.0, help="that is expected (default: 0)")
+    plan.add_argument("--readers", type=int, nargs="+", default=[3, 4, 5, 6, 8, 10, 15], help="numbers to look at")
+    plan.add_argument("--sd-reader", type=float, default=0.2, help="of readers' differences (default: 0.2)")
+    plan.add_argument("--sd-case", type=float, default=0.85, help="of cases' differences (default: 0.85)")
+    plan.add_argument("--sd-error", type=float, default=1.0, help="of what is left (default: 1.0)")
+    plan.add_argument("--pilot", metavar="RESULTS.JSON", help="take the standard deviations from a study's results")
+    plan.add_argument("--item", default="realism", choices=ITEMS, help="of the pilot (default: realism)")
+    plan.add_argument("--model", help="of the pilot (default: its first)")
+    plan.set_defaults(run=_plan)
+
+    simulate = commands.add_parser("simulate", help="error rates of the analyses on studies with a known truth")
+    simulate.add_argument("--readers", type=int, nargs="+", default=[3, 6, 12])
+    simulate.add_argument("--cases", type=int, nargs="+", default=[20, 40])
+    simulate.add_argument("--studies", type=int, default=2000)
+    simulate.add_argument(
+        "--ordinal", type=int, default=0, metavar="N", help="fit the ordinal model to N of them (slow)"
+    )
+    simulate.add_argument("--margin", type=float, default=0.5)
+    simulate.add_argument("--alpha", type=float, default=0.05)
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.set_defaults(run=_simulate)
     return parser
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from nodule_plugin.reader_study.answers_table import SUSPICION
-from nodule_plugin.reader_study.questions import GENERATED, ITEMS, ORIGIN, REAL
+from nodule_plugin.reader_study.questions import CODES, GENERATED, ITEMS, ORIGIN, REAL
 from nodule_plugin.reader_study.seal import REAL_ARM, Key
 from nodule_plugin.reader_study.statistics.agreement import (
     NOMINAL,
@@ -99,9 +99,7 @@ def score_lines(first: pd.DataFrame, arms: Sequence[str]) -> list[Line]:
     lines = []
     for item in ITEMS:
         scores = {arm: first.loc[first["arm"] == arm, item].dropna().to_numpy() for arm in arms}
-        means = {
-            arm: first.loc[first["arm"] == arm].groupby("case")[item].mean().dropna().to_numpy() for arm in arms
-        }
+        means = {arm: first.loc[first["arm"] == arm].groupby("case")[item].mean().dropna().to_numpy() for arm in arms}
         for arm in arms:
             own = scores[arm]
             line: Line = {"item": item, "arm": arm, "n": len(own)}
@@ -118,8 +116,8 @@ def score_lines(first: pd.DataFrame, arms: Sequence[str]) -> list[Line]:
 def comparison_lines(first: pd.DataFrame, models: Sequence[str], plan: Plan) -> list[Line]:
     """Each model against real images, item by item, readers and cases random.
 
-    The difference of mean scores (generated minus real of the same findings) with its interval of level 1 - 2 alpha, the
-    test of equivalence within the margin, the test of difference, and Cliff's delta averaged over readers.
+    The difference of mean scores (generated minus real of the same findings) with its interval of level 1 - 2 alpha,
+    the test of equivalence within the margin, the test of difference, and Cliff's delta averaged over readers.
     """
     lines = [_comparison(first, item, model, plan) for item in ITEMS for model in models]
     return _with_holm(_with_holm(lines, "p_difference"), "p_equivalence")
@@ -129,7 +127,7 @@ def _comparison(first: pd.DataFrame, item: str, model: str, plan: Plan) -> Line:
     line: Line = {"item": item, "model": model}
     generated, real = (_pivot(first[first["arm"] == arm], item, "case") for arm in (model, REAL_ARM))
     generated, real = generated.align(real, join="inner")
-    readers, cases = complete_block((generated - real).notna().to_numpy(), ENOUGH) if generated.size else (np.zeros(0, bool),) * 2
+    readers, cases = complete_block((generated - real).notna().to_numpy(), ENOUGH)
     line |= {"readers": int(readers.sum()), "cases": int(cases.sum())}
     names = ("difference", "standard_error", "df", "low", "high", "p_equivalence", "equivalent", "p_difference")
     line |= dict.fromkeys((*names, "delta", "delta_low", "delta_high", "var_reader", "var_case", "var_error"))
@@ -145,19 +143,38 @@ def _comparison(first: pd.DataFrame, item: str, model: str, plan: Plan) -> Line:
     same = np.flatnonzero(cases)
     delta = areas(made, taken, same, same).mean()
     ends = delta.interval(1 - plan.alpha)
-    line |= {"delta": 2 * delta.value - 1, "delta_low": max(-1.0, 2 * ends[0] - 1), "delta_high": min(1.0, 2 * ends[1] - 1)}
+    line |= {
+        "delta": 2 * delta.value - 1,
+        "delta_low": max(-1.0, 2 * ends[0] - 1),
+        "delta_high": min(1.0, 2 * ends[1] - 1),
+    }
     components = mean_squares(made - taken).components()
-    return line | {"var_reader": components.reader, "var_case": components.case, "var_error": components.error, "reason": None}
+    return line | {
+        "var_reader": components.reader,
+        "var_case": components.case,
+        "var_error": components.error,
+        "reason": None,
+    }
 
 
 def recognition_lines(first: pd.DataFrame, models: Sequence[str], plan: Plan) -> list[Line]:
-    """Can readers tell generated from real? The area under the curve for all readers and cases, for each model and all."""
+    """Can readers tell generated from real? The area under the curve, for each model and for all of them."""
     lines = []
     for model in [*models, ALL_MODELS] if len(models) > 1 else models:
         found, readers, cases = _areas(first, models if model == ALL_MODELS else [model])
         line: Line = {"model": model, "readers": len(readers), "cases": cases}
         line |= dict.fromkeys(
-            ("auc", "standard_error", "df", "low", "high", "p_chance", "low_equivalence", "high_equivalence", "p_equivalence")
+            (
+                "auc",
+                "standard_error",
+                "df",
+                "low",
+                "high",
+                "p_chance",
+                "low_equivalence",
+                "high_equivalence",
+                "p_equivalence",
+            )
         )
         line |= {"indistinguishable": None, "by_reader": {}}
         made = first[first["arm"].isin(models if model == ALL_MODELS else [model])]
@@ -237,7 +254,17 @@ def agreement_lines(first: pd.DataFrame, draws: int) -> list[Line]:
         alpha = partial(krippendorff_alpha, level=NOMINAL) if question == ORIGIN else krippendorff_alpha
         line: Line = {"question": question, "readers": table.shape[0], "images": table.shape[1]}
         if table.shape[0] < 2:
-            names = ("alpha", "alpha_low", "alpha_high", "kappa", "kappa_low", "kappa_high", "icc", "icc_low", "icc_high")
+            names = (
+                "alpha",
+                "alpha_low",
+                "alpha_high",
+                "kappa",
+                "kappa_low",
+                "kappa_high",
+                "icc",
+                "icc_low",
+                "icc_high",
+            )
             lines.append({**line, **dict.fromkeys(names), "reason": "fewer than two readers"})
             continue
         for name, measure in (("alpha", alpha), ("kappa", weighted_kappa)):
@@ -281,11 +308,12 @@ def _curves(first: pd.DataFrame, models: Sequence[str]) -> list[Line]:
 
 
 def _distributions(first: pd.DataFrame, arms: Sequence[str]) -> list[Line]:
-    return [
-        {"item": item, "arm": arm, "counts": [int((first.loc[first["arm"] == arm, item] == code).sum()) for code in range(1, 6)]}
-        for item in ITEMS
-        for arm in arms
-    ]
+    lines = []
+    for item in ITEMS:
+        for arm in arms:
+            scores = first.loc[first["arm"] == arm, item]
+            lines.append({"item": item, "arm": arm, "counts": [int((scores == code).sum()) for code in CODES]})
+    return lines
 
 
 def _pivot(lines: pd.DataFrame, column: str, by: str) -> pd.DataFrame:

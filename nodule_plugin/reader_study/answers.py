@@ -1,8 +1,9 @@
 """The readers' answers: an SQLite table to which rows are added and in which none is ever changed.
 
 Every row carries the SHA-256 of itself and the row before it, so that a row that was altered, slipped in or taken out
-from among the others is found out (:meth:`AnswerStore.verify`). Triggers refuse changes through SQL. A commit returns after the disk
-has it (write-ahead log, ``synchronous=FULL``): what was confirmed to a reader survives a crash of server or machine.
+from among the others is found out (:meth:`AnswerStore.verify`). Triggers refuse changes through SQL. A commit returns
+after the disk has it (write-ahead log, ``synchronous=FULL``): what was confirmed to a reader survives a crash of server
+or machine.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class AnswerStore:
         try:
             with self._connect() as connection:
                 connection.executescript(_SCHEMA)
-                connection.execute("INSERT OR IGNORE INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", [study])
+                connection.execute(
+                    "INSERT OR IGNORE INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", [study]
+                )
                 found = connection.execute("SELECT id FROM study").fetchone()[0]
         except sqlite3.Error as error:
             raise InputError(f"answers: {file} cannot be used ({error}); move it away or restore it") from error
@@ -156,12 +159,13 @@ class AnswerStore:
         revision = present[3] if present else 0
         if revision != on_revision:
             return Outcome.CONFLICT
-        last = connection.execute("SELECT number, chain FROM answers ORDER BY number DESC LIMIT 1").fetchone() or (0, "")
+        last = connection.execute("SELECT number, chain FROM answers ORDER BY number DESC LIMIT 1").fetchone()
+        number, chain = last or (0, "")
         shown = connection.execute("SELECT MIN(at) FROM views WHERE reader = ? AND image = ?", [reader, image])
-        values = [last[0] + 1, reader, image, revision + 1, submission, _encode(answer)]
+        values = [number + 1, reader, image, revision + 1, submission, _encode(answer)]
         values += [shown.fetchone()[0], now(), visible_ms]
         marks = ", ".join("?" * (len(values) + 1))
-        connection.execute(f"INSERT INTO answers VALUES ({marks})", [*values, _chain(last[1], values)])
+        connection.execute(f"INSERT INTO answers VALUES ({marks})", [*values, _chain(chain, values)])
         return Outcome.CHANGED if revision else Outcome.SAVED
 
     def note_view(self, reader: str, image: str) -> None:

@@ -22,8 +22,8 @@ def build_table(rows: Sequence[Row], key: Key) -> pd.DataFrame:
         key: of the study.
 
     Returns:
-        Columns: reader; image; case; arm; repeat_of (id of the image that this one repeats, None of first showings); the
-        items (1 to 5, missing for "cannot judge"); origin; confidence; suspicion (-5 certainly real to 5 certainly
+        Columns: reader; image; case; arm; repeat_of (id of the image that this one repeats, None of first showings);
+        the items (1 to 5, missing for "cannot judge"); origin; confidence; suspicion (-5 certainly real to 5 certainly
         generated); comment; revisions; seconds (from the first showing to the first answer); visible_seconds (of the
         first answer, as the browser measured it). Ordered by reader and time.
     """
@@ -37,9 +37,24 @@ def build_table(rows: Sequence[Row], key: Key) -> pd.DataFrame:
         line = {"reader": reader, "image": image, "case": sealed.case, "arm": sealed.arm, "repeat_of": sealed.repeat_of}
         line |= {name: last.answer[name] for name in (*ITEMS, ORIGIN, CONFIDENCE)}
         line |= {SUSPICION: suspicion(last.answer), COMMENT: last.answer[COMMENT], "revisions": len(answers)}
-        line |= {"seconds": _seconds(first), "visible_seconds": None if first.visible_ms is None else first.visible_ms / 1000}
+        line |= {
+            "seconds": _seconds(first),
+            "visible_seconds": None if first.visible_ms is None else first.visible_ms / 1000,
+        }
         lines.append(line)
-    columns = ["reader", "image", "case", "arm", "repeat_of", *ITEMS, ORIGIN, CONFIDENCE, SUSPICION, COMMENT, "revisions"]
+    columns = [
+        "reader",
+        "image",
+        "case",
+        "arm",
+        "repeat_of",
+        *ITEMS,
+        ORIGIN,
+        CONFIDENCE,
+        SUSPICION,
+        COMMENT,
+        "revisions",
+    ]
     table = pd.DataFrame(lines, columns=[*columns, "seconds", "visible_seconds"])
     numbers = [*ITEMS, CONFIDENCE, SUSPICION, "seconds", "visible_seconds"]
     table[numbers] = table[numbers].astype(float)

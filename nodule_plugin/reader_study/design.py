@@ -11,7 +11,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Settings:
     repeats: int = 6
     practice: int = 3
     readers: tuple[str, ...] = ("R1", "R2", "R3")
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     title: str = "Reader study of nodule images"
 
 
@@ -83,7 +83,7 @@ def write_study(
     output: str | Path,
     datalist: str | Path,
     generated: Sequence[str | Path],
-    settings: Settings = Settings(),  # noqa: B008 - frozen
+    settings: Settings = Settings(),
     part: str | Sequence[str] = "test",
     dataset_dir: str | Path | None = None,
     key: str | Path | None = None,
@@ -182,7 +182,9 @@ def _models(made: Sequence[dict[str, Any]]) -> list[str]:
     for model, found in scales.items():
         if len(found) > 1:
             told = ", ".join(f"{scale:g}" for scale in sorted(filter(None, found)))
-            raise InputError(f"generated: {model} holds the guidance scales {told}; give a set of one scale for each arm")
+            raise InputError(
+                f"generated: {model} holds the guidance scales {told}; give a set of one scale for each arm"
+            )
         if model == REAL_ARM:
             raise InputError("generated: a model is called 'real'; rename its folder")
     return list(scales)
@@ -220,12 +222,13 @@ def draw_cases(cases: Sequence[Case], settings: Settings, rng: random.Random) ->
     needed = settings.cases + settings.practice
     if len(cases) < needed:
         raise InputError(
-            f"cases: {settings.cases} and {settings.practice} to practise with are asked for, but only {len(cases)} real "
-            "images have a generated one of every set; generate from more of the data list or ask for fewer"
+            f"cases: {settings.cases} and {settings.practice} to practise with are asked for, but only {len(cases)} "
+            "real images have a generated one of every set; generate from more of the data list or ask for fewer"
         )
     shuffled = rng.sample(list(cases), len(cases))
     patients: set[str] = set()
-    first, further = [], []
+    first: list[Case] = []
+    further: list[Case] = []
     for case in shuffled:
         (further if case.patient_id in patients else first).append(case)
         patients.add(case.patient_id)
@@ -235,7 +238,12 @@ def draw_cases(cases: Sequence[Case], settings: Settings, rng: random.Random) ->
 
 
 def _write_images(
-    folder: Path, cases: Sequence[Case], arms: Sequence[str], settings: Settings, load: LoadSetImaged, rng: random.Random
+    folder: Path,
+    cases: Sequence[Case],
+    arms: Sequence[str],
+    settings: Settings,
+    load: LoadSetImaged,
+    rng: random.Random,
 ) -> dict[str, Sealed]:
     shown = [(number, arm, False) for number in range(1, settings.cases + 1) for arm in arms]
     shown += [(settings.cases + 1 + n, arms[n % len(arms)], True) for n in range(settings.practice)]
@@ -286,9 +294,7 @@ def _origin(item: dict[str, Any]) -> dict[str, Any]:
     return {"id": record.id, "model": key.model, "guidance_scale": key.guidance_scale, "prompt": record.prompt}
 
 
-def _draw_repeats(
-    sealed: dict[str, Sealed], arms: Sequence[str], count: int, rng: random.Random
-) -> list[str]:
+def _draw_repeats(sealed: dict[str, Sealed], arms: Sequence[str], count: int, rng: random.Random) -> list[str]:
     """Images to show twice: as many of each arm as possible, of different cases as far as there are enough."""
     names = [name for name, image in sealed.items() if not image.practice]
     if count > len(names) // 2:

@@ -113,7 +113,9 @@ def load_study(folder: str | Path) -> Study:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"study: {path} cannot be read ({error.strerror}); give the folder that design wrote") from error
+        raise InputError(
+            f"study: {path} cannot be read ({error.strerror}); give the folder that design wrote"
+        ) from error
     except ValueError as error:
         raise InputError(f"study: {path} is not JSON ({error}); restore the file that design wrote") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:

@@ -37,7 +37,13 @@ SCALE_LABELS: dict[str, dict[str, Mapping[int, str]]] = {
         "margin": {1: "不明瞭", 2: "やや不明瞭", 3: "中間", 4: "ほぼ明瞭", 5: "明瞭"},
         "spiculation": _DEGREES_JA,
         "lobulation": _DEGREES_JA,
-        "confidence": {1: "当て推量", 2: "あまり自信がない", 3: "ある程度自信がある", 4: "かなり自信がある", 5: "確信がある"},
+        "confidence": {
+            1: "当て推量",
+            2: "あまり自信がない",
+            3: "ある程度自信がある",
+            4: "かなり自信がある",
+            5: "確信がある",
+        },
     },
 }
 
@@ -66,7 +72,7 @@ TEXTS: dict[str, dict[str, str]] = {
             "Each answer is stored before the next image appears. You may stop at any time and go on later with the "
             "same link. You may go back and change an answer: the earlier one is kept, and the change is recorded."
         ),
-        "private": "This link is yours alone: please do not pass it on. Nobody else who takes part can see your answers.",
+        "private": "This link is yours alone: please do not pass it on. No other reader can see your answers.",
         "research": "For research only. Not for diagnosis.",
         "phantoms": "Rehearsal: the images called real are phantoms (synthetic CT).",
         "progress": "{done} of {total} images answered",
@@ -95,16 +101,16 @@ TEXTS: dict[str, dict[str, str]] = {
         "invert": "Invert",
         "keyboard": "Keyboard",
         "keyboard_help": (
-            "Tab moves from group to group, arrow keys within one. In a group, 1 to 5 choose and go on to the next, 0 is "
-            "“cannot judge”. Enter saves. With the image in focus: {viewer_keys}."
+            "Tab moves from group to group, arrow keys within one. In a group, 1 to 5 choose and go on to the next, "
+            "0 is “cannot judge”. Enter saves. With the image in focus: {viewer_keys}."
         ),
         "save": "Save and go on",
         "previous": "Previous image",
         "overview": "Overview",
         "skip": "Go to the questions",
-        "answered_before": "You answered this image on {when}. If you change something, the earlier answer is kept as well.",
+        "answered_before": "You answered this image on {when}. If you change it, the earlier answer is kept as well.",
         "changed_now": "Image {number}: your answer was changed ({what}). The earlier one is kept as well.",
-        "changed_now_practice": "Practice image {number}: your answer was changed ({what}). The earlier one is kept as well.",
+        "changed_now_practice": "Practice image {number}: answer changed ({what}). The earlier one is kept as well.",
         "errors": "Not saved yet. Please answer:",
         "too_long": "The comment is longer than {limit} characters.",
         "conflict": (
@@ -144,7 +150,7 @@ TEXTS: dict[str, dict[str, str]] = {
             "回答は次の画像が表示される前に保存されます。いつでも中断でき、同じリンクから後日再開できます。"
             "前に戻って回答を変更することもできます。変更前の回答も残り、変更したことが記録されます。"
         ),
-        "private": "このリンクはあなた専用です。他の人に渡さないでください。他の参加者があなたの回答を見ることはありません。",
+        "private": "このリンクはあなた専用です。他の人に渡さないでください。回答は他の参加者には見えません。",
         "research": "研究専用です。診断には使用できません。",
         "phantoms": "リハーサル:「本物」とされる画像はファントム(合成CT)です。",
         "progress": "{total}枚中{done}枚回答済み",

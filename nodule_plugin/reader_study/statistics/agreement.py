@@ -1,4 +1,4 @@
-"""Agreement between readers and of a reader with herself: Krippendorff's alpha, weighted kappa, intraclass correlation."""
+"""Agreement between readers and of readers with themselves: Krippendorff's alpha, weighted kappa, ICC."""
 
 from __future__ import annotations
 
@@ -104,7 +104,12 @@ def intraclass_correlation(table: np.ndarray, level: float = 0.95) -> Correlatio
 
 
 def bootstrap_interval(
-    measure: Callable[[np.ndarray], float], table: np.ndarray, cases: np.ndarray, draws: int, seed: int, level: float = 0.95
+    measure: Callable[[np.ndarray], float],
+    table: np.ndarray,
+    cases: np.ndarray,
+    draws: int,
+    seed: int,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """The percentile interval of an agreement when cases are drawn anew, each with all of its images.
 

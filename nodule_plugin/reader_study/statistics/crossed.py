@@ -1,10 +1,10 @@
 """The mean of a table of readers by cases, both random: its standard error counts either source of variation.
 
 Every reader scores every case, and ``x[r, c] = mean + reader[r] + case[c] + error[r, c]``. The mean's variance is
-``var_reader / R + var_case / C + var_error / (R C)``, estimated from the two-way analysis of variance; degrees of freedom
-after Satterthwaite (1946, Biometrics Bull 2:110-114). For a difference between two arms this is the quasi-F of Clark
-(1973, J Verbal Learn Verbal Behav 12:335-359); negative components count as 0, as Hillis (2007, Stat Med 26:596-619)
-has it in the same setting.
+``var_reader / R + var_case / C + var_error / (R C)``, estimated from the two-way analysis of variance; degrees of
+freedom after Satterthwaite (1946, Biometrics Bull 2:110-114). For a difference between two arms this is the quasi-F of
+Clark (1973, J Verbal Learn Verbal Behav 12:335-359); negative components count as 0, as Hillis (2007, Stat Med
+26:596-619) has it in the same setting.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class MeanSquares:
     def components(self) -> Components:
         """The variances, none below 0."""
         return Components(
-            max(0.0, (self.reader - self.error) / self.cases), max(0.0, (self.case - self.error) / self.readers), self.error
+            max(0.0, (self.reader - self.error) / self.cases),
+            max(0.0, (self.case - self.error) / self.readers),
+            self.error,
         )
 
 
@@ -103,5 +105,5 @@ def complete_block(present: np.ndarray, share: float = 0.8) -> tuple[np.ndarray,
     Returns:
         (readers,) and (cases,), True for those who stay.
     """
-    readers = present.mean(1) >= share
+    readers = present.sum(1) >= max(share * present.shape[1], 1)
     return readers, present[readers].all(0)

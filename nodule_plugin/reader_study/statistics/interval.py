@@ -34,8 +34,8 @@ class Estimate:
     def p_equivalence(self, margin: float, null: float = 0.0) -> float:
         """p of the two one-sided tests that the true value is ``margin`` or more away from ``null``.
 
-        Below alpha exactly where the interval of level 1 - 2 alpha lies within the margin (Schuirmann 1987, J Pharmacokinet
-        Biopharm 15:657-680).
+        Below alpha exactly where the interval of level 1 - 2 alpha lies within the margin (Schuirmann 1987, J
+        Pharmacokinet Biopharm 15:657-680).
         """
         above = student.sf(self._t(null - margin), self.df)
         below = student.cdf(self._t(null + margin), self.df)

@@ -1,9 +1,9 @@
 """A cumulative logit model with random effects: ordered scores of several readers on several images.
 
-``P(score <= k) = logistic(threshold[k] - x beta - sum of random effects)``, the effects normal and crossed. The likelihood
-is integrated over them by Laplace's approximation, as ``clmm`` of the R package ordinal does with its default ``nAGQ = 1``
-(Christensen 2019, "Cumulative Link Models for Ordinal Regression with the R Package ordinal"), with which it is compared
-in the tests.
+``P(score <= k) = logistic(threshold[k] - x beta - sum of random effects)``, the effects normal and crossed. The
+likelihood is integrated over them by Laplace's approximation, as ``clmm`` of the R package ordinal does with its
+default ``nAGQ = 1`` (Christensen 2019, "Cumulative Link Models for Ordinal Regression with the R Package ordinal"),
+with which it is compared in the tests.
 """
 
 from __future__ import annotations

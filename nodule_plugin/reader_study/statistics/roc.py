@@ -42,7 +42,10 @@ class Areas:
 
 
 def areas(
-    generated: np.ndarray, real: np.ndarray, generated_cases: np.ndarray | None = None, real_cases: np.ndarray | None = None
+    generated: np.ndarray,
+    real: np.ndarray,
+    generated_cases: np.ndarray | None = None,
+    real_cases: np.ndarray | None = None,
 ) -> Areas:
     """Each reader's area, and their covariances.
 
