@@ -1,13 +1,13 @@
 """Run a whole reader study through its real pages in Chromium, with everything that can go wrong on the way.
 
-    pip install playwright && npm pack axe-core
-    python scripts/reader_study_browser.py STUDY --key STUDY.key.json --links STUDY.links.csv \
-        --axe package/axe.min.js --output screenshots
+    pip install playwright && npm pack axe-core && tar xzf axe-core-*.tgz
+    python scripts/reader_study_browser.py STUDY --key KEY --links LINKS --axe package/axe.min.js --output FOLDER
 
-Three scripted readers work at once: one with the keyboard only, one on a phone in Japanese, one with the mouse. One stops
-half-way and comes back with a new browser; a form is sent twice; two tabs answer the same image; a connection is lost;
-the server is killed (SIGKILL) and started again. In the end every answer that was confirmed must be in the database,
-once. axe-core looks at every kind of page. The scripted readers judge an image by how rough it is; nobody told them more.
+Three scripted readers work at once: one with the keyboard only, one on a phone in Japanese, one with the mouse. One
+stops half-way and comes back with a new browser; a form is sent twice; two tabs answer the same image; a connection is
+lost; the server is killed (SIGKILL) and started again. In the end every answer that was confirmed must be in the
+database, once. axe-core looks at every kind of page. The scripted readers judge an image by how rough it is; nobody
+told them more.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ class Reader:
         rough = np.abs(4 * inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]).mean()
         rng = random.Random(f"{self.name} {step}")
         strict = {"keyboard": 0.0, "touch": 0.4, "mouse": -0.4}[self.way]
-        feeling = np.log2(rough / 12) + 3 - strict + rng.gauss(0, 0.6)
+        feeling = np.log2(rough / 4) + 3 - strict + rng.gauss(0, 0.6)
         bright = grey[24:40, 24:40].mean() / 51 if min(grey.shape) >= 64 else 3.0
         answer = {"realism": feeling, "malignancy": bright + 1, "sphericity": 3, "texture": bright, "margin": 3}
-        answer |= {"spiculation": 1.5 + rough / 12, "lobulation": 2}
+        answer |= {"spiculation": 1 + rough / 4, "lobulation": 2}
         form = {item: str(int(np.clip(round(answer[item] + rng.gauss(0, 0.5)), 1, 5))) for item in ITEMS}
         if rng.random() < 0.02:
             form["margin"] = "none"
@@ -257,6 +257,8 @@ class Run:
         step = step_of(reader.page)
         form = reader.judge(step)
         reader.fill(form)
+        reader.page.evaluate("scrollTo(0, 0)")
+        self.shoot(reader.page, "step-desktop")
         address = reader.page.url
         sent = reader.page.evaluate("Object.fromEntries(new FormData(document.getElementById('questions')))")
         reader.page.evaluate("send(); sending = false; send()")

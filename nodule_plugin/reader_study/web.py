@@ -348,5 +348,5 @@ def _words(answer: Answer, language: str) -> list[tuple[str, str]]:
             told = value or "–"
         else:
             told = f"{value} {labels[name][value]}"
-        words.append((texts[name], told))
+        words.append((texts[name].rstrip("?"), told))
     return words

@@ -55,11 +55,11 @@ def fit_ordinal(scores: np.ndarray, predictors: np.ndarray, groups: Sequence[np.
         nothing = np.full(predictors.shape[1], math.nan)
         return OrdinalFit(nothing, nothing, np.empty(0), np.full(len(groups), math.nan), math.nan, False)
     likelihood = _Laplace(y, predictors, groups, len(codes) - 1)
-    start = likelihood.start()
-    found = minimize(likelihood, start, method="BFGS", options={"gtol": 1e-4, "maxiter": 500})
-    information = _hessian(likelihood, found.x)
-    with np.errstate(invalid="ignore"):
-        errors = np.sqrt(np.diag(np.linalg.pinv(information))) if np.isfinite(information).all() else found.x * np.nan
+    found = minimize(likelihood, likelihood.start(), method="BFGS", options={"gtol": 1e-4, "maxiter": 500})
+    gradient, information = _derivatives(likelihood, found.x)
+    covariance = np.linalg.pinv(information)
+    with np.errstate(invalid="ignore"):  # a negative variance: not at a maximum
+        errors = np.sqrt(np.diag(covariance))
     thresholds, beta, deviations = likelihood.split(found.x)
     first = len(thresholds)
     return OrdinalFit(
@@ -68,8 +68,9 @@ def fit_ordinal(scores: np.ndarray, predictors: np.ndarray, groups: Sequence[np.
         thresholds=thresholds,
         deviations=np.abs(deviations),
         log_likelihood=-float(found.fun),
-        # BFGS on numerical derivatives may stop for lack of precision where it has in truth arrived.
-        converged=bool(np.abs(found.jac).max() < 1e-2),
+        # What a Newton step would still gain: BFGS on numerical derivatives may report a lack of precision where it
+        # has in truth arrived.
+        converged=bool(abs(gradient @ covariance @ gradient) / 2 < 1e-3),
     )
 
 
@@ -77,18 +78,22 @@ class _Laplace:
     """Minus the log likelihood, as a function of thresholds (the first, then log steps), beta and deviations."""
 
     def __init__(self, y: np.ndarray, predictors: np.ndarray, groups: Sequence[np.ndarray], thresholds: int) -> None:
-        self.y, self.x, self.thresholds = y, predictors.astype(float), thresholds
+        self.y, self.x, self.thresholds, self.groups = y, predictors.astype(float), thresholds, len(groups)
         levels = [np.unique(group, return_inverse=True)[1] for group in groups]
-        self.sizes = [int(level.max()) + 1 for level in levels]
-        self.z = np.hstack([np.eye(size)[level] for size, level in zip(self.sizes, levels)])
-        self.modes = np.zeros(self.z.shape[1])
+        sizes = [int(level.max()) + 1 for level in levels]
+        first = np.cumsum([0, *sizes])
+        # Which random effects an answer has, one a group: (answers, groups), numbered through all groups.
+        self.effects = np.stack([level + start for level, start in zip(levels, first)], axis=1)
+        self.count = int(first[-1])
+        self.pairs = (self.effects[:, :, None] * self.count + self.effects[:, None, :]).ravel()
+        self.modes = np.zeros(self.count)
 
     def start(self) -> np.ndarray:
         """Thresholds from the scores' distribution, no effect of the predictors, moderate deviations."""
         below = np.cumsum(np.bincount(self.y))[:-1] / len(self.y)
         logits = np.log(below / (1 - below))
         steps = np.log(np.maximum(np.diff(logits), 1e-3))
-        return np.concatenate([logits[:1], steps, np.zeros(self.x.shape[1]), np.full(len(self.sizes), 0.5)])
+        return np.concatenate([logits[:1], steps, np.zeros(self.x.shape[1]), np.full(self.groups, 0.5)])
 
     def split(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Thresholds, beta, deviations."""
@@ -101,24 +106,28 @@ class _Laplace:
         thresholds, beta, deviations = self.split(values)
         ends = np.concatenate([[-np.inf], thresholds, [np.inf]])
         upper, lower = ends[self.y + 1] - self.x @ beta, ends[self.y] - self.x @ beta
-        scaled = self.z * np.repeat(deviations, self.sizes)
-        value, curvature = self._integrate(upper, lower, scaled)
+        value, curvature = self._integrate(upper, lower, deviations)
         return -(value - float(np.log(np.diag(curvature)).sum()))
 
-    def _integrate(self, upper: np.ndarray, lower: np.ndarray, scaled: np.ndarray) -> tuple[float, np.ndarray]:
-        """The mode of the random effects by Newton's method: the joint log density there and the Cholesky factor of its
-        curvature."""
-        modes = self.modes
-        value = _log_density(upper, lower, scaled, modes)
+    def _integrate(self, upper: np.ndarray, lower: np.ndarray, deviations: np.ndarray) -> tuple[float, np.ndarray]:
+        """The mode of the standardised random effects by Newton's method: the joint log density there and the Cholesky
+        factor of its curvature. Every answer has one effect a group, which makes sums over answers cheap."""
+        modes, squares = self.modes, np.outer(deviations, deviations).ravel()
+        value = self._log_density(upper, lower, deviations, modes)
         for _ in range(_STEPS):
-            effect = scaled @ modes
+            effect = modes[self.effects] @ deviations
             above, below = expit(upper - effect), expit(lower - effect)
-            gradient = scaled.T @ (above + below - 1) - modes
-            weights = above * (1 - above) + below * (1 - below)
-            factor = cho_factor(np.eye(len(modes)) + scaled.T @ (weights[:, None] * scaled), lower=True)
+            slope = np.outer(above + below - 1, deviations).ravel()
+            gradient = np.bincount(self.effects.ravel(), slope, self.count) - modes
+            weights = np.outer(above * (1 - above) + below * (1 - below), squares).ravel()
+            curvature = np.bincount(self.pairs, weights, self.count**2).reshape(self.count, self.count)
+            factor = cho_factor(np.eye(self.count) + curvature, lower=True)
             step = cho_solve(factor, gradient)
             share = 1.0
-            while (trial := _log_density(upper, lower, scaled, modes + share * step)) < value - 1e-12 and share > 1e-6:
+            while share > 1e-6:
+                trial = self._log_density(upper, lower, deviations, modes + share * step)
+                if trial >= value - 1e-12:
+                    break
                 share /= 2
             modes, value = modes + share * step, trial
             if np.abs(step).max() < _TOLERANCE:
@@ -126,22 +135,23 @@ class _Laplace:
         self.modes = modes
         return value, factor[0]
 
+    def _log_density(self, upper: np.ndarray, lower: np.ndarray, deviations: np.ndarray, modes: np.ndarray) -> float:
+        effect = modes[self.effects] @ deviations
+        chance = expit(upper - effect) - expit(lower - effect)
+        return float(np.log(np.maximum(chance, 1e-300)).sum() - modes @ modes / 2)
 
-def _log_density(upper: np.ndarray, lower: np.ndarray, scaled: np.ndarray, modes: np.ndarray) -> float:
-    effect = scaled @ modes
-    chance = expit(upper - effect) - expit(lower - effect)
-    return float(np.log(np.maximum(chance, 1e-300)).sum() - modes @ modes / 2)
 
-
-def _hessian(function: _Laplace, at: np.ndarray, step: float = 1e-3) -> np.ndarray:
-    """Second derivatives by central differences."""
+def _derivatives(function: _Laplace, at: np.ndarray, step: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    """First and second derivatives by central differences."""
     count = len(at)
     moves = np.eye(count) * step
-    hessian = np.empty((count, count))
+    gradient, hessian = np.empty(count), np.empty((count, count))
     middle = function(at)
     for i in range(count):
-        hessian[i, i] = (function(at + moves[i]) - 2 * middle + function(at - moves[i])) / step**2
+        above, below = function(at + moves[i]), function(at - moves[i])
+        gradient[i] = (above - below) / (2 * step)
+        hessian[i, i] = (above - 2 * middle + below) / step**2
         for j in range(i):
             corners = [function(at + a * moves[i] + b * moves[j]) * a * b for a in (1, -1) for b in (1, -1)]
             hessian[i, j] = hessian[j, i] = sum(corners) / (4 * step**2)
-    return hessian
+    return gradient, hessian
