@@ -28,13 +28,16 @@ from nodule_plugin.reader_study.words import conclusion
 ARMS = ("real", "good", "bad")
 READERS = [f"R{number}" for number in range(1, 7)]
 CASES = 16
+TRUTH = Truth(view=0.1, image=0.2, noise=0.5)
 
 
 def simulated(shifts: tuple[float, ...] = (0.0, 0.0, -1.2), seed: int = 0) -> tuple[pd.DataFrame, Key]:
     """Answers of six readers: the good model is like real, the bad one is less realistic and found out."""
     rng = np.random.default_rng(seed)
-    truth = Truth(view=0.1, image=0.3)
-    scores = {item: simulate_scores(truth, shifts if item == "realism" else (0,) * 3, len(READERS), CASES, rng) for item in ITEMS}
+    scores = {
+        item: simulate_scores(TRUTH, shifts if item == "realism" else (0,) * 3, len(READERS), CASES, rng)
+        for item in ITEMS
+    }
     images = {f"{a}-{c}": Sealed(arm, c, None, False, "", {}) for a, arm in enumerate(ARMS) for c in range(CASES)}
     images |= {f"again-{a}-0": Sealed(arm, 0, f"{a}-0", False, "", {}) for a, arm in enumerate(ARMS)}
     lines = []
@@ -63,8 +66,7 @@ def find(lines: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 def test_the_truth_is_recovered(results: dict[str, Any]) -> None:
     good, bad = (find(results["comparisons"], item="realism", model=model) for model in ("good", "bad"))
-    truth = Truth(view=0.1, image=0.3)
-    expected = truth.expected_score(-1.2) - truth.expected_score(0)
+    expected = TRUTH.expected_score(-1.2) - TRUTH.expected_score(0)
     assert good["equivalent"] is True
     assert good["p_difference"] > 0.05
     assert abs(good["difference"]) < 0.35
@@ -98,7 +100,11 @@ def test_scores_are_the_papers_table(results: dict[str, Any]) -> None:
     first = answers[answers["repeat_of"].isna()]
     own = first[first["arm"] == "bad"]["realism"]
     line = find(results["scores"], item="realism", arm="bad")
-    assert (line["n"], line["mean"], line["sd"]) == (len(READERS) * CASES, pytest.approx(own.mean()), pytest.approx(own.std()))
+    assert (line["n"], line["mean"], line["sd"]) == (
+        len(READERS) * CASES,
+        pytest.approx(own.mean()),
+        pytest.approx(own.std()),
+    )
     assert line["method"] == "tie-corrected"
     assert line["p"] < 1e-6
     assert find(results["scores"], item="realism", arm="real")["p"] is None
