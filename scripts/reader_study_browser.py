@@ -172,10 +172,11 @@ class Run:
         assert len(self.readers) == 3, "the study needs three readers"
 
     def open(self, way: str) -> BrowserContext:
-        """A new browser for a reader, watched for what the server sends."""
-        phone = {"is_mobile": True, "has_touch": True, "device_scale_factor": 2} if way == "touch" else {}
-        locale = "ja-JP" if way == "touch" else "en-US"
-        context = self.browser.new_context(viewport=PHONE if way == "touch" else DESKTOP, locale=locale, **phone)
+        """A new browser for a reader."""
+        desktop = {"viewport": DESKTOP, "locale": "en-US"}
+        phone = {"viewport": PHONE, "locale": "ja-JP", "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+        settings: dict[str, Any] = phone if way == "touch" else desktop
+        context = self.browser.new_context(**settings)
         context.set_default_timeout(20000)
         return context
 

@@ -123,10 +123,14 @@ def load_study(folder: str | Path) -> Study:
     if missing := [name for name in _FIELDS if name not in content]:
         raise InputError(f"study: {path}: field {missing[0]!r} is missing; restore the file that design wrote")
     study = Study(Path(folder), content)
-    for steps in study.sequences.values():
-        for step in steps:
-            if not study.image_file(step.image).is_file():
-                raise InputError(f"study: there is no image {study.image_file(step.image)}; restore the file")
+    try:
+        steps = [step for steps in study.sequences.values() for step in steps]
+        _ = study.plan, study.commitment
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"study: {path} is damaged ({error!r}); restore the file that design wrote") from error
+    for step in steps:
+        if not study.image_file(step.image).is_file():
+            raise InputError(f"study: there is no image {study.image_file(step.image)}; restore the file")
     return study
 
 

@@ -16,8 +16,8 @@ from study_material import SMALL, Material, write_generated
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
-from nodule_plugin.reader_study.design import DesignedStudy, Settings, write_study
-from nodule_plugin.reader_study.seal import Key, open_key
+from nodule_plugin.reader_study.design import DesignedStudy, Settings, draw_order, write_study
+from nodule_plugin.reader_study.seal import Key, Sealed, open_key
 from nodule_plugin.reader_study.study import Plan, Study, load_study
 
 
@@ -217,13 +217,34 @@ def test_a_key_is_never_served_nor_replaced(material: Material, tmp_path: Path) 
     assert (tmp_path / "s.key.json").read_text() == "precious"
 
 
-def test_repeats_keep_their_distance_whatever_the_draw(material: Material, tmp_path: Path) -> None:
-    from nodule_plugin.reader_study.design import draw_order
-    from nodule_plugin.reader_study.seal import Sealed
-
+def test_repeats_keep_their_distance_whatever_the_draw() -> None:
     images = {f"i{n}": Sealed("real", n, None, False, "", {}) for n in range(60)}
     images |= {f"r{n}": Sealed("real", n, f"i{n}", False, "", {}) for n in range(30)}
     for seed in range(50):
         order = draw_order(images, random.Random(seed))["images"]
         assert len(set(order)) == 90
         assert min(order.index(f"r{n}") - order.index(f"i{n}") for n in range(30)) >= 15
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "not a reader study of this release"),
+        ({"plan": None}, "is damaged"),
+        ({"readers": {"R1": {"images": []}}}, r"is damaged \(KeyError\('practice'\)\)"),
+        ({"readers": {"R1": {"practice": ["gone"], "images": []}}}, "there is no image"),
+    ],
+)
+def test_a_damaged_study_is_named(designed: DesignedStudy, change: dict[str, Any], message: str) -> None:
+    file = designed.study / "study.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        load_study(designed.study)
+
+
+def test_a_study_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give the folder that design wrote"):
+        load_study(tmp_path)
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
+        load_study(tmp_path)
