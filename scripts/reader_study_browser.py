@@ -41,6 +41,13 @@ CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first
 CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-update"]
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SERIOUS = ("serious", "critical")
+# Questions that the image, which stays at the top of a phone, hides when they have the focus (WCAG 2.4.11).
+OBSCURED = """[...document.querySelectorAll("#questions fieldset")].filter((group) => {
+  scrollTo(0, document.body.scrollHeight);
+  group.querySelector("input").focus();
+  const viewer = document.querySelector(".viewer").getBoundingClientRect();
+  return group.querySelector("input").getBoundingClientRect().bottom <= viewer.bottom + 1;
+}).map((group) => group.id)"""
 
 
 class Server:
@@ -251,6 +258,8 @@ class Run:
         self.look(third.page, "form with missing answers")
         self.shoot(third.page, "missing-desktop")
         self.shoot(second.page, "step-phone-ja")
+        hidden = second.page.evaluate(OBSCURED)
+        assert not hidden, f"the image hides what has the focus: {hidden}"
         third.page.goto(third.page.url)
 
     def double_submit(self, reader: Reader) -> None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nodule_plugin.reader_study.questions import CODES, ITEMS, LABELS, ORIGIN
+from nodule_plugin.reader_study.seal import REAL_ARM
 
 DPI = 120
 GREYS = ("#08306b", "#2f79b5", "#9ecae1", "#e3c48e", "#b8860b")
@@ -30,7 +31,8 @@ def distribution_figure(results: Mapping[str, Any]) -> bytes:
             for code, count, colour in zip(CODES, counts, GREYS):
                 axis.barh(place, count / total, left=left, color=colour, edgecolor="white", label=f"{code}")
                 left += count / total
-        axis.set_yticks(range(len(arms)), arms, fontsize=8)
+        names = [results["reference"] if arm == REAL_ARM else arm for arm in arms]
+        axis.set_yticks(range(len(arms)), names, fontsize=8)
         axis.invert_yaxis()
         axis.set_xlim(0, 1)
         axis.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"], fontsize=8)
@@ -59,7 +61,10 @@ def difference_figure(results: Mapping[str, Any], margin: float, level: float) -
         axis.plot(line["difference"], place, marker="o" if line["equivalent"] else "s", color=colour, markersize=5)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel(f"mean score, generated minus real (interval of {100 * level:.0f} %; shaded: margin)", fontsize=8)
+    axis.set_xlabel(
+        f"mean score, generated minus {results['reference']} (interval of {100 * level:.0f} %; shaded: margin)",
+        fontsize=8,
+    )
     return _png(figure)
 
 
@@ -76,7 +81,7 @@ def curve_figure(results: Mapping[str, Any]) -> bytes:
         area = next((line for line in results["recognition"] if line["model"] == model), None)
         told = "" if area is None or area["auc"] is None else f"\nmean area {area['auc']:.2f}"
         axis.set_title(f"{model}{told}", fontsize=9)
-        axis.set_xlabel("real images called generated", fontsize=8)
+        axis.set_xlabel(f"{results['reference']} images called generated", fontsize=8)
         axis.set_ylabel("generated images called generated", fontsize=8)
         axis.set_aspect("equal")
         axis.tick_params(labelsize=8)

@@ -25,7 +25,7 @@ from nodule_plugin.reader_study.figures import agreement_figure, curve_figure, d
 from nodule_plugin.reader_study.questions import ORIGIN
 from nodule_plugin.reader_study.seal import Key, open_key
 from nodule_plugin.reader_study.study import Study, load_study
-from nodule_plugin.reader_study.words import conclusion, methods_paragraph, p_value
+from nodule_plugin.reader_study.words import conclusion, methods_paragraph, p_value, reference_name
 
 FORMAT = "nodule-plugin reader study results"
 VERSION = 1
@@ -86,6 +86,7 @@ def describe(study: Study, key: Key, answers: pd.DataFrame, rows: int, draws: in
             name: study.content[name] for name in ("id", "title", "size", "window_hu", "phantoms", "plan", "commitment")
         },
         "arms": list(key.arms),
+        "reference": reference_name(study.content["phantoms"]),
         "cases": cases,
         "hidden_repeats": repeats,
         "answer_rows": rows,

@@ -19,11 +19,16 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def reference_name(phantoms: bool) -> str:
+    """What the images of the arm "real" are called: phantoms are never called real."""
+    return "phantom" if phantoms else "real"
+
+
 def conclusion(results: Mapping[str, Any], plan: Plan, phantoms: bool) -> list[str]:
     """The study's answer in a few sentences, the doubts first."""
-    sentences = []
+    sentences, reference = [], reference_name(phantoms)
     if phantoms:
-        sentences.append("The images called real are phantoms (synthetic CT): this shows that the steps work, no more.")
+        sentences.append("Phantoms (synthetic CT) stand in for real images: this shows that the steps work, no more.")
     readers = [line for line in results["readers"] if line["answered"]]
     if len(readers) < FEW_READERS:
         sentences.append(f"There were only {len(readers)} readers: what holds for readers at large stays uncertain.")
@@ -31,13 +36,13 @@ def conclusion(results: Mapping[str, Any], plan: Plan, phantoms: bool) -> list[s
         sentences.append(f"{missing} of {sum(line['images'] for line in results['readers'])} answers are missing.")
     for line in results["comparisons"]:
         if line["item"] == plan.primary:
-            sentences.append(_compared(line, plan))
-    sentences += [_recognised(line, plan) for line in results["recognition"]]
+            sentences.append(_compared(line, plan, reference))
+    sentences += [_recognised(line, plan, reference) for line in results["recognition"]]
     return sentences
 
 
-def _compared(line: Mapping[str, Any], plan: Plan) -> str:
-    what = f"{line['item'].capitalize()}, {line['model']} against real"
+def _compared(line: Mapping[str, Any], plan: Plan, reference: str) -> str:
+    what = f"{line['item'].capitalize()}, {line['model']} against {reference} images"
     if line["difference"] is None:
         return f"{what}: not computed: {line['reason']}."
     told = (
@@ -51,17 +56,17 @@ def _compared(line: Mapping[str, Any], plan: Plan) -> str:
     return f"{told}: neither a difference nor equivalence is shown."
 
 
-def _recognised(line: Mapping[str, Any], plan: Plan) -> str:
+def _recognised(line: Mapping[str, Any], plan: Plan, reference: str) -> str:
     if line["auc"] is None:
-        return f"Telling {line['model']} from real: not computed: {line['reason']}."
+        return f"Telling {line['model']} from {reference} images: not computed: {line['reason']}."
     told = (
-        f"Telling {line['model']} from real: area under the curve {line['auc']:.2f} ({100 * (1 - plan.alpha):.0f} % "
-        f"interval {line['low']:.2f} to {line['high']:.2f}; 0.5 is chance)"
+        f"Telling {line['model']} from {reference} images: area under the curve {line['auc']:.2f} "
+        f"({100 * (1 - plan.alpha):.0f} % interval {line['low']:.2f} to {line['high']:.2f}; 0.5 is chance)"
     )
     if line["indistinguishable"]:
         return f"{told}: within {plan.auc_margin:g} of chance."
     if line["p_chance"] < plan.alpha:
-        return f"{told}: readers can tell them apart." if line["auc"] > 0.5 else f"{told}: readers take them for real."
+        return f"{told}: readers can tell them apart." if line["auc"] > 0.5 else f"{told}: readers confuse them."
     return f"{told}: neither that readers can tell them apart nor that they cannot is shown."
 
 
@@ -83,7 +88,7 @@ def methods_paragraph(
     lower, upper = content["window_hu"]
     models = ", ".join(arms[1:])
     missing = sum(line["missing"] for line in readers)
-    source = "phantoms (synthetic CT) in place of real images" if content["phantoms"] else "real images"
+    source = f"{reference_name(content['phantoms'])} images"
     sentences = (
         f"{len(readers)} readers independently scored {images} images in an order of their own: {cases} {source} and "
         f"{cases} images of each of {len(arms) - 1} generative models ({models}), generated from the same findings.",
@@ -96,7 +101,7 @@ def methods_paragraph(
         f"The key was sealed beforehand (SHA-256 {content['commitment']['sha256']}).",
         f"{missing} answers were missing.",
         "Readers and cases were taken as random samples.",
-        "Mean differences between generated and real images of the same findings were tested for equivalence by two "
+        f"Mean differences between generated and {source} of the same findings were tested for equivalence by two "
         f"one-sided tests (margin {plan.margin:g} points, alpha {plan.alpha:g}), with the standard error from the "
         "two-way analysis of variance of readers by cases and Satterthwaite's degrees of freedom; the primary item was "
         f"{plan.primary}.",
