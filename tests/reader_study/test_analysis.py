@@ -120,8 +120,8 @@ def test_agreement_and_repeats(results: dict[str, Any]) -> None:
 
 def test_conclusion_says_what_the_numbers_allow(results: dict[str, Any]) -> None:
     sentences = conclusion(results, Plan(), phantoms=False)
-    assert any(re.match(r"Realism, good against real: .*: equivalent", sentence) for sentence in sentences)
-    assert any(re.match(r"Realism, bad against real: .*: different", sentence) for sentence in sentences)
+    assert any(re.match(r"Realism, good against real images: .*: equivalent", sentence) for sentence in sentences)
+    assert any(re.match(r"Realism, bad against real images: .*: different", sentence) for sentence in sentences)
     assert any(sentence.startswith("Telling bad from real") and "can tell" in sentence for sentence in sentences)
     rehearsal = conclusion(results, Plan(), phantoms=True)
     assert rehearsal[0].startswith("Phantoms (synthetic CT) stand in for real images")

@@ -148,7 +148,7 @@ class TestVanDyke:
         assert mean.standard_error**2 == pytest.approx(self.data["imrmc"]["variance"], rel=0.01)
 
     def test_jackknife_gives_the_published_covariance(self) -> None:
-        """Another way to the same quantity: it agrees with the program that goes it, and nearly with us."""
+        """Another way to the same quantity: it agrees with the program that uses it, and nearly with us."""
         cases = np.arange(114)
         left = [
             areas(self.ratings[:, self.truth & (cases != c)], self.ratings[:, ~self.truth & (cases != c)]).areas
