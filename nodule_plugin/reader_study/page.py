@@ -1,0 +1,140 @@
+"""The report of a study: one self-contained HTML page, tables as CSV, everything as JSON, the methods as text."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from nodule_plugin import __version__
+from nodule_plugin.errors import InputError
+from nodule_plugin.files import replacing
+from nodule_plugin.reader_study.analysis import analyse
+from nodule_plugin.reader_study.answers import AnswerStore
+from nodule_plugin.reader_study.answers_table import build_table
+from nodule_plugin.reader_study.figures import agreement_figure, curve_figure, difference_figure, distribution_figure
+from nodule_plugin.reader_study.questions import ORIGIN
+from nodule_plugin.reader_study.seal import Key, open_key
+from nodule_plugin.reader_study.study import Study, load_study
+from nodule_plugin.reader_study.words import conclusion, methods_paragraph, p_value, reference_name
+
+FORMAT = "nodule-plugin reader study results"
+VERSION = 1
+TABLES = ("readers", "scores", "comparisons", "recognition", "ordinal", "agreement", "repeats")
+
+
+def write_analysis(folder: str | Path, key_file: str | Path, output: str | Path, draws: int = 1000) -> Path:
+    """Open the seal, analyse the answers, write the report.
+
+    Args:
+        folder: of the study.
+        key_file: of the study.
+        output: folder for ``report.html``, ``results.json``, ``methods.txt``, ``answers.csv`` and a CSV for each table.
+        draws: of the bootstrap.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: if the key, the study or the answers are not what was sealed and stored, or there is no answer.
+    """
+    study = load_study(folder)
+    key = open_key(key_file, study)
+    store = AnswerStore(study.answers_file, study.content["id"], create=False)
+    rows = store.verify()
+    answers = build_table(store.rows(), key)
+    if answers.empty:
+        raise InputError(f"answers: {store.file} holds no answer that counts; let readers answer first")
+    results = describe(study, key, answers, rows, draws)
+    contents = {f"{name}.csv": _csv(results[name]) for name in TABLES}
+    contents |= {
+        "answers.csv": answers.to_csv(index=False),
+        "methods.txt": results["methods"] + "\n",
+        "report.html": render(results),
+        "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
+    }
+    root = Path(output)
+    try:
+        for name, content in contents.items():
+            with replacing(root / name) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"output {root}: cannot be written ({error.strerror}); choose another folder") from error
+    return root / "report.html"
+
+
+def describe(study: Study, key: Key, answers: pd.DataFrame, rows: int, draws: int) -> dict[str, Any]:
+    """The content of ``results.json``."""
+    results = analyse(answers, key, study.plan, study.readers, draws)
+    counted = [image for image in key.images.values() if not image.practice]
+    cases, repeats = len({image.case for image in counted}), sum(image.repeat_of is not None for image in counted)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "software": {"nodule-plugin": __version__},
+        "study": {
+            name: study.content[name] for name in ("id", "title", "size", "window_hu", "phantoms", "plan", "commitment")
+        },
+        "arms": list(key.arms),
+        "reference": reference_name(study.content["phantoms"]),
+        "cases": cases,
+        "hidden_repeats": repeats,
+        "answer_rows": rows,
+        "conclusion": conclusion(results, study.plan, study.content["phantoms"]),
+        "methods": methods_paragraph(results, study.content, list(key.arms), cases, repeats),
+        **results,
+    }
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The page as HTML text; it loads nothing from anywhere."""
+    templates = Environment(
+        loader=FileSystemLoader(str(files(__package__) / "templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plan = results["study"]["plan"]
+    pictures = {
+        "distributions": distribution_figure(results),
+        "differences": difference_figure(results, plan["margin"], 1 - 2 * plan["alpha"]),
+        "curves": curve_figure(results),
+        "agreement": agreement_figure(results),
+    }
+    urls = {name: "data:image/png;base64," + base64.b64encode(png).decode("ascii") for name, png in pictures.items()}
+    templates.filters |= {"p": p_value, "number": _number, "question": _question, "share": _share}
+    return templates.get_template("report.html").render(results=results, plan=plan, pictures=urls)
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _question(name: str) -> str:
+    return "Real or generated" if name == ORIGIN else name.capitalize()
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Lines as CSV; what is nested stands as JSON, what does not exist is empty."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({n: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for n, v in line.items()})
+    return text.getvalue()
