@@ -7,9 +7,6 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Compose, RandFlip, ScaleIntensity
-from torch import nn
-
-from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.training import (
     EpochSeed,
     ModelSelection,
@@ -19,6 +16,9 @@ from nodule_plugin.handlers.training import (
     WeightAverage,
     random_transforms,
 )
+from torch import nn
+
+from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.distribution import KernelDistanceMetric
 
 
