@@ -91,7 +91,7 @@ class ModelSelection:
             return f"{self.metric_name} has not fallen below {self.best:.5f} for {self.waited} validations"
         if self.overfit_patience and self.rising >= self.overfit_patience:
             return (
-                f"overfitting: held-out loss has not fallen below {self.least_loss:.5f} for {self.rising} validations"
+                f"overfitting: no held-out loss below {self.least_loss:.5f} for {self.rising} validations"
             )
         return None
 
