@@ -24,7 +24,7 @@ from torch import Tensor
 from nodule_plugin.data.order import SampleKey, sample_seed, seeded_generator
 from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import replacing, write_text_atomically
 
 _ENTRY = np.dtype([("place", "<u4"), ("checksum", "<u4")])
 
@@ -145,7 +145,7 @@ class LatentCache:
         if not self._is_ours(label) or not store.is_file() or store.stat().st_size != self.nbytes:
             for old in [label, *self.folder.glob("*.journal"), store]:
                 old.unlink(missing_ok=True)
-            with store.open("wb") as file:
+            with replacing(store) as temporary, temporary.open("wb") as file:
                 _reserve(file.fileno(), self.nbytes)
             write_text_atomically(label, json.dumps(self._label, indent=4) + "\n")
 

@@ -148,5 +148,5 @@ def _gradients_stay_here(network: nn.Module, unless: bool) -> Any:
 def count_steps(engine: Engine) -> None:
     """Give ``engine`` the events and counters of :class:`StepEvents`, once."""
     if not hasattr(engine.state, "step"):
-        engine.register_events(*StepEvents, event_to_attr={StepEvents.STEP_COMPLETED: "step"})
+        engine.register_events(*StepEvents)
         engine.state.step = 0

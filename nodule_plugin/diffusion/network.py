@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -70,15 +71,6 @@ class DiffusionUNet(nn.Module):
         """The weights that are trained: all of them, or the low-rank updates."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def export(self) -> dict[str, torch.Tensor]:
-        """The plain U-Net's state dict, low-rank updates merged into the weights, for ``model.pt``."""
-        if not _has_lora(self.unet):
-            return self.state_dict()
-        merged = copy.deepcopy(self).cpu()
-        merged.unet.fuse_lora()
-        merged.unet.unload_lora()
-        return merged.state_dict()
-
     def forward(
         self, image: torch.Tensor, timesteps: torch.Tensor | None = None, context: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -125,5 +117,11 @@ def add_lora(
     unet.add_adapter(config)
 
 
-def _has_lora(unet: UNet2DConditionModel) -> bool:
-    return any(".lora_A." in name for name, _ in unet.named_parameters())
+def export_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict for ``model.pt``: low-rank updates, where there are any, merged into the weights they update."""
+    if not any(".lora_A." in name for name, _ in network.named_parameters()):
+        return network.state_dict()
+    merged: Any = copy.deepcopy(network).cpu()
+    merged.unet.fuse_lora()
+    merged.unet.unload_lora()
+    return merged.state_dict()

@@ -41,7 +41,7 @@ class TrainingCheckpoint:
     Args:
         directory: where ``step_00001234.pt`` and the like are kept.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``; the trainer's place joins them by itself.
-        sampler: of the trainer's data, set to where the run goes on.
+        sampler: of the trainer's data; :class:`nodule_plugin.handlers.order.EpochOrder` sets it to where the run goes on.
         every_steps: steps between two files; None for the end of each epoch. The run's last step is always saved.
         keep: how many files stay.
         resume: False starts anew and removes older files.
@@ -70,10 +70,9 @@ class TrainingCheckpoint:
         self._saved: tuple[int, bool] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Load when the run starts, set the order of each epoch, save when a file is due."""
+        """Load when the run starts, save when a file is due."""
         count_steps(engine)
         engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._order)
         engine.add_event_handler(StepEvents.STEP_COMPLETED, self._after_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
         engine.add_event_handler(Events.COMPLETED, self._release_signals)
@@ -163,9 +162,6 @@ class TrainingCheckpoint:
         engine.state.step = step
         engine.state.epoch = epochs
         engine.state.iteration = epochs * len(self.sampler) + within * self.sampler.accumulation_steps
-
-    def _order(self, engine: Engine) -> None:
-        self.sampler.set_position(engine.state.epoch, engine.state.iteration % len(self.sampler))
 
     def _after_step(self, engine: Engine) -> None:
         if self.every_steps is not None and engine.state.step % self.every_steps == 0:

@@ -10,8 +10,9 @@ from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
+from torch import nn
 
-from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.network import export_weights
 from nodule_plugin.handlers.checkpoint import save_atomically
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class ModelSelection:
 
     Args:
         network: whose weights are written (the moving average, as a rule), as
-            :meth:`nodule_plugin.diffusion.network.DiffusionUNet.export` gives them.
+            :func:`nodule_plugin.diffusion.network.export_weights` gives them.
         path: of the raw state dict, ``model.pt``.
         evaluator: the validation; None where there is nothing to validate on. Where none is run, the last weights are
             written.
@@ -40,7 +41,7 @@ class ModelSelection:
 
     def __init__(
         self,
-        network: DiffusionUNet,
+        network: nn.Module,
         path: str,
         evaluator: Engine | None,
         metric_name: str,
@@ -90,14 +91,12 @@ class ModelSelection:
         if self.patience and self.waited >= self.patience:
             return f"{self.metric_name} has not fallen below {self.best:.5f} for {self.waited} validations"
         if self.overfit_patience and self.rising >= self.overfit_patience:
-            return (
-                f"overfitting: no held-out loss below {self.least_loss:.5f} for {self.rising} validations"
-            )
+            return f"overfitting: no held-out loss below {self.least_loss:.5f} for {self.rising} validations"
         return None
 
     def _write(self) -> None:
         if idist.get_rank() == 0:
-            save_atomically(self.network.export(), self.path)
+            save_atomically(export_weights(self.network), self.path)
 
     def _write_unjudged(self, engine: Engine) -> None:
         if self.reason is None:
