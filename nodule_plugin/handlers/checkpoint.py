@@ -41,7 +41,7 @@ class TrainingCheckpoint:
     Args:
         directory: where ``step_00001234.pt`` and the like are kept.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``; the trainer's place joins them by itself.
-        sampler: of the trainer's data; :class:`nodule_plugin.handlers.order.EpochOrder` sets it to where the run goes on.
+        sampler: of the trainer's data; :class:`~nodule_plugin.handlers.order.EpochOrder` follows where it goes on.
         every_steps: steps between two files; None for the end of each epoch. The run's last step is always saved.
         keep: how many files stay.
         resume: False starts anew and removes older files.
