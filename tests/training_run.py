@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def invented_image(item: dict[str, Any]) -> dict[str, Any]:
     return {"image": torch.rand(3, 64, 64, generator=generator) * 2 - 1}
 
 
+@cache
+def frozen_parts(base: str) -> tuple[Any, TextConditioner, Any]:
+    """Autoencoder, text encoder and noise schedule of a base model, read once."""
+    return load_vae(base), TextConditioner(load_tokenizer(base), load_text_encoder(base)), load_noise_scheduler(base)
+
+
 class Run:
     """The parts of a run; ``losses`` are those of its optimizer steps."""
 
@@ -44,7 +51,7 @@ class Run:
         self,
         base_model: Path,
         folder: Path | None = None,
-        cache: LatentCache | None = None,
+        latents: LatentCache | None = None,
         batch_size: int = 2,
         accumulation_steps: int = 1,
         epochs: int = 2,
@@ -64,15 +71,14 @@ class Run:
         self.network = DiffusionUNet.from_base(base, **(network or {}))
         self.optimizer = torch.optim.AdamW(self.network.trainable_parameters(), lr=learning_rate)
         items = [{"id": str(number), "prompt": f"nodule {number % 3}"} for number in range(images)]
-        self.dataset = LatentDataset(items, invented_image, cache)
+        self.dataset = LatentDataset(items, invented_image, latents)
         self.sampler = StepSampler(images, batch_size, accumulation_steps, seed)
         schedule_ = learning_rate_schedule(schedule, self.optimizer, 1, epochs * self.sampler.steps_per_epoch)
         self.iteration = TrainingIteration(self.optimizer, self.sampler, lr_scheduler=schedule_, **(iteration or {}))
         self.average = WeightAverage(self.network, 0.9)
-        conditioner = TextConditioner(load_tokenizer(base), load_text_encoder(base))
-        self.encoder = LatentEncoder(load_vae(base), cache)
+        vae, conditioner, scheduler = frozen_parts(base)
         settings = {"caption_dropout": 0.2} | (prepare or {})
-        prepare_batch = DenoisingPrepareBatch(self.encoder, conditioner, load_noise_scheduler(base), **settings)
+        prepare_batch = DenoisingPrepareBatch(LatentEncoder(vae, latents), conditioner, scheduler, **settings)
         self.losses: list[float] = []
         handlers: list[Any] = [self, EpochOrder(self.sampler), self.average]
         if folder is not None:

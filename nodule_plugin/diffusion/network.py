@@ -39,7 +39,7 @@ class DiffusionUNet(nn.Module):
         channels_last: bool | str = False,
         compile: bool | str = False,
         lora_rank: int | None = None,
-        lora_alpha: float | None = None,
+        lora_alpha: int | None = None,
     ) -> DiffusionUNet:
         """The U-Net of a base model, see :func:`nodule_plugin.diffusion.components.load_unet`.
 
@@ -93,7 +93,7 @@ class DiffusionUNet(nn.Module):
 
 
 def add_lora(
-    unet: UNet2DConditionModel, rank: int, alpha: float | None = None, targets: Sequence[str] = LORA_TARGETS
+    unet: UNet2DConditionModel, rank: int, alpha: int | None = None, targets: Sequence[str] = LORA_TARGETS
 ) -> None:
     """Freeze a U-Net and add trainable low-rank updates, which begin at zero, in place.
 

@@ -73,12 +73,12 @@ def test_a_cache_that_was_filled_in_part_changes_nothing(base: Path, tmp_path: P
     def cached(name: str) -> LatentCache:
         return LatentCache(tmp_path / name, "a", 5, (8, 8, 8))
 
-    undisturbed = Run(base, cache=cached("one")).train()
-    first = Run(base, tmp_path / "run", cache=cached("two"))
+    undisturbed = Run(base, latents=cached("one")).train()
+    first = Run(base, tmp_path / "run", latents=cached("two"))
     kill_at(first, 4)
     with pytest.raises(Killed):
         first.train()
-    second = Run(base, tmp_path / "run", cache=cached("two")).train()
+    second = Run(base, tmp_path / "run", latents=cached("two")).train()
     assert second.losses == undisturbed.losses[3:]
     assert torch.equal(second.weights(), undisturbed.weights())
 
