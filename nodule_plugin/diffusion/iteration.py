@@ -73,8 +73,12 @@ class TrainingIteration:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self._loss: torch.Tensor | float = 0.0
 
-    def __call__(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
-        """Train on a batch; see MONAI's SupervisedTrainer for the keys of what is returned.
+    def __call__(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Train on a batch.
+
+        Returns:
+            A list of one dictionary with the keys of MONAI's SupervisedTrainer.
+
 
         Raises:
             InputError: if the loss is no longer a number, with the step and what to change.
@@ -101,7 +105,8 @@ class TrainingIteration:
         if ends:
             self._step(engine)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
+        # A list, as MONAI's engines have after decollating: what `--tracking mlflow` reads the loss from.
+        return [engine.state.output]
 
     def _step(self, engine: Any) -> None:
         total = float(idist.all_reduce(self._loss)) / idist.get_world_size()
