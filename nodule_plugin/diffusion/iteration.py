@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nodule_plugin.data.order import StepSampler
-from nodule_plugin.diffusion.sampling import PRECISIONS
+from nodule_plugin.diffusion import sampling
 from nodule_plugin.errors import InputError
 
 
@@ -60,17 +60,15 @@ class TrainingIteration:
         max_grad_norm: float | None = None,
         lr_scheduler: Any = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise InputError(f"precision: choose one of {', '.join(PRECISIONS)}, not {precision!r}")
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise InputError(f"max_grad_norm: a number above 0, or null for none, is needed, not {max_grad_norm}")
         self.optimizer = optimizer
         self.sampler = sampler
-        self.precision = precision
+        self.dtype = sampling.precision("precision", precision)
         self.max_grad_norm = max_grad_norm
         self.lr_scheduler = lr_scheduler
         device = optimizer.param_groups[0]["params"][0].device
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self._loss: torch.Tensor | float = 0.0
 
     def __call__(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -78,7 +76,6 @@ class TrainingIteration:
 
         Returns:
             A list of one dictionary with the keys of MONAI's SupervisedTrainer.
-
 
         Raises:
             InputError: if the loss is no longer a number, with the step and what to change.
@@ -90,8 +87,7 @@ class TrainingIteration:
         ends = self.sampler.ends_step((engine.state.iteration - 1) % engine.state.epoch_length + 1)
         engine.network.train()
         with _gradients_stay_here(engine.network, unless=ends):
-            dtype = PRECISIONS[self.precision]
-            with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
                 prediction = engine.inferer(inputs, engine.network, *args, **kwargs)
             engine.state.output[CommonKeys.PRED] = prediction
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)

@@ -18,7 +18,7 @@ from torchvision.utils import save_image
 
 from nodule_plugin.data.latents import LatentDataset, collate_samples
 from nodule_plugin.data.order import SampleKey, sample_seed
-from nodule_plugin.diffusion.sampling import PRECISIONS
+from nodule_plugin.diffusion import sampling
 from nodule_plugin.diffusion.training import squared_errors
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
@@ -109,7 +109,7 @@ class HeldOutLoss:
         self.batch_size = batch_size
         self.draws = draws
         self.interval = interval
-        self.dtype = PRECISIONS[precision]
+        self.dtype = sampling.precision("precision", precision)
 
     def attach(self, engine: Engine) -> None:
         """Compute both at the end of every ``interval``-th epoch of the trainer; other epochs have none."""

@@ -199,9 +199,10 @@ def test_overlays_that_save_memory_train(
     done = run(training_command(repository, room, [f"{overlay}.json"], **settings), tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     network = DiffusionUNet.from_base(room["base_model"])
-    before = network.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.clone()
+    projection = network.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
+    before = projection.weight.clone()
     network.load_state_dict(read_weights(output))
-    assert not torch.equal(network.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight, before)
+    assert not torch.equal(projection.weight, before)
 
 
 def make_workflow(
@@ -254,7 +255,7 @@ def test_overlays_are_the_reference_recipe(
     prepare = parser.get_parsed_content("train#prepare_batch")
     assert (prepare.caption_dropout, prepare.noise_offset, prepare.snr_gamma) == (0, 0, None)
     iteration = parser.get_parsed_content("train#iteration")
-    assert (iteration.precision, iteration.max_grad_norm) == ("bfloat16", None)
+    assert (iteration.dtype, iteration.max_grad_norm) == (torch.bfloat16, None)
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
     assert iteration.lr_scheduler.get_last_lr() == [1e-6]
     assert parser.get_parsed_content("train#sampler").step_size == 4
