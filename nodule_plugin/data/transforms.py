@@ -103,3 +103,18 @@ def crop_padded(image: torch.Tensor, bounds: tuple[int, int, int, int], fill: fl
     inside = image[..., max(row_start, 0) : max(row_stop, 0), max(column_start, 0) : max(column_stop, 0)]
     padding = (max(-column_start, 0), max(column_stop - columns, 0), max(-row_start, 0), max(row_stop - rows, 0))
     return torch.nn.functional.pad(inside, padding, value=fill) if any(padding) else inside
+
+
+ORIENTATIONS = 8
+"""Four rotations, each as it is and flipped: the reference method's augmentation."""
+
+
+def orient(image: torch.Tensor, orientation: int) -> torch.Tensor:
+    """``image`` (..., rows, columns) in one of eight orientations; 0 leaves it as it is.
+
+    Args:
+        image: square.
+        orientation: 0 to 3 turn by so many right angles; 4 to 7 turn likewise and then flip left and right.
+    """
+    turned = image.rot90(orientation % 4, (-2, -1))
+    return turned.flip(-1) if orientation >= 4 else turned

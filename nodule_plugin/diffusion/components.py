@@ -6,17 +6,23 @@ own configuration. What differs between models (prediction type, latent scaling,
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import replacing
+from nodule_plugin.settings import as_flag
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -74,13 +80,27 @@ def load_tokenizer(base_model: str, revision: str | None = None) -> CLIPTokenize
     return tokenizer
 
 
-def load_noise_scheduler(base_model: str, revision: str | None = None, **overrides: Any) -> DDPMScheduler:
+def load_noise_scheduler(
+    base_model: str, revision: str | None = None, zero_terminal_snr: bool | str = False
+) -> DDPMScheduler:
     """The forward (noising) process with the base model's own betas and prediction type. See :func:`load_unet`.
 
     Args:
-        overrides: scheduler settings that replace the base model's, such as ``rescale_betas_zero_snr=True``.
+        base_model, revision: which model.
+        zero_terminal_snr: shift the betas so that the last step holds no signal, without which images cannot become
+            very dark or bright (Lin et al., WACV 2024, arXiv:2305.08891, section 3.1). Sampling must do the same.
+
+    Raises:
+        InputError: also if ``zero_terminal_snr`` is asked of a model that predicts noise, which says nothing about the
+            image where there is no signal (section 3.2).
     """
-    return _load(DDPMScheduler, base_model, "scheduler", revision=revision, **overrides)
+    options = {}
+    if as_flag("zero_terminal_snr", zero_terminal_snr):
+        options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    scheduler = _load(DDPMScheduler, base_model, "scheduler", revision=revision, **options)
+    if options and scheduler.config.prediction_type == "epsilon":
+        raise InputError(f"zero_terminal_snr: {base_model!r} predicts noise (epsilon); take a v-prediction base model")
+    return scheduler
 
 
 def freeze(module: Any) -> Any:
@@ -90,6 +110,8 @@ def freeze(module: Any) -> Any:
 
 class TextConditioner:
     """Prompts to the text encoder's hidden states; each distinct prompt is encoded once.
+
+    Prompts are encoded one at a time, so that an embedding does not depend on its neighbours.
 
     Args:
         tokenizer: pads to its ``model_max_length``; a longer prompt is an error, not cut silently.
@@ -120,12 +142,66 @@ class TextConditioner:
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
         """Hidden states of the last layer, (B, length, width) float32, on the text encoder's device."""
-        new = sorted({prompt for prompt in prompts if prompt not in self._known})
-        if new:
-            device = next(self.text_encoder.parameters()).device
-            hidden = self.text_encoder(self.tokens(new).to(device)).last_hidden_state.float()
-            self._known.update(zip(new, hidden))
-        return torch.stack([self._known[prompt] for prompt in prompts])
+        device = next(self.text_encoder.parameters()).device
+        for prompt in prompts:
+            if prompt not in self._known:
+                with torch.autocast(device.type, enabled=False):
+                    hidden = self.text_encoder(self.tokens([prompt]).to(device)).last_hidden_state
+                self._known[prompt] = hidden[0].float()
+        return torch.stack([self._known[prompt] for prompt in prompts]).to(device)
+
+    def remember(self, prompts: Iterable[str], file: str | Path | None) -> TextConditioner:
+        """Encode all prompts there will be, or take their embeddings from a file of an earlier run.
+
+        Args:
+            prompts: the empty prompt joins them.
+            file: safetensors; written where it is missing, damaged, of another text encoder or lacks a prompt. None
+                keeps embeddings in memory only. Only one of several processes should be given it at a time.
+
+        Returns:
+            Itself.
+
+        Raises:
+            InputError: if the file cannot be written, or a prompt is too long.
+        """
+        wanted = sorted({"", *prompts})
+        if file is None:
+            self(wanted)
+            return self
+        path, fingerprint = Path(file), weights_fingerprint(self.text_encoder)
+        self._known |= _read_embeddings(path, fingerprint)
+        if any(prompt not in self._known for prompt in wanted):
+            self(wanted)
+            embeddings = {f"{at:05d}": self._known[prompt].cpu().contiguous() for at, prompt in enumerate(wanted)}
+            metadata = {"text_encoder": fingerprint, "prompts": json.dumps(wanted)}
+            try:
+                with replacing(path) as temporary:
+                    save_file(embeddings, temporary, metadata)
+            except OSError as error:
+                raise InputError(f"latent_cache: {path} cannot be written ({error.strerror})") from error
+        return self
+
+
+def _read_embeddings(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
+    """Prompt -> embedding, none where the file is missing, damaged or of another text encoder."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("text_encoder") != fingerprint:
+                return {}
+            return {prompt: file.get_tensor(f"{at:05d}") for at, prompt in enumerate(json.loads(metadata["prompts"]))}
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return {}
+
+
+def weights_fingerprint(module: Any) -> str:
+    """SHA-256 of the configuration and the weights of a diffusers or transformers model."""
+    config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+    digest = sha256(json.dumps({k: v for k, v in config.items() if k[0] != "_"}, sort_keys=True, default=str).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -16,7 +16,18 @@ from torch import Tensor
 from nodule_plugin.errors import InputError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What the knob ``dtype`` may say."""
+"""What the knobs ``dtype`` and ``precision`` may say."""
+
+
+def precision(setting: str, name: str) -> torch.dtype:
+    """The number format of that name.
+
+    Raises:
+        InputError: if there is none; ``setting`` is what the user knows it by.
+    """
+    if name not in PRECISIONS:
+        raise InputError(f"{setting}: choose one of {', '.join(PRECISIONS)}, not {name!r}")
+    return PRECISIONS[name]
 
 
 class GuidedSampler(Inferer):
@@ -66,8 +77,7 @@ class GuidedSampler(Inferer):
         if not 0 <= guidance_rescale <= 1:
             raise InputError(f"guidance_rescale: a number from 0 to 1 is needed, not {guidance_rescale!r}")
         self.guidance_rescale = float(guidance_rescale)
-        if dtype not in PRECISIONS:
-            raise InputError(f"dtype: choose one of {', '.join(PRECISIONS)}, not {dtype!r}")
+        precision("dtype", dtype)
         self.dtype = dtype
 
     @property
@@ -178,7 +188,7 @@ class GuidedSampler(Inferer):
         return _rescale(unconditional + scale * (conditional - unconditional), conditional, self.guidance_rescale)
 
     def _run(self, network: Callable[..., Tensor], latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        dtype = PRECISIONS[self.dtype]
+        dtype = precision("dtype", self.dtype)
         with torch.autocast(latents.device.type, dtype=dtype, enabled=dtype != torch.float32):
             return network(latents, timesteps=timestep.expand(len(latents)), context=context).float()
 

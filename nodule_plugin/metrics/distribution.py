@@ -202,6 +202,11 @@ class KernelDistanceMetric(FeatureDistanceMetric):
         """
         return kernel_distance(*self._features(), self.subsets, self.subset_size, self.seed)
 
+    def standard_error(self) -> float:
+        """Of the distance, over the images of all processes; see :func:`half_sample_error`."""
+        with self.sync_context():
+            return half_sample_error(squared_mmd, *self._features())
+
 
 def _half(features: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     return features[draw.choice(len(features), len(features) // 2, replace=False)]

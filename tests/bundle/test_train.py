@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,40 +36,173 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def run_training(repository: Path, run_id: list[str], cwd: Path, **settings: object) -> subprocess.CompletedProcess:
+def training_command(
+    repository: Path,
+    room: dict,
+    overlays: list[str] | None = None,
+    launcher: list[str] | None = None,
+    **settings: object,
+) -> list[str]:
     bundle = repository / "bundle"
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        *run_id,
-        "--config_file",
-        str(bundle / "configs/train.json"),
-    ]
-    command += ["--bundle_root", str(bundle)]
-    for name, value in settings.items():
+    files = [str(bundle / "configs" / name) for name in ["train.json", *(overlays or [])]]
+    command = [sys.executable, *(launcher or []), "-m", "monai.bundle", "run", "training"]
+    command += ["--config_file", str(files) if overlays else files[0], "--bundle_root", str(bundle)]
+    for name, value in (QUICK | room | settings).items():
         command += [f"--{name}", str(value)]
+    return command
+
+
+def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
-def test_training_writes_a_model_and_resumes(repository: Path, room: dict, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    done = run_training(repository, ["training"], tmp_path, **room, **QUICK, output_dir=output)
+def read_weights(output: Path) -> dict[str, torch.Tensor]:
+    return torch.load(output / "models" / "model.pt", weights_only=True)
+
+
+def read_curves(output: Path) -> list[dict[str, str]]:
+    with (output / "curves.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(repository: Path, room: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of two epochs with two steps each, never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run(training_command(repository, room, output_dir=folder / "out"), folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(path.name for path in (output / "samples").iterdir()) == ["samples_0001.png", "samples_0002.png"]
-    assert list((output / "tensorboard").iterdir())
+    assert "epoch=2, step=4, loss=" in done.stderr
+    assert "Training stops after epoch 2: it was the last." in done.stdout + done.stderr
+    return folder / "out"
+
+
+def test_training_writes_a_model_samples_and_curves(room: dict, whole: Path) -> None:
+    assert sorted(path.name for path in (whole / "samples").iterdir()) == ["samples_0001.png", "samples_0002.png"]
+    assert list((whole / "tensorboard").iterdir())
+    assert (whole / "curves.png").is_file()
+    rows = read_curves(whole)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    names = (
+        "loss",
+        "held_out_loss",
+        "training_set_loss",
+        "kernel_distance",
+        "kernel_distance_low",
+        "kernel_distance_high",
+    )
+    assert all(math.isfinite(float(row[name])) for row in rows for name in names)
     network = DiffusionUNet.from_base(room["base_model"])
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    network.load_state_dict(torch.load(output / "models" / "model.pt", weights_only=True))
+    network.load_state_dict(read_weights(whole))
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
-    resumed = run_training(repository, [], tmp_path, **room, **(QUICK | {"epochs": 3}), output_dir=output)
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_bit(
+    repository: Path, room: dict, whole: Path, tmp_path: Path, number: int
+) -> None:
+    output = tmp_path / "out"
+    command = training_command(repository, room, output_dir=output, checkpoint_steps=1)
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        wait_for(output / "checkpoints", process)
+        process.send_signal(number)
+        text = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL), text[-3000:]
+    if number == signal.SIGTERM:
+        assert "Stopped by SIGTERM after step" in text
+    # The cache of what was encoded must not decide anything either.
+    resumed = run(command, tmp_path)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert "Resumed from" in resumed.stdout
-    assert "after epoch 2" in resumed.stdout
-    names = sorted(path.name for path in (output / "samples").iterdir())
-    assert names == ["samples_0001.png", "samples_0002.png", "samples_0003.png"]
+    assert "Resumed from" in resumed.stdout + resumed.stderr
+    expected = read_weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in read_weights(output).items())
+    assert (output / "curves.csv").read_text() == (whole / "curves.csv").read_text()
+
+
+def wait_for(checkpoints: Path, process: subprocess.Popen) -> None:
+    """Until the first checkpoint is there."""
+    for _ in range(3000):
+        if list(checkpoints.glob("step_*.pt")):
+            return
+        assert process.poll() is None, process.communicate()[0].decode()[-3000:]
+        time.sleep(0.1)
+    raise AssertionError("no checkpoint after five minutes")
+
+
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def test_two_processes_give_the_result_of_one(repository: Path, room: dict, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    settings = {"output_dir": output, "batch_size": QUICK["batch_size"] // 2}
+    done = run(training_command(repository, room, ["multi_gpu_train.json"], LAUNCHER, **settings), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = read_weights(whole)
+    assert max((value - expected[name]).abs().max().item() for name, value in read_weights(output).items()) < 1e-5
+    for row, other in zip(read_curves(output), read_curves(whole), strict=True):
+        for name in ("step", "loss", "held_out_loss", "training_set_loss", "kernel_distance"):
+            assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=1e-5)
+    assert len(list((output / "tensorboard").iterdir())) == 1, "only the first process writes"
+
+
+def test_a_process_that_dies_ends_the_job(repository: Path, room: dict, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    settings = {"output_dir": output, "batch_size": 2, "epochs": 50, "checkpoint_steps": 1, "val_interval": 50}
+    command = training_command(repository, room, ["multi_gpu_train.json"], LAUNCHER, **settings)
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        wait_for(output / "checkpoints", process)
+        os.kill(process_of_rank(1, str(output)), signal.SIGKILL)
+        text = process.communicate(timeout=120)[0].decode()
+    assert process.returncode != 0
+    assert "SIGKILL" in text or "-9" in text, text[-3000:]
+
+
+def process_of_rank(rank: int, argument: str) -> int:
+    """The training process of that rank, by its environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in environment and argument in (folder / "cmdline").read_text():
+                return int(folder.name)
+        except OSError:  # it has ended, or is not ours
+            continue
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(repository: Path, room: dict, tmp_path: Path) -> None:
+    command = [*training_command(repository, room, output_dir=tmp_path / "out"), "--dry-run"]
+    done = run(command, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for words in ("trained parameters", "peak memory", "2 an epoch, 4 in 2 epochs", "expected time"):
+        assert words in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_mlflow_tracks_a_run(repository: Path, room: dict, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    output = tmp_path / "out"
+    done = run([*training_command(repository, room, output_dir=output), "--tracking", "mlflow"], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    client = mlflow.MlflowClient(f"sqlite:///{output}/mlruns.db")
+    (found,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert found.info.status == "FINISHED"
+    assert {"train_loss", "kernel_distance", "kernel_distance_low", "held_out_loss"} <= set(found.data.metrics)
+
+
+@pytest.mark.parametrize(("overlay", "package"), [("low_memory", "bitsandbytes"), ("lora", "peft")])
+def test_overlays_that_save_memory_train(
+    repository: Path, room: dict, tmp_path: Path, overlay: str, package: str
+) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    output = tmp_path / "out"
+    settings = {"epochs": 1, "batch_size": 2, "precision": "bfloat16", "output_dir": output}
+    done = run(training_command(repository, room, [f"{overlay}.json"], **settings), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    network = DiffusionUNet.from_base(room["base_model"])
+    projection = network.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
+    before = projection.weight.clone()
+    network.load_state_dict(read_weights(output))
+    assert not torch.equal(projection.weight, before)
 
 
 def make_workflow(
@@ -115,7 +252,13 @@ def test_overlays_are_the_reference_recipe(
     assert len(optimizer.param_groups[0]["params"]) == len(list(network.parameters()))
     assert parser.get_parsed_content("train#trainer").state.max_epochs == epochs
     assert parser.get_parsed_content("ema").model is network
-    assert parser.get_parsed_content("train#prepare_batch").caption_dropout == 0
+    prepare = parser.get_parsed_content("train#prepare_batch")
+    assert (prepare.caption_dropout, prepare.noise_offset, prepare.snr_gamma) == (0, 0, None)
+    iteration = parser.get_parsed_content("train#iteration")
+    assert (iteration.dtype, iteration.max_grad_norm) == (torch.bfloat16, None)
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    assert iteration.lr_scheduler.get_last_lr() == [1e-6]
+    assert parser.get_parsed_content("train#sampler").step_size == 4
     assert parser.get_parsed_content("noise_scheduler").config.prediction_type == prediction
     item = parser.get_parsed_content("train#dataset")[0]
     assert item["image"].shape == (3, 512, 512)
@@ -135,11 +278,14 @@ def test_overlays_name_the_hub_models(repository: Path, overlay: str) -> None:
         ({"datalist": "/nowhere/list.json", "dataset_dir": "/nowhere/data"}, "/nowhere/data"),
         ({"caption_dropout": 3}, "caption_dropout"),
         ({"resume": "perhaps"}, "'perhaps'"),
+        ({"precision": "float8"}, "float8"),
+        ({"lr_schedule": "linaer"}, "linaer"),
+        ({"latent_cache": "/proc/latents"}, "/proc/latents"),
     ],
 )
 def test_one_clear_error(repository: Path, room: dict, tmp_path: Path, settings: dict, culprit: str) -> None:
     output = tmp_path / "out"
-    done = run_training(repository, ["training"], tmp_path, **(room | QUICK | settings), output_dir=output)
+    done = run(training_command(repository, QUICK | room | settings, output_dir=output), tmp_path)
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("error: ")

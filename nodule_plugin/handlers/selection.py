@@ -1,0 +1,115 @@
+"""Which weights of a training run are kept, and when it stops."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from torch import nn
+
+from nodule_plugin.diffusion.network import export_weights
+from nodule_plugin.handlers.checkpoint import save_atomically
+
+logger = logging.getLogger(__name__)
+HELD_OUT_LOSS = "held_out_loss"
+"""Name, in the trainer's metrics, of the denoising loss of held-out images."""
+
+
+class ModelSelection:
+    """Keep the weights of the best validation, and stop training when validations have stopped improving.
+
+    Attach it to the trainer after the handlers that run the validations. Why a run stopped is logged and kept in
+    :attr:`reason`.
+
+    Args:
+        network: whose weights are written (the moving average, as a rule), as
+            :func:`nodule_plugin.diffusion.network.export_weights` gives them.
+        path: of the raw state dict, ``model.pt``.
+        evaluator: the validation; None where there is nothing to validate on. Where none is run, the last weights are
+            written.
+        metric_name: key of the evaluator's metrics; lower is better.
+        patience: validations without improvement after which training stops; 0 never stops.
+        overfit_patience: validations in a row at which the held-out loss (:data:`HELD_OUT_LOSS` in the trainer's
+            metrics) has not fallen below its least value, after which training stops; 0 never stops.
+        min_improvement: share of the best value by which a value must be lower to count as an improvement.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str,
+        evaluator: Engine | None,
+        metric_name: str,
+        patience: int = 0,
+        overfit_patience: int = 0,
+        min_improvement: float = 0.0,
+    ) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.evaluator = evaluator
+        self.metric_name = metric_name
+        self.patience = patience
+        self.overfit_patience = overfit_patience
+        self.min_improvement = min_improvement
+        self.best = self.least_loss = math.inf
+        self.waited = self.rising = 0
+        self.reason: str | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Look at every validation of the trainer ``engine``."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._write_unjudged)
+
+    def __call__(self, engine: Engine) -> None:
+        """Judge the validation that this epoch has brought, if it has brought one."""
+        validation = None if self.evaluator is None else self.evaluator.state
+        if validation is None or validation.epoch != engine.state.epoch or not validation.metrics:
+            return
+        value = float(validation.metrics[self.metric_name])
+        if value < self.best - self.min_improvement * abs(self.best) or math.isinf(self.best):
+            self.best, self.waited = value, 0
+            self._write()
+            logger.info("%s %.5f is the best so far; wrote %s", self.metric_name, value, self.path)
+        else:
+            self.waited += 1
+        loss = float(engine.state.metrics.get(HELD_OUT_LOSS, math.nan))
+        if loss < self.least_loss:
+            self.least_loss, self.rising = loss, 0
+        else:
+            self.rising += 1
+        self.reason = self._reason_to_stop()
+        if self.reason is not None:
+            logger.info("Training stops after epoch %d: %s.", engine.state.epoch, self.reason)
+            engine.terminate()
+
+    def _reason_to_stop(self) -> str | None:
+        if self.patience and self.waited >= self.patience:
+            return f"{self.metric_name} has not fallen below {self.best:.5f} for {self.waited} validations"
+        if self.overfit_patience and self.rising >= self.overfit_patience:
+            return f"overfitting: no held-out loss below {self.least_loss:.5f} for {self.rising} validations"
+        return None
+
+    def _write(self) -> None:
+        if idist.get_rank() == 0:
+            save_atomically(export_weights(self.network), self.path)
+
+    def _write_unjudged(self, engine: Engine) -> None:
+        if self.reason is None:
+            logger.info("Training stops after epoch %d: it was the last.", engine.state.epoch)
+        if math.isinf(self.best):
+            logger.warning("No validation was run: %s holds the weights of the last epoch.", self.path)
+            self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best values and how many validations have passed since."""
+        return {name: getattr(self, name) for name in ("best", "waited", "least_loss", "rising")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where :meth:`state_dict` left off."""
+        for name in ("best", "waited", "least_loss", "rising"):
+            setattr(self, name, type(getattr(self, name))(state[name]))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from nodule_plugin.handlers.selection import HELD_OUT_LOSS, ModelSelection
+
+
+def run_validations(
+    values: list[float], path: Path, losses: list[float] | None = None, **settings: int
+) -> tuple[ModelSelection, Engine]:
+    """The selection and the trainer, where validation i gives ``values[i]`` and the weights are i + 1."""
+    network = nn.Linear(1, 1)
+    evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine: Engine) -> None:
+        nn.init.constant_(network.weight, engine.state.epoch)
+        engine.state.metrics[HELD_OUT_LOSS] = (losses or [1.0] * len(values))[engine.state.epoch - 1]
+        evaluator.state.epoch, evaluator.state.epoch_length = engine.state.epoch - 1, 1
+        evaluator.run([0], max_epochs=engine.state.epoch)
+
+    @evaluator.on(Events.COMPLETED)
+    def measure(engine: Engine) -> None:
+        engine.state.metrics["distance"] = values[trainer.state.epoch - 1]
+
+    selection = ModelSelection(network, str(path), evaluator, "distance", **settings)
+    selection.attach(trainer)
+    trainer.run([0], max_epochs=len(values))
+    return selection, trainer
+
+
+def test_the_best_validation_is_kept_and_training_stops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    selection, trainer = run_validations([3.0, 1.0, 2.0, 1.5, 0.5], tmp_path / "model.pt", patience=2)
+    assert trainer.state.epoch == 4
+    assert selection.reason == "distance has not fallen below 1.00000 for 2 validations"
+    assert f"Training stops after epoch 4: {selection.reason}." in caplog.text
+    kept = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert kept.keys() == selection.network.state_dict().keys()
+    assert kept["weight"].item() == 2
+
+
+def test_without_patience_training_goes_on(tmp_path: Path) -> None:
+    selection, trainer = run_validations([1.0, 2.0, 3.0, 4.0], tmp_path / "model.pt")
+    assert trainer.state.epoch == 4
+    assert selection.reason is None
+
+
+def test_a_rising_held_out_loss_stops_training(tmp_path: Path) -> None:
+    losses = [0.5, 0.4, 0.41, 0.39, 0.42, 0.43, 0.3]
+    distances = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    selection, trainer = run_validations(distances, tmp_path / "model.pt", losses, overfit_patience=2)
+    assert trainer.state.epoch == 6
+    assert selection.reason == "overfitting: no held-out loss below 0.39000 for 2 validations"
+
+
+def test_negative_distances_can_improve(tmp_path: Path) -> None:
+    run_validations([-0.1, -0.2, -0.15], tmp_path / "model.pt")
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 2
+
+
+def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
+    network, trainer = nn.Linear(1, 1), Engine(lambda engine, batch: None)
+    ModelSelection(network, str(tmp_path / "model.pt"), None, "distance").attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: nn.init.constant_(network.weight, 9.0))
+    trainer.run([0], max_epochs=2)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 9
+
+
+def test_a_run_shorter_than_the_validation_interval_leaves_a_model(tmp_path: Path, caplog) -> None:
+    network, trainer = nn.Linear(1, 1), Engine(lambda engine, batch: None)
+    ModelSelection(network, str(tmp_path / "model.pt"), Engine(lambda engine, batch: None), "distance").attach(trainer)
+    trainer.run([0], max_epochs=1)
+    assert (tmp_path / "model.pt").is_file()
+    assert "No validation was run" in caplog.text
+
+
+def test_selection_remembers(tmp_path: Path) -> None:
+    selection = ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, "distance")
+    assert math.isinf(selection.best)
+    state = {"best": 0.25, "waited": 2, "least_loss": 0.5, "rising": 1}
+    selection.load_state_dict(state)
+    assert selection.state_dict() == state
