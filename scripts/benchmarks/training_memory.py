@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import weakref
 from typing import Any
-from unittest import mock
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -69,14 +69,16 @@ class StorageTracker(TorchDispatchMode):
 def peak_gib(model: str, batch: int, checkpointing: bool = False, lora_rank: int = 0, eight_bit: bool = False) -> float:
     """Peak of parameters, gradients, optimizer states and activations of the U-Net's step at 512 x 512, in GiB."""
     tracker = StorageTracker()
-    with FakeTensorMode(), tracker:
+    with torch.device("meta"):
         unet = UNet2DConditionModel(**UNETS[model])
         if lora_rank:
-            # peft moves its new layers to their layer's device, which fake tensors do not bear; they are there already.
-            with mock.patch("peft.tuners.tuners_utils.BaseTunerLayer._move_adapter_to_device_of_base_layer"):
-                add_lora(unet, lora_rank)
-        if checkpointing:
-            unet.enable_gradient_checkpointing()
+            add_lora(unet, lora_rank)
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    with FakeTensorMode(), tracker:
+        for module in unet.modules():
+            for name, value in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(torch.empty(value.shape), requires_grad=value.requires_grad))
         network = DiffusionUNet(unet).train()
         trained = network.trainable_parameters()
         optimizer = torch.optim.AdamW(trained, lr=1e-6, foreach=False)
