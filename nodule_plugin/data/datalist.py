@@ -18,6 +18,7 @@ from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
+from nodule_plugin.lidc.citation import CITATION, LICENCE
 from nodule_plugin.prompts import PromptTemplate, get_template
 from nodule_plugin.settings import as_flag
 
@@ -25,14 +26,6 @@ _logger = logging.getLogger(__name__)
 
 ROI_DIAMETERS = 2.0
 """Side of the ROI in diameters of the nodule, as in the reference method."""
-LICENCE = "CC BY 3.0"
-CITATION = (
-    "Armato SG III et al. (2015). Data From LIDC-IDRI. The Cancer Imaging Archive. doi:10.7937/K9/TCIA.2015.LO9QL9SX",
-    "Armato SG III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative"
-    " (IDRI): a completed reference database of lung nodules on CT scans. Med Phys 38:915-931.",
-    "Clark K et al. (2013). The Cancer Imaging Archive (TCIA): maintaining and operating a public information"
-    " repository. J Digit Imaging 26:1045-1057.",
-)
 _DESCRIPTIONS = {
     "lidc-idri": "Image-prompt pairs of lung nodules from CT series of LIDC-IDRI.",
     "crops": "Image-prompt pairs of lung nodules from a folder of CT crops derived from LIDC-IDRI.",
