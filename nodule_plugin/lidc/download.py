@@ -104,9 +104,8 @@ def _read_index() -> list[RemoteSeries]:
     ).to_dict("records")
     licences = {row["license_short_name"] for row in rows}
     if licences != {LICENCE}:
-        raise InputError(
-            f"idc-index-data: LIDC-IDRI's licence is {licences or 'not listed'}, not {LICENCE}; see IDC's page"
-        )
+        found = ", ".join(sorted(map(str, licences))) or "no licence"
+        raise InputError(f"idc-index-data: LIDC-IDRI is listed under {found}, not {LICENCE}; read its terms first")
     listed = [
         RemoteSeries(
             patient_id=row["PatientID"],
