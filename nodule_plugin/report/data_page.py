@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.transforms import Compose, Resized, ScaleIntensityRanged
+from monai.transforms import Resized, ScaleIntensityRanged
 from PIL import Image
 
 from nodule_plugin import __version__
@@ -86,13 +86,11 @@ def write_data_page(
         file.unlink(missing_ok=True)
         write_text_atomically(file, render_data_page(Path(datalist), samples, seed, dataset_dir))
     except InputError as error:
-        raise InputError(
-            f"page {file}: not written, the data list {datalist} is not touched by this: {error}"
-        ) from error
+        raise InputError(f"page {file}: not written; the data list {datalist} stands: {error}") from error
     except OSError as error:
         raise InputError(
-            f"page {file}: cannot be written ({error.strerror}); the data list {datalist} is not touched by this;"
-            " give another path as page, or false for none"
+            f"page {file}: cannot be written ({error.strerror}); the data list {datalist} stands; give another path as"
+            " page, or false for none"
         ) from error
     return file
 
@@ -136,10 +134,9 @@ def choose_samples(items: Sequence[Mapping[str, Any]], count: int, seed: int) ->
 
 
 def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
-    cut = _cut()
     return [
         {
-            "picture": data_url(png(_picture(cut(item)["image"][0].numpy()))),
+            "picture": data_url(png(_picture(item))),
             "prompt": item["prompt"],
             "id": item["id"],
             "synthetic": item["synthetic"],
@@ -149,21 +146,18 @@ def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[
     ]
 
 
-def _cut() -> Compose:
-    """The steps of training's preprocessing, at the size of the page."""
+def _picture(item: Mapping[str, Any]) -> Image.Image:
+    """An item's image by the steps of training's preprocessing, at the size of the page."""
     lower, upper = DEFAULT_WINDOW_HU
-    return Compose(
-        [
-            LoadNoduleSliced(),
-            CropNoduleROId(),
-            ScaleIntensityRanged("image", lower, upper, 0.0, 255.0, clip=True),
-            Resized("image", (SAMPLE_PIXELS, SAMPLE_PIXELS), mode="bilinear"),
-        ]
-    )
-
-
-def _picture(grey: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.rint(grey).astype(np.uint8))
+    cut: Any = item
+    for step in (
+        LoadNoduleSliced(),
+        CropNoduleROId(),
+        ScaleIntensityRanged("image", lower, upper, 0.0, 255.0, clip=True),
+        Resized("image", (SAMPLE_PIXELS, SAMPLE_PIXELS), mode="bilinear"),
+    ):
+        cut = step(cut)
+    return Image.fromarray(np.rint(cut["image"][0].numpy()).astype(np.uint8))
 
 
 def _facts(item: Mapping[str, Any]) -> str:
