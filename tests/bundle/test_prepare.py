@@ -75,13 +75,15 @@ def test_real_data(repository: Path, real_data: Path, tmp_path: Path, dataset: s
     assert "Made from real patients" in page
 
 
-def test_phantoms(repository: Path, tmp_path: Path) -> None:
-    settings = {"phantom_nodules": 6, "phantom_dir": str(tmp_path / "phantom"), "page": str(tmp_path / "look.html")}
-    _prepare_here(repository, dataset_dir="phantom", datalist=str(tmp_path / "datalist.json"), **settings)
+def test_page_of_phantoms_under_a_name_of_its_own(repository: Path, tmp_path: Path) -> None:
+    write_crops(tmp_path / "crops", count=3)
+    (tmp_path / "crops" / "dataset.json").write_text('{"source": "phantom", "synthetic": true}')
+    settings = {"datalist": str(tmp_path / "list.json"), "page": str(tmp_path / "look.html")}
+    _prepare_here(repository, dataset_dir=str(tmp_path / "crops"), **settings)
     page = (tmp_path / "look.html").read_text(encoding="utf-8")
     assert "Synthetic CT (phantoms)" in page
     assert "Made from real patients" not in page
-    assert not (tmp_path / "datalist.html").exists()
+    assert not (tmp_path / "list.html").exists()
 
 
 @pytest.mark.parametrize("off", [False, "false"])
@@ -100,10 +102,9 @@ def test_the_data_list_outlives_a_failure_of_its_page(repository: Path, tmp_path
     datalist = tmp_path / "list.json"
     with pytest.raises((InputError, RuntimeError)) as caught:
         _prepare_here(repository, dataset_dir=str(tmp_path / "tree"), datalist=str(datalist))
-    message = str(find_input_error(caught.value))
-    assert message.startswith(
-        f"page {tmp_path / 'list.html'}: not written; the data list {datalist} stands: image: {slices[1]}"
-    )
+    page = tmp_path / "list.html"
+    expected = f"page {page}: not written; the data list {datalist} stands: image: {slices[1]}"
+    assert str(find_input_error(caught.value)).startswith(expected)
     assert len(json.loads(datalist.read_text())["training"]) == 1
     assert not page.exists()
 
