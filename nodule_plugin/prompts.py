@@ -6,6 +6,7 @@ kind of calcification and malignancy, and can be read back without loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -31,6 +32,7 @@ _MARGIN: Phrases = {
     5: "well-defined margins",
 }
 _DEGREE: Phrases = {1: "", 2: "slight", 3: "moderate", 4: "nearly marked", 5: "marked"}
+_OPENING: dict[str, Phrases] = {"sphericity": _SHAPE, "texture": _TEXTURE, "margin": _MARGIN}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class PromptTemplate:
         ratings = findings.to_dict()
         remarks = (phrases[ratings[name]] for name, phrases in self.remarks.items() if name in ratings)
         return " ".join(sentence for sentence in (opening, *remarks) if sentence)
+
+    @property
+    def wording(self) -> dict[str, Phrases]:
+        """Rating -> code -> what a prompt says of it (nothing where that is empty), for the ratings it words."""
+        return {**_OPENING, **self.remarks}
+
+    @property
+    def prompts(self) -> int:
+        """How many different prompts it can write of complete ratings."""
+        return math.prod(len(set(phrases.values())) for phrases in self.wording.values())
 
 
 _REFERENCE = PromptTemplate(

@@ -49,4 +49,5 @@ step "4/4 evaluate: against the real images of the $part part" evaluate.json \
 echo
 cat "$output/evaluation/metrics.md"
 echo
+echo "Data:   $output/datalist.html"
 echo "Report: $output/evaluation/report.html"

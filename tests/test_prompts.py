@@ -32,6 +32,12 @@ def test_the_papers_printed_prompts(findings: tuple[int, int, int, int], sentenc
     assert findings_to_prompt(Findings(*findings)) == sentence
 
 
+def test_a_template_knows_how_much_it_can_say() -> None:
+    template = TEMPLATES["reference"]
+    assert template.prompts == len({template.render(findings) for findings in ALL}) == 1250
+    assert list(template.wording) == ["sphericity", "texture", "margin", "spiculation", "calcification"]
+
+
 @pytest.mark.parametrize("template", list(TEMPLATES))
 def test_every_combination_is_made_of_whole_sentences(template: str) -> None:
     sentence = re.compile(r"([A-Za-z][A-Za-z, -]*[a-z]\.)( [A-Za-z][A-Za-z, -]*[a-z]\.)*")

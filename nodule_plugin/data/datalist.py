@@ -18,6 +18,8 @@ from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
+from nodule_plugin.lidc.citation import CITATION, LICENCE
+from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.prompts import PromptTemplate, get_template
 from nodule_plugin.settings import as_flag
 
@@ -25,14 +27,6 @@ _logger = logging.getLogger(__name__)
 
 ROI_DIAMETERS = 2.0
 """Side of the ROI in diameters of the nodule, as in the reference method."""
-LICENCE = "CC BY 3.0"
-CITATION = (
-    "Armato SG III et al. (2015). Data From LIDC-IDRI. The Cancer Imaging Archive. doi:10.7937/K9/TCIA.2015.LO9QL9SX",
-    "Armato SG III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative"
-    " (IDRI): a completed reference database of lung nodules on CT scans. Med Phys 38:915-931.",
-    "Clark K et al. (2013). The Cancer Imaging Archive (TCIA): maintaining and operating a public information"
-    " repository. J Digit Imaging 26:1045-1057.",
-)
 _DESCRIPTIONS = {
     "lidc-idri": "Image-prompt pairs of lung nodules from CT series of LIDC-IDRI.",
     "crops": "Image-prompt pairs of lung nodules from a folder of CT crops derived from LIDC-IDRI.",
@@ -42,7 +36,11 @@ _ITEM_FIELDS = ("id", "image", "slice_index", "centre", "spacing", "diameter_mm"
 
 
 def build_datalist(
-    nodules: NoduleSet, template: str = "reference", ratios: Sequence[int] = (7, 2, 1), seed: int = 0
+    nodules: NoduleSet,
+    template: str = "reference",
+    ratios: Sequence[int] = (7, 2, 1),
+    seed: int = 0,
+    selection: Selection | None = None,
 ) -> dict[str, Any]:
     """The content of a data list.
 
@@ -51,6 +49,7 @@ def build_datalist(
         template: wording of the prompts, a name in :data:`nodule_plugin.prompts.TEMPLATES`.
         ratios: shares of training, validation and test, see :func:`split_by_patient`.
         seed: of the split.
+        selection: the limits that the nodules were chosen by, for the record.
 
     Returns:
         A JSON-serialisable dictionary, the same for the same nodules and settings.
@@ -79,6 +78,7 @@ def build_datalist(
         "dataset_dir": str(nodules.root),
         "template": {"name": wording.name, "version": wording.version},
         "consensus": nodules.consensus,
+        "selection": {name: limit for name, limit in vars(selection or Selection()).items() if limit is not None},
         "split": {"ratios": [int(ratio) for ratio in ratios], "seed": seed},
         "skipped": [{"what": skipped.what, "reason": skipped.reason} for skipped in nodules.skipped],
         "numTraining": len(items["training"]),
@@ -161,7 +161,7 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
         content = build_datalist(nodules)
         _logger.info("%s", summarise(content))
         return write_datalist(content, file)
-    content = _read(file)
+    content = read_datalist(file)
     if dataset_dir is None:
         return file
     if str(dataset_dir) == PHANTOM:
@@ -193,7 +193,7 @@ def load_datalist(
         InputError: if the file is not a data list, there is no such part, or an item lacks a field or its image.
     """
     file = Path(path)
-    content = _read(file)
+    content = read_datalist(file)
     if part not in PARTS:
         raise InputError(f"{file}: there is no part {part!r}; choose one of {', '.join(PARTS)}")
     if not isinstance(content.get(part), list):
@@ -212,7 +212,12 @@ def load_datalist(
     return kept
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_datalist(file: Path) -> dict[str, Any]:
+    """The content of a data list, unchecked but for its form.
+
+    Raises:
+        InputError: if there is no such file or it holds no JSON object.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

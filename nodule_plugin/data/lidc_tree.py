@@ -126,7 +126,10 @@ def _add_nodules(nodules: NoduleSet, scan: Scan, name: str, series: Series, sele
     for path in series.duplicates:
         _logger.info("%s: left out, another file of the series holds the same position", path)
     for number, cluster in enumerate(cluster_annotations(scan), start=1):
-        for consensus in form_consensus(cluster, nodules.consensus):
+        formed = form_consensus(cluster, nodules.consensus)
+        if not formed:
+            nodules.skipped.append(Skipped(f"{name}-N{number:02d}", f"fewer readings than {nodules.consensus} needs"))
+        for consensus in formed:
             reading = f"-R{consensus.reader}" if consensus.reader else ""
             result = _nodule(f"{name}-N{number:02d}{reading}", consensus, cluster, scan, series, selection)
             if isinstance(result, Skipped):

@@ -25,6 +25,7 @@ from nodule_plugin.findings import OPTIONAL_RATINGS, REQUIRED_RATINGS, SCALES, F
 from nodule_plugin.lidc.records import Annotation
 
 DEFAULT_RULE = "median"
+EACH = "each"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def check_rule(rule: str) -> str:
         InputError: if it is not.
     """
     name, _, number = rule.partition(":")
-    if rule in _ORDINAL_RULES or rule == "each" or (name == "reader" and number.isdecimal() and int(number) > 0):
+    if rule in _ORDINAL_RULES or rule == EACH or (name == "reader" and number.isdecimal() and int(number) > 0):
         return rule
     raise InputError(f"consensus: there is no rule {rule!r}; choose median, mean, mode, each or reader:N with N from 1")
 
@@ -98,7 +99,7 @@ def form_consensus(annotations: Sequence[Annotation], rule: str = DEFAULT_RULE) 
     if rule in _ORDINAL_RULES:
         return [_combine(annotations, _ORDINAL_RULES[rule], reader=None)]
     readings = list(enumerate(annotations, start=1))
-    if rule != "each":
+    if rule != EACH:
         chosen = int(rule.partition(":")[2])
         readings = [(reader, annotation) for reader, annotation in readings if reader == chosen]
     return [_combine([annotation], mode, reader) for reader, annotation in readings]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
 from nodule_plugin.report.figures import guidance_panels
+from nodule_plugin.report.html import data_url, png, render
 from nodule_plugin.report.tables import FOOTNOTES, TITLES, extractor_lines, groups, table
 
 MAX_PROMPTS = 8
@@ -29,7 +26,6 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
         sets: the images, for the samples.
         show_real: show real images beside generated ones of the same prompt.
     """
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     tables = [
         {
             "title": TITLES[group],
@@ -40,10 +36,11 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
         }
         for group in sorted(groups(results), key=lambda group: not _computed(results, group))
     ]
-    return template.from_string((files(__package__) / "page.html").read_text(encoding="utf-8")).render(
+    return render(
+        "page.html",
         results=results,
         tables=tables,
-        panels={name: _data_url(panel) for name, panel in guidance_panels(results).items()},
+        panels={name: data_url(panel) for name, panel in guidance_panels(results).items()},
         samples=sample_grids(sets, show_real),
         settings=json.dumps(results["settings"], indent=2, ensure_ascii=False, default=str),
     )
@@ -80,7 +77,7 @@ def _heading(images: ImageSet) -> str:
 def _first_picture(images: ImageSet, prompt: str | None) -> str | None:
     for record, image in zip(images.records, images.images):
         if record.prompt == prompt:
-            return _data_url(_png(image))
+            return data_url(_png(image))
     return None
 
 
@@ -88,10 +85,4 @@ def _png(image: Tensor) -> bytes:
     picture = Image.fromarray(image[0].numpy())
     if max(picture.size) > SAMPLE_PIXELS:
         picture.thumbnail((SAMPLE_PIXELS, SAMPLE_PIXELS))
-    content = io.BytesIO()
-    picture.save(content, format="png")
-    return content.getvalue()
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return png(picture)

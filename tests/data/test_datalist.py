@@ -19,11 +19,12 @@ from nodule_plugin.data.datalist import (
 from nodule_plugin.data.nodule import NoduleSet, Skipped
 from nodule_plugin.data.split import PARTS
 from nodule_plugin.errors import InputError
+from nodule_plugin.lidc.selection import get_selection
 from nodule_plugin.prompts import findings_to_prompt
 
 KEYS = (
-    "name description licence citation source synthetic dataset_dir template consensus split skipped numTraining"
-    " numValidation numTest training validation test"
+    "name description licence citation source synthetic dataset_dir template consensus selection split skipped"
+    " numTraining numValidation numTest training validation test"
 )
 ITEM_KEYS = (
     "id image slice_index centre spacing diameter_mm roi_mm padding prompt findings readers patient_id"
@@ -54,10 +55,12 @@ def _change(path: Path, change: Any) -> None:
 
 def test_content(nodules: NoduleSet, folder: Path) -> None:
     nodules.skipped.append(Skipped("x", "too small"))
-    content = build_datalist(nodules, template="detailed", ratios=(3, 2, 1), seed=5)
+    selection = get_selection(min_diameter_mm=5)
+    content = build_datalist(nodules, template="detailed", ratios=(3, 2, 1), seed=5, selection=selection)
     assert list(content) == KEYS.split()
     assert (content["source"], content["synthetic"], content["dataset_dir"]) == ("crops", False, str(folder))
     assert content["template"] == {"name": "detailed", "version": 1}
+    assert content["selection"] == {"min_readers": 1, "min_diameter_mm": 5}
     assert content["split"] == {"ratios": [3, 2, 1], "seed": 5}
     assert content["skipped"] == [{"what": "x", "reason": "too small"}]
     assert (content["licence"], content["consensus"]) == ("CC BY 3.0", "given")

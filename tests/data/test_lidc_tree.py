@@ -53,6 +53,12 @@ def test_each_reading(tree: Path) -> None:
     assert all(n.readers == 1 for n in found.nodules)
 
 
+def test_nodules_with_fewer_readings_are_listed(tree: Path) -> None:
+    found = nodules_from_lidc(tree, rule="reader:2")
+    assert [n.id for n in found.nodules] == ["TEST-0001-N01-R2"]
+    assert [(s.what, s.reason) for s in found.skipped] == [("TEST-0001-N02", "fewer readings than reader:2 needs")]
+
+
 def test_selection_keeps_the_ids(tree: Path) -> None:
     found = nodules_from_lidc(tree, selection=Selection(max_readers=1))
     assert [nodule.id for nodule in found.nodules] == ["TEST-0001-N02"]

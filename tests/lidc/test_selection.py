@@ -1,11 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.lidc.selection import Selection, get_selection
+from nodule_plugin.lidc.clustering import cluster_annotations
+from nodule_plugin.lidc.database import load_scans
+from nodule_plugin.lidc.geometry import diameter
+from nodule_plugin.lidc.selection import SELECTIONS, Selection, get_selection
+
+REFERENCE_NODULES = 2077
+LIMITS = ((0, *range(3, 11)), (20, 25, 30, 40, np.inf), (1, 2, 3, 4), (4, np.inf), (2, 2.5, 3, 4, np.inf))
+"""Lower and upper bound of the diameter, least and most readers, thickest slices."""
+DIAMETERS: dict[str, Callable[[Sequence[float]], float]] = {
+    **{"median": np.median, "mean": np.mean, "greatest": max, "least": min, "first": lambda diameters: diameters[0]}
+}
 
 
 @pytest.mark.parametrize(
@@ -48,3 +61,26 @@ def test_named_selection_with_a_limit_replaced() -> None:
 def test_what_makes_no_sense_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         get_selection(**arguments)
+
+
+def test_no_rule_in_whole_millimetres_gives_the_reference_methods_count() -> None:
+    """The search that docs/lidc.md reports: 9,000 rules, and how near to 2,077 nodules they come."""
+    nodules = [(scan, cluster) for scan in load_scans() for cluster in cluster_annotations(scan)]
+    diameters = [[diameter(annotation, scan) for annotation in cluster] for scan, cluster in nodules]
+    readers = np.array([len(cluster) for _, cluster in nodules])
+    thickness = np.array([scan.slice_thickness for scan, _ in nodules])
+    counts = {}
+    for name, measure in DIAMETERS.items():
+        size = np.array([measure(one) for one in diameters])
+        for low, high, least, last, thick in product(*LIMITS):
+            kept = (low <= size) & (size <= high) & (least <= readers) & (readers <= last) & (thickness <= thick)
+            counts[name, low, high, least, last, thick] = int(kept.sum())
+    assert len(counts) == 9000
+    nearest = {rule: count for rule, count in counts.items() if abs(count - REFERENCE_NODULES) <= 3}
+    assert nearest == {
+        ("first", 5, np.inf, 1, np.inf, 2.5): 2078,
+        ("median", 5, 40, 1, 4, 2.5): 2080,
+        ("mean", 5, 40, 1, 4, 2.5): 2080,
+        ("median", 4, 20, 1, np.inf, 2.5): 2074,
+    }
+    assert SELECTIONS["reference"] == Selection(1, 4, 5, 40, 2.5)

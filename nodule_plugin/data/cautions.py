@@ -1,0 +1,130 @@
+"""What to know of a data list before training on it, in sentences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nodule_plugin.data.overview import (
+    FEW,
+    TRAINING,
+    Item,
+    Overview,
+    codes_by_phrase,
+    examples_by_part,
+    span,
+    template_of,
+)
+from nodule_plugin.data.split import PARTS
+from nodule_plugin.findings import SCALES
+from nodule_plugin.prompts import PromptTemplate
+
+
+def cautions(content: Mapping[str, Any], overview: Overview) -> list[str]:
+    """The gravest first: faults of the split, words without examples, prompts of few, what prompts cannot say.
+
+    Args:
+        content: of the data list.
+        overview: its counts.
+    """
+    template = template_of(content)
+    examples = examples_by_part(content)
+    return [
+        *_of_the_split(content, examples),
+        *_of_words(examples[TRAINING], template),
+        *_of_prompts(examples, overview, template),
+        *_of_the_template(template),
+    ]
+
+
+def _of_the_split(content: Mapping[str, Any], examples: Mapping[str, Sequence[Item]]) -> list[str]:
+    parts_of: dict[str, set[str]] = {}
+    for part in PARTS:
+        for item in content[part]:
+            parts_of.setdefault(item["patient_id"], set()).add(part)
+    divided = sorted(patient for patient, parts in parts_of.items() if len(parts) > 1)
+    sentences = []
+    if divided:
+        verb = "is" if len(divided) == 1 else "are"
+        sentences.append(f"{_listed(divided)} {verb} in more than one part: no test on such a split can be trusted.")
+    sentences += [f"The {part} part has no example." for part in PARTS if not examples[part]]
+    left_out = [item["diameter_mm"] for part in PARTS for item in content[part] if item["padding"]]
+    kept = [item["diameter_mm"] for part in PARTS for item in examples[part]]
+    if left_out:
+        against = f", the others' {np.median(kept):.1f} mm" if kept else ""
+        sentences.append(
+            f"ROIs that reach beyond their image: {len(left_out):,} (median diameter {np.median(left_out):.1f} mm"
+            f"{against}). Training and evaluation leave them out. All counts below are of the others, the examples."
+        )
+    return sentences
+
+
+def _of_words(training: Sequence[Item], template: PromptTemplate) -> list[str]:
+    none, few = {}, {}
+    for name in template.wording:
+        counts = Counter(item["findings"].get(name) for item in training)
+        values = {
+            f"{span(codes)} ({_quoted(phrase)})": sum(counts[code] for code in codes)
+            for phrase, codes in codes_by_phrase(name, template).items()
+        }
+        none[name] = [value for value, count in values.items() if count == 0]
+        few[name] = [f"{value} {count}" for value, count in values.items() if 0 < count < FEW]
+    sentences = []
+    if any(none.values()):
+        sentences.append(f"No training example, so nothing to learn these words from: {_by_rating(none)}.")
+    if any(few.values()):
+        sentences.append(f"Fewer than {FEW} training examples: {_by_rating(few)}.")
+    return sentences
+
+
+def _of_prompts(examples: Mapping[str, Sequence[Item]], overview: Overview, template: PromptTemplate) -> list[str]:
+    sentences = []
+    counts = [prompt.counts[TRAINING] for prompt in overview.prompts if prompt.counts[TRAINING]]
+    if counts:
+        once, few = sum(count == 1 for count in counts), sum(count < FEW for count in counts)
+        sentences.append(
+            f"{_plural(len(examples[TRAINING]), 'training example')} with {_plural(len(counts), 'different prompt')}, "
+            f"of {template.prompts:,} that the template {template.name!r} can write. Prompts of a single example: "
+            f"{once:,}, with fewer than {FEW}: {few:,}. What rests on one nodule can be learnt by heart."
+        )
+    for part in PARTS[1:]:
+        unseen = [prompt for prompt in overview.unseen if prompt.counts[part]]
+        if unseen:
+            nodules, total = sum(prompt.counts[part] for prompt in unseen), len(examples[part])
+            sentences.append(
+                f"{nodules:,} of {_plural(total, f'{part} example')} ({100 * nodules / total:.0f} %) "
+                f"{'has' if nodules == 1 else 'have'} a prompt without a training example "
+                f"({_plural(len(unseen), 'prompt')})."
+            )
+    return sentences
+
+
+def _of_the_template(template: PromptTemplate) -> list[str]:
+    unworded = [name.replace("_", " ") for name in SCALES if name not in template.wording]
+    merged = [name for name in template.wording if any(len(c) > 1 for c in codes_by_phrase(name, template).values())]
+    sentences = []
+    if unworded:
+        sentences.append(f"Prompts do not mention {_listed(unworded)}: a model cannot be asked for them.")
+    return sentences + [
+        f"Prompts word several kinds of {name} alike; the table of its ratings shows which." for name in merged
+    ]
+
+
+def _by_rating(values: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{name.replace('_', ' ')} {', '.join(found)}" for name, found in values.items() if found)
+
+
+def _quoted(phrase: str) -> str:
+    return f"“{phrase.rstrip('.')}”" if phrase else "not mentioned"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    shown = list(names[:most]) + ([f"{len(names) - most} more"] if len(names) > most else [])
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

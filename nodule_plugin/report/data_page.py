@@ -1,0 +1,184 @@
+"""One self-contained HTML page that shows a data list: counts, ratings, prompts, sample images, what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.transforms import Resized, ScaleIntensityRanged
+from PIL import Image
+
+from nodule_plugin import __version__
+from nodule_plugin.data.cautions import cautions
+from nodule_plugin.data.datalist import load_datalist, read_datalist
+from nodule_plugin.data.overview import FEW, TRAINING, count_datalist, roi_pixels
+from nodule_plugin.data.split import PARTS
+from nodule_plugin.data.transforms import CropNoduleROId, LoadNoduleSliced
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU
+from nodule_plugin.errors import InputError
+from nodule_plugin.files import write_text_atomically
+from nodule_plugin.findings import SCALES
+from nodule_plugin.report.html import data_url, png, render
+from nodule_plugin.settings import as_flag
+
+SAMPLE_PIXELS = 160
+PROMPTS_SHOWN = 15
+"""Rows of a table of prompts before the rest is folded away."""
+_REAL = (
+    "Made from real patients' CT: treat this page as you treat the dataset. Keep its licence and citation with it, and "
+    "make no attempt to find out who the patients are."
+)
+_SYNTHETIC = "Synthetic CT (phantoms): no image is a patient's, and no count here is one of patients."
+
+
+def page_file(page: bool | str | Path | None, datalist: str | Path, samples: int = 0) -> Path | None:
+    """Where the page goes; also checks its settings, before minutes are spent on reading a dataset.
+
+    Args:
+        page: a path; True for the data list's own with the suffix ``.html``; False or None for no page.
+        datalist: the data list.
+        samples: images of each part.
+
+    Raises:
+        InputError: if the page would take the data list's place, or ``samples`` is not a number.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
+        raise InputError(f"page_samples: a whole number of 0 or above is needed, not {samples!r}")
+    if page is None:
+        return None
+    name = str(page)
+    if name.lower() in ("true", "false"):
+        return Path(datalist).with_suffix(".html") if as_flag("page", name) else None
+    if not name.endswith(".html"):
+        raise InputError(f"page: true, false or a name that ends in .html is needed, not {name!r}")
+    return Path(name)
+
+
+def write_data_page(
+    datalist: str | Path,
+    page: bool | str | Path | None = True,
+    samples: int = 6,
+    seed: int = 0,
+    dataset_dir: str | Path | None = None,
+) -> Path | None:
+    """Write the page of a data list, whole or not at all; an older one does not outlive a failure.
+
+    Args:
+        datalist: file that :func:`nodule_plugin.data.datalist.write_datalist` wrote.
+        page: see :func:`page_file`.
+        samples: images of each part.
+        seed: of their choice; the same data list and seed give the same page.
+        dataset_dir: folder of the images; by default the one that the data list was made from.
+
+    Returns:
+        The page, or None where none was wanted.
+
+    Raises:
+        InputError: if the data list or an image cannot be read, or the page cannot be written.
+    """
+    file = page_file(page, datalist, samples)
+    if file is None:
+        return None
+    try:
+        file.unlink(missing_ok=True)
+        write_text_atomically(file, render_data_page(Path(datalist), samples, seed, dataset_dir))
+    except InputError as error:
+        raise InputError(f"page {file}: not written; the data list {datalist} stands: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"page {file}: cannot be written ({error.strerror}); the data list {datalist} stands; give another path as"
+            " page, or false for none"
+        ) from error
+    return file
+
+
+def render_data_page(datalist: Path, samples: int, seed: int, dataset_dir: str | Path | None = None) -> str:
+    """The page as HTML text; see :func:`write_data_page`."""
+    content = read_datalist(datalist)
+    try:
+        items = {part: load_datalist(datalist, part, dataset_dir) for part in PARTS}
+        overview = count_datalist(content)
+        everything = [item for part in PARTS for item in items[part]]
+        return render(
+            "data.html",
+            content=content,
+            parts=PARTS,
+            training=TRAINING,
+            overview=overview,
+            cautions=cautions(content, overview),
+            notice=_SYNTHETIC if all(item["synthetic"] for item in everything) else _REAL,
+            samples={part: _figures(items[part], samples, seed) for part in PARTS},
+            settings=_settings(content),
+            window_hu=DEFAULT_WINDOW_HU,
+            few=FEW,
+            shown=PROMPTS_SHOWN,
+            file=datalist.name,
+            sha256=hashlib.sha256(datalist.read_bytes()).hexdigest(),
+            version=__version__,
+        )
+    except KeyError as error:
+        raise InputError(f"{datalist}: the field {error} is missing; run prepare again") from error
+
+
+def choose_samples(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[Mapping[str, Any]]:
+    """Draw items at random, those with a prompt of their own first, in the data list's order."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    first_of_prompt: dict[str, int] = {}
+    for place in order:
+        first_of_prompt.setdefault(items[place]["prompt"], place)
+    drawn = dict.fromkeys([*first_of_prompt.values(), *order])
+    return [items[place] for place in sorted([*drawn][:count])]
+
+
+def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "picture": data_url(png(_picture(item))),
+            "prompt": item["prompt"],
+            "id": item["id"],
+            "synthetic": item["synthetic"],
+            "facts": _facts(item),
+        }
+        for item in choose_samples(items, count, seed)
+    ]
+
+
+def _picture(item: Mapping[str, Any]) -> Image.Image:
+    """An item's image by the steps of training's preprocessing, at the size of the page."""
+    lower, upper = DEFAULT_WINDOW_HU
+    cut: Any = item
+    for step in (
+        LoadNoduleSliced(),
+        CropNoduleROId(),
+        ScaleIntensityRanged("image", lower, upper, 0.0, 255.0, clip=True),
+        Resized("image", (SAMPLE_PIXELS, SAMPLE_PIXELS), mode="bilinear"),
+    ):
+        cut = step(cut)
+    return Image.fromarray(np.rint(cut["image"][0].numpy()).astype(np.uint8))
+
+
+def _facts(item: Mapping[str, Any]) -> str:
+    facts = [f"{item['diameter_mm']:.1f} mm", f"ROI {item['roi_mm']:.0f} mm, {roi_pixels(item)} pixels"]
+    facts.append(f"{item['readers']} reader{'' if item['readers'] == 1 else 's'}")
+    if malignancy := item["findings"].get("malignancy"):
+        facts.append(f"malignancy {SCALES['malignancy'].labels[malignancy]}")
+    if item["padding"]:
+        facts.append(f"{item['padding']:.0%} beyond the image: not used in training")
+    return ", ".join(facts)
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, str]:
+    limits = content["selection"]
+    split = content["split"]
+    return {
+        "source": content["source"],
+        "folder": content["dataset_dir"],
+        "consensus of readers": content["consensus"],
+        "selection": ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or "all",
+        "template": f"{content['template']['name']}, version {content['template']['version']}",
+        "split": f"{' : '.join(map(str, split['ratios']))} by patient, malignancy spread evenly, seed {split['seed']}",
+        "nodule-plugin": __version__,
+    }

@@ -1,0 +1,35 @@
+"""What the pages share: they are drawn from one set of templates and load nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader(__package__, ""),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **content: Any) -> str:
+    """A template beside this file, filled in."""
+    return _ENVIRONMENT.get_template(template).render(content)
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    content = io.BytesIO()
+    picture.save(content, format="png", optimize=True)
+    return content.getvalue()
+
+
+def data_url(content: bytes) -> str:
+    """A PNG file's bytes as an address that holds them."""
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
