@@ -7,6 +7,7 @@ Python. :func:`workers` is that decision made from three settings, for configura
 from __future__ import annotations
 
 import importlib
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
@@ -21,6 +22,8 @@ from nodule_plugin.errors import InputError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+_ANSWER_S = 10
+"""Seconds that a cluster has to answer."""
 _ROUND = 32
 """Jobs for each worker between two reports of a backend that reports only when all are done (Ray)."""
 
@@ -65,8 +68,8 @@ def _dask(count: int, scheduler: str | None) -> Iterator[None]:
             client = stack.enter_context(distributed.Client(stack.enter_context(local)))
         else:
             try:
-                client = stack.enter_context(distributed.Client(scheduler, timeout="10s"))
-                client.wait_for_workers(1, timeout=10)
+                client = stack.enter_context(distributed.Client(scheduler, timeout=_ANSWER_S))
+                client.wait_for_workers(1, timeout=_ANSWER_S)
             except (OSError, ValueError) as error:  # TimeoutError is an OSError
                 reason = " ".join(str(error).split())
                 raise InputError(f"scheduler: no Dask cluster with workers at {scheduler} ({reason})") from error
@@ -81,14 +84,23 @@ def _ray(count: int, scheduler: str | None) -> Iterator[None]:
         if not ray.is_initialized():
             where = {"num_cpus": count, "include_dashboard": False} if scheduler is None else {"address": scheduler}
             try:
+                if scheduler is not None:
+                    _check_port(scheduler.removeprefix("ray://"))
                 ray.init(log_to_driver=False, logging_level="ERROR", **where)
-            except (ConnectionError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 reason = " ".join(str(error).split())
                 raise InputError(f"scheduler: no Ray cluster at {scheduler} ({reason})") from error
             stack.callback(ray.shutdown)
         importlib.import_module("ray.util.joblib").register_ray()
         with joblib.parallel_config(backend="ray", n_jobs=int(ray.cluster_resources()["CPU"])):
             yield
+
+
+def _check_port(address: str) -> None:
+    """Whether anything listens at "host:port"; Ray would ask again for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), _ANSWER_S).close()
 
 
 BACKENDS: dict[str, Callable[[int, str | None], AbstractContextManager[Any]]] = {
@@ -130,4 +142,7 @@ def _in_rounds(function: Callable[[Job], Result], jobs: Iterator[Job]) -> Iterat
     with Parallel() as parallel:
         size = _ROUND * parallel.n_jobs
         while round_ := list(islice(jobs, size)):
-            yield from parallel(delayed(function)(job) for job in round_)
+            try:
+                yield from parallel(delayed(function)(job) for job in round_)
+            except InputError as error:  # Ray's stand-in for it has a whole traceback for a message
+                raise getattr(error, "cause", error) from None

@@ -92,7 +92,8 @@ def _load(file: Path, head: Mapping[str, Any]) -> tuple[dict[Key, Entry], bool]:
     if not file.is_file():
         return entries, False
     try:
-        first, *lines = file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8")
+        first, *lines = text.splitlines()
         if json.loads(first) != head:
             return entries, False
         for line in lines:
@@ -100,7 +101,7 @@ def _load(file: Path, head: Mapping[str, Any]) -> tuple[dict[Key, Entry], bool]:
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         _logger.info("%s: not whole (%s); what it lacks is read again", file, error)
         return entries, False
-    return entries, True
+    return entries, text.endswith("\n")
 
 
 def _line(entries: Mapping[Key, Entry]) -> str:

@@ -200,17 +200,18 @@ def _group(slices: Iterable[Slice]) -> tuple[dict[str, Series], dict[Path, str]]
     series: dict[str, Series] = {}
     odd: dict[Path, str] = {}
     for uid in sorted(by_uid):
-        usual = _most_common_origin(by_uid[uid])
+        usual = _usual(by_uid[uid])
         misfits = [_misfit(item.header, usual) for item in by_uid[uid]]
         series[uid] = _series([item for item, misfit in zip(by_uid[uid], misfits) if misfit is None])
         odd |= {item.path: misfit for item, misfit in zip(by_uid[uid], misfits) if misfit is not None}
     return series, odd
 
 
-def _most_common_origin(slices: list[Slice]) -> SliceHeader:
-    """The header of the first slice of the patient and study that most of a series' slices name."""
-    origins = [(item.header.patient_id, item.header.study_instance_uid) for item in slices]
-    return slices[origins.index(Counter(origins).most_common(1)[0][0])].header
+def _usual(slices: list[Slice]) -> SliceHeader:
+    """The header of the first slice whose patient, study and orientation are those of most of a series' slices."""
+    headers = [item.header for item in slices]
+    kinds = [(h.patient_id, h.study_instance_uid, *(round(value, 2) for value in h.orientation)) for h in headers]
+    return headers[kinds.index(Counter(kinds).most_common(1)[0][0])]
 
 
 def _misfit(header: SliceHeader, usual: SliceHeader) -> str | None:
