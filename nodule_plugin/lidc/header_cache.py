@@ -63,7 +63,8 @@ class HeaderCache:
             return
         try:
             if not self._sound:
-                write_text_atomically(self._file, f"{json.dumps(self._head)}\n{_line(self.entries)}")
+                kept = _line(self.entries) if self.entries else ""
+                write_text_atomically(self._file, f"{json.dumps(self._head)}\n{kept}")
                 self._sound = True
             if entries:
                 _append(self._file, _line(entries).encode())
