@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from dicom_files import SERIES_UID, write_message, write_series, write_slice
 from permissions import unprivileged
+from tqdm import tqdm
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc import series as module
@@ -184,6 +186,7 @@ def test_a_full_disk_leaves_whole_lines_and_the_next_run_goes_on(
     data, kept = tmp_path / "data", tmp_path / "index.jsonl"
     write_series(data, [float(z) for z in range(10)])
     monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "tqdm", partial(tqdm, disable=True))  # the limit is on what is printed, too
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))  # the third line does not fit
     try:

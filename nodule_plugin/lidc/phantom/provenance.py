@@ -46,8 +46,9 @@ def new_folder(output: Path) -> Iterator[Path]:
             output.rmdir()
         partial.rename(output)
     except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pydicom wraps it
         raise InputError(
-            f"{output}: cannot be written ({error.strerror or error}); choose another output folder, or make room"
+            f"{output}: cannot be written ({cause.strerror or cause}); choose another output folder, or make room"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
