@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from crops_folder import write_crops
 from dicom_files import SQUARE, nodule_xml, write_message, write_series
@@ -19,6 +20,7 @@ from monai.bundle import run
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError, find_input_error
+from nodule_plugin.lidc.phantom import write_phantom_series
 
 FAR = [(13, 13), (13, 15), (15, 15), (15, 13)]
 
@@ -84,6 +86,19 @@ def test_what_is_wrong_is_said_in_a_line(repository: Path, tmp_path: Path) -> No
     assert done.stderr.splitlines()[-1].startswith(f"error: {broken}: truncated:")
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["list.json.headers.jsonl"]
+
+
+def test_phantom_series_are_ingested_as_lidc_idri_is(repository: Path, tmp_path: Path) -> None:
+    tree, datalist = tmp_path / "ct", tmp_path / "list.json"
+    write_phantom_series(tree, 2, margin_slices=0)
+    _prepare_here(repository, dataset_dir=str(tree), datalist=str(datalist), split_ratios=[1, 1, 0], num_workers=2)
+    content = json.loads(datalist.read_text())
+    assert (content["source"], content["synthetic"]) == ("phantom", True)
+    items = [*content["training"], *content["validation"]]
+    assert {item["patient_id"] for item in items} == {"PHANTOM-0001", "PHANTOM-0002"}
+    for item in items:
+        dataset = pydicom.dcmread(tree / item["image"], stop_before_pixels=True)
+        assert (dataset.SyntheticData, dataset.PatientID) == ("YES", item["patient_id"])
 
 
 @pytest.mark.parametrize("backend", ["processes", "dask"])
