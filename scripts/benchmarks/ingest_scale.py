@@ -96,10 +96,12 @@ def measure(root: Path, index_file: Path, workers: int) -> dict[str, Any]:
 def measure_elsewhere(root: Path, index_file: Path, workers: int) -> dict[str, Any]:
     """The same in a process of its own, as a user's run is, with the processor time of it and its workers."""
     command = [sys.executable, __file__, "--measure", str(root), str(index_file), str(workers)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    measured = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    measured["cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        measured = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    measured["cpu_seconds"] = usage.ru_utime + usage.ru_stime
     return measured
 
 
