@@ -29,15 +29,18 @@ def show_input_errors() -> None:
 
     MONAI's config parser wraps whatever a component raises in errors of its own; the line that helps the user is then
     the innermost of several tracebacks. Commands and the bundle's configs (``initialize``) call this; importing the
-    package does not. Every other exception keeps its traceback. The exit status stays 1.
+    package does not. An interruption (Ctrl-C) is no error and shows one word. Every other exception keeps its
+    traceback. The exit status stays 1, or the signal's.
     """
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         found = find_input_error(error)
-        if found is None:
-            previous(kind, error, traceback)
-        else:
+        if found is not None:
             print(f"error: {found}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
 
     sys.excepthook = hook

@@ -3,9 +3,43 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(?P<host>.+)-(?P<process>\d+)\.part\..+")
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside ``path``, with the same suffixes, that tells which process is writing there."""
+    return path.with_name(f".{platform.node()}-{os.getpid()}.part.{path.name}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that are no more, since they were killed, left under temporary names."""
+    if os.name != "posix" or not folder.is_dir():  # elsewhere there is no harmless signal to ask with
+        return
+    for path in folder.iterdir():
+        name = _TEMPORARY.fullmatch(path.name)
+        if name is None or name["host"] != platform.node() or _is_running(int(name["process"])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 @contextmanager
@@ -16,10 +50,11 @@ def replacing(path: Path) -> Iterator[Path]:
     folder is made where there is none.
 
     Raises:
-        OSError: if that is not possible. Whatever is raised, nothing is left behind.
+        OSError: if that is not possible. Whatever is raised, nothing is left behind; where the process is killed the
+            temporary file stays until :func:`remove_leftovers`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,3 +26,47 @@ def real_data() -> Path:
 def repository() -> Path:
     """The checkout's root."""
     return REPOSITORY
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """An empty folder that every user can enter; ``tmp_path`` is its owner's alone."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system with room for one small file (64 KiB)."""
+    with _mounted(tmp_path / "disk", "size=64k") as disk:
+        yield disk
+
+
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder that nobody, root included, can write into."""
+    if os.geteuid() == 0:  # whom no file mode stops
+        with _mounted(tmp_path / "disk", "ro") as disk:
+            yield disk
+    else:
+        folder = tmp_path / "folder"
+        folder.mkdir(mode=0o555)
+        yield folder
+
+
+@contextmanager
+def _mounted(folder: Path, options: str) -> Iterator[Path]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"a file system cannot be mounted for this test: {error}")
+    if done.returncode != 0:
+        pytest.skip(f"a file system cannot be mounted for this test: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -5,12 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
 
 SERIES_UID = "2.25.1001"
 STUDY_UID = "2.25.1000"
+_GDCM_SYNTAXES = {
+    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    JPEGLSLossless: gdcm.TransferSyntax.JPEGLSLossless,
+    JPEG2000Lossless: gdcm.TransferSyntax.JPEG2000Lossless,
+    RLELossless: gdcm.TransferSyntax.RLELossless,
+}
+COMPRESSED = tuple(_GDCM_SYNTAXES)
+"""Transfer syntaxes that :func:`compress` writes."""
+
+
+def compress(path: Path, syntax: str) -> Path:
+    """Encode the pixels of an uncompressed DICOM file, in place."""
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(_GDCM_SYNTAXES[syntax]))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return path
 
 
 def make_slice(z: float, size: int = 16, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> FileDataset:
@@ -53,7 +85,7 @@ def make_slice(z: float, size: int = 16, syntax: str = ExplicitVRLittleEndian, *
     for name, value in (values | elements).items():
         if value is not None:
             setattr(dataset, name, value)
-    stored = (round(z) - float(dataset.RescaleIntercept)) / float(dataset.RescaleSlope)
+    stored = (round(z) - float(dataset.get("RescaleIntercept", -1024))) / float(dataset.get("RescaleSlope", 1))
     order = "<" if meta.TransferSyntaxUID.is_little_endian else ">"
     dataset.PixelData = np.full((size, size), round(stored), f"{order}i2").tobytes()
     dataset["PixelData"].VR = "OW"

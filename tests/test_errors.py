@@ -34,6 +34,12 @@ def test_other_errors_keep_their_traceback() -> None:
     assert "a bug" in done.stderr
 
 
+def test_an_interruption_is_no_error() -> None:
+    done = run("raise KeyboardInterrupt")
+    assert done.returncode != 0
+    assert done.stderr == "interrupted\n"
+
+
 def test_the_first_input_error_of_a_chain_is_found() -> None:
     inner = InputError("inner")
     with pytest.raises(RuntimeError) as caught:

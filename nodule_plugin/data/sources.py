@@ -12,6 +12,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.consensus import DEFAULT_RULE
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.lidc.series import contains_dicom
+from nodule_plugin.parallel import workers
 
 PHANTOM = "phantom"
 SOURCES = ("auto", "crops", "lidc-idri", PHANTOM)
@@ -25,6 +26,8 @@ def load_nodules(
     annotations: str = "auto",
     index_file: str | Path | None = None,
     num_workers: int = 1,
+    parallel: str = "processes",
+    scheduler: str | None = None,
     skip_broken: bool = False,
     phantom_dir: str | Path = PHANTOM,
     phantom_nodules: int = 300,
@@ -38,7 +41,9 @@ def load_nodules(
             the folder holds a nodules.csv, else LIDC-IDRI where there is any DICOM file below it.
         consensus: how readers are combined, median by default; only for LIDC-IDRI, crops hold one consensus already.
         selection: limits; all nodules by default.
-        annotations, index_file, num_workers, skip_broken: see :func:`nodules_from_lidc`; only for LIDC-IDRI.
+        annotations, index_file, skip_broken: see :func:`nodules_from_lidc`; only for LIDC-IDRI.
+        num_workers, parallel, scheduler: who does the work, see :func:`nodule_plugin.parallel.workers`; only for
+            LIDC-IDRI.
         phantom_dir: where phantoms are written; used again where they were made with the same settings.
         phantom_nodules: how many phantoms.
         phantom_seed: their seed.
@@ -59,15 +64,15 @@ def load_nodules(
             raise InputError(f"consensus: {root} holds one consensus for each nodule; leave {consensus!r} out")
         nodules = nodules_from_crops(root, selection)
     else:
-        nodules = nodules_from_lidc(
-            root,
-            rule=DEFAULT_RULE if consensus is None else consensus,
-            selection=selection,
-            annotations=annotations,
-            index_file=Path(index_file) if index_file is not None else None,
-            num_workers=num_workers,
-            skip_broken=skip_broken,
-        )
+        with workers(num_workers, parallel, scheduler):
+            nodules = nodules_from_lidc(
+                root,
+                rule=DEFAULT_RULE if consensus is None else consensus,
+                selection=selection,
+                annotations=annotations,
+                index_file=Path(index_file) if index_file is not None else None,
+                skip_broken=skip_broken,
+            )
     if not nodules.nodules:
         raise InputError(
             f"{root}: no nodule is left ({_reasons(nodules)}); loosen the selection or give another folder"
@@ -88,7 +93,6 @@ def make_phantoms(phantom_dir: Path, nodules: int, seed: int) -> Path:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         from nodule_plugin.lidc.phantom import write_phantom_crops  # only here: drawing costs imports and seconds
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
         return write_phantom_crops(folder, nodules=nodules, seed=seed).absolute()
     sidecar = folder / SIDECAR
     try:
@@ -109,7 +113,11 @@ def _existing_folder(folder: Path) -> Path:
         raise InputError(f"dataset_dir: there is no {folder}; give LIDC-IDRI's folder, a folder of crops, or 'phantom'")
     if not folder.is_dir():
         raise InputError(f"dataset_dir: {folder} is a file; give the folder it lies in")
-    if not any(folder.iterdir()):
+    try:
+        empty = not any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"dataset_dir: {folder} cannot be read ({error.strerror}); change its permissions") from error
+    if empty:
         raise InputError(f"dataset_dir: {folder} is empty; give LIDC-IDRI's folder, a folder of crops, or 'phantom'")
     return folder.absolute()
 

@@ -18,33 +18,42 @@ from pydicom.errors import InvalidDicomError
 
 from nodule_plugin.data.roi import roi_bounds
 from nodule_plugin.errors import InputError
+from nodule_plugin.lidc.dicom_header import BrokenFile, check_decoder
 
 AIR_HU = -1000.0
 """What fills a region of interest where the image ends first."""
+LOWEST_HU = -1024.0
+"""Lower values mark what lies outside the scanner's round field of view (-2048, -3024): they are no attenuation."""
 
 
 def read_slice(path: Path, slice_index: int | None) -> np.ndarray:
-    """One slice in Hounsfield units, (rows, columns) float32.
+    """One slice in Hounsfield units, (rows, columns) float32, at least :data:`LOWEST_HU`.
+
+    There is no upper limit: metal reaches several thousand HU.
 
     Args:
         path: a NIfTI volume with axes (x, y, z), or one DICOM instance.
         slice_index: along the volume's z axis; None for a DICOM instance.
 
     Raises:
-        InputError: if the file is missing, damaged or has no such slice.
+        InputError: if the file is missing, damaged, compressed in a way that cannot be decoded, or has no such slice.
     """
     if not path.is_file():
         raise InputError(f"image: there is no file {path}; check dataset_dir, or run prepare again")
-    return _read_dicom(path) if slice_index is None else _read_nifti(path, slice_index)
+    hu = _read_dicom(path) if slice_index is None else _read_nifti(path, slice_index)
+    return np.maximum(hu, np.float32(LOWEST_HU))
 
 
 def _read_dicom(path: Path) -> np.ndarray:
     try:
         instance = pydicom.dcmread(path)
+        check_decoder(instance.file_meta.TransferSyntaxUID)
         pixels = instance.pixel_array.astype(np.float32)
+        return pixels * float(instance.RescaleSlope) + float(instance.RescaleIntercept)
+    except BrokenFile as error:
+        raise InputError(f"image: {path}: {error}") from error
     except (InvalidDicomError, AttributeError, ValueError, RuntimeError, OSError, EOFError) as error:
         raise InputError(f"image: {path} cannot be read as a DICOM image: {error}") from error
-    return pixels * float(instance.get("RescaleSlope", 1)) + float(instance.get("RescaleIntercept", 0))
 
 
 def _read_nifti(path: Path, slice_index: int) -> np.ndarray:

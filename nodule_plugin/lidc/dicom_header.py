@@ -6,6 +6,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,8 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import get_decoder
+from pydicom.uid import HTJ2K, UID, HTJ2KLossless, HTJ2KLosslessRPCL
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 """A file so named that is not DICOM is damaged; others are passed over."""
@@ -28,8 +31,12 @@ _TAGS = (
     "PixelSpacing",
     "Rows",
     "Columns",
+    "RescaleSlope",
+    "RescaleIntercept",
 )
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+_HTJ2K = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
+"""High-throughput JPEG 2000: what GDCM, which decodes all else, does not know."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _AXIAL = 0.9
@@ -50,10 +57,13 @@ _RAISED_BY_DAMAGE = (
 
 
 class BrokenFile(Exception):
-    """A file that should have been a CT slice and cannot be used as one; the message says why."""
+    """A file that should have been a CT slice and cannot be used as one; the message says why, and what would help."""
+
+    def __init__(self, reason: str, remedy: str = "get the file anew") -> None:
+        super().__init__(f"{reason}; {remedy}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceHeader:
     """One axial CT slice.
 
@@ -62,6 +72,9 @@ class SliceHeader:
         slice_thickness: mm; NaN where the header does not say.
         instance_number: 0 where the header does not say.
         z: last coordinate of ImagePositionPatient, mm, which is what the readers' contours refer to.
+        position: of the slice along its normal, mm: ImagePositionPatient projected on it (PS3.3 C.7.6.2.1.1). The same
+            as ``z`` unless the slice is tilted.
+        orientation: direction cosines of rows and columns (ImageOrientationPatient).
         spacing: (row, column) distance between pixels, mm.
         shape: (rows, columns).
         synthetic: whether the header declares the pixels synthetic (Synthetic Data, PS3.3 C.12.1).
@@ -73,6 +86,8 @@ class SliceHeader:
     slice_thickness: float
     instance_number: int
     z: float
+    position: float
+    orientation: tuple[float, ...]
     spacing: tuple[float, float]
     shape: tuple[int, int]
     synthetic: bool = False
@@ -97,6 +112,7 @@ def read_slice_header(path: Path) -> SliceHeader | None:
             # The class is taken from the file's head, which is whole where the header is cut short.
             if dataset.file_meta.get("MediaStorageSOPClassUID", _CT_IMAGE_STORAGE) != _CT_IMAGE_STORAGE:
                 return None
+            check_decoder(dataset.file_meta.TransferSyntaxUID)
             _check_pixel_data(file, dataset)
         return _slice_header(dataset)
     except OSError as error:
@@ -106,6 +122,28 @@ def read_slice_header(path: Path) -> SliceHeader | None:
     except _RAISED_BY_DAMAGE as error:
         reason = " ".join(str(error).split())
         raise BrokenFile(f"broken DICOM file ({type(error).__name__}: {reason})") from error
+
+
+def check_decoder(syntax: UID) -> None:
+    """Whether pixels of a transfer syntax can be decoded here.
+
+    Raises:
+        BrokenFile: if they cannot, with the transfer syntax and what to install.
+    """
+    missing = _missing_decoder(syntax)
+    if missing is not None:
+        raise BrokenFile(f"compressed as {syntax.name} ({syntax}), for which no decoder is installed", missing)
+
+
+@lru_cache
+def _missing_decoder(syntax: UID) -> str | None:
+    """What to do about a transfer syntax that cannot be decoded; None where it can."""
+    try:
+        if not syntax.is_compressed or get_decoder(syntax).is_available:
+            return None
+    except (NotImplementedError, ValueError):  # known to pydicom, but not how to decode it; or not known at all
+        return "store the series uncompressed"
+    return f"run pip install {'pylibjpeg pylibjpeg-openjpeg' if syntax in _HTJ2K else 'python-gdcm'}"
 
 
 def has_dicom_preamble(path: Path) -> bool:
@@ -180,7 +218,8 @@ def _check_fragments(file: BinaryIO, size: int) -> None:
 def _slice_header(dataset: FileDataset) -> SliceHeader | None:
     position = _numbers(dataset, "ImagePositionPatient", 3)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6)
-    if abs(np.cross(orientation[:3], orientation[3:])[2]) < _AXIAL:
+    normal = np.cross(orientation[:3], orientation[3:])
+    if abs(normal[2]) < _AXIAL:
         return None
     spacing = _numbers(dataset, "PixelSpacing", 2)
     if min(spacing) <= 0:
@@ -188,6 +227,9 @@ def _slice_header(dataset: FileDataset) -> SliceHeader | None:
     for tag in ("SeriesInstanceUID", "Rows", "Columns"):
         if not dataset.get(tag):
             raise BrokenFile(f"{tag} is missing")
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        if dataset.get(tag) is None:
+            raise BrokenFile(f"{tag} is missing, without which stored values are not Hounsfield units")
     thickness = dataset.get("SliceThickness")
     return SliceHeader(
         patient_id=str(dataset.get("PatientID", "")),
@@ -196,6 +238,9 @@ def _slice_header(dataset: FileDataset) -> SliceHeader | None:
         slice_thickness=float("nan") if thickness is None else float(thickness),
         instance_number=int(dataset.get("InstanceNumber") or 0),
         z=position[2],
+        # Upwards whichever way rows and columns run, so that positions rise with z.
+        position=float(np.dot(position, normal * np.sign(normal[2]))),
+        orientation=tuple(orientation),
         spacing=(spacing[0], spacing[1]),
         shape=(int(dataset.Rows), int(dataset.Columns)),
         synthetic=dataset.get("SyntheticData") == "YES",

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nodule_plugin.errors import InputError
-from nodule_plugin.files import write_text_atomically
 from nodule_plugin.lidc.dicom_header import (
     DICOM_SUFFIXES,
     BrokenFile,
@@ -25,20 +19,18 @@ from nodule_plugin.lidc.dicom_header import (
     has_dicom_preamble,
     read_slice_header,
 )
+from nodule_plugin.lidc.header_cache import Entry, HeaderCache, Key
+from nodule_plugin.parallel import in_order
 
-_logger = logging.getLogger(__name__)
-_INDEX_VERSION = 1
 _BATCH = 64
 """Files handed to a worker at once."""
-_PAIRS = ("spacing", "shape")
-_SHARED = tuple(item.name for item in fields(SliceHeader) if item.name not in ("z", "instance_number"))
-"""What the slices of a series usually have in common; the index holds it once."""
-_shared_values = attrgetter(*_SHARED)
 _SAME_POSITION = 1e-3
 """Slices nearer to each other than this, mm, are copies of one."""
+_SAME_DIRECTION = 1e-2
+"""Direction cosines may differ by so much between slices that are parallel: scanners round them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """One slice of a series: its file and what its header says."""
 
@@ -51,7 +43,7 @@ class Series:
     """One CT series.
 
     Attributes:
-        slices: by ascending z, one for each position.
+        slices: by ascending position along the normal, one for each position.
         duplicates: files left out because another holds the same position.
     """
 
@@ -65,19 +57,22 @@ class Series:
 
     @property
     def slice_z(self) -> tuple[float, ...]:
-        """Positions of the slices, mm, ascending."""
+        """The slices' z, which contours refer to, mm, ascending."""
         return tuple(item.header.z for item in self.slices)
 
     @property
     def slice_distance(self) -> float:
         """Median distance between neighbouring slices, mm; the slice thickness where there is one slice only."""
-        return float(np.median(np.diff(self.slice_z))) if len(self.slices) > 1 else self.header.slice_thickness
+        positions = [item.header.position for item in self.slices]
+        return float(np.median(np.diff(positions))) if len(positions) > 1 else self.header.slice_thickness
 
     def nearest(self, z: float) -> tuple[Slice, float]:
-        """The slice nearest to a position, the lower of two equally near, and its distance in mm."""
+        """The slice nearest to a z, the lower of two equally near, and how far away it is along the normal, mm."""
+        first, last = self.header, self.slices[-1].header
+        along_normal = (last.position - first.position) / (last.z - first.z) if len(self.slices) > 1 else 1.0
         distances = np.abs(np.array(self.slice_z) - z)
         index = int(distances.argmin())
-        return self.slices[index], float(distances[index])
+        return self.slices[index], float(distances[index]) * along_normal
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class SeriesIndex:
 
     Attributes:
         series: by SeriesInstanceUID.
-        broken: files that should have been CT slices, and why they cannot be used.
+        broken: files that should have been slices and folders that cannot be used, with the reason and what helps.
         xml_files: every .xml file, read or not: the readers' annotations may be among them.
     """
 
@@ -95,55 +90,62 @@ class SeriesIndex:
     xml_files: tuple[Path, ...] = ()
 
 
-def index_series(root: Path, index_file: Path | None = None, num_workers: int = 1) -> SeriesIndex:
+def index_series(root: Path, index_file: Path | None = None, num_workers: int | None = None) -> SeriesIndex:
     """Find every axial CT series below a folder.
 
-    Files that are not DICOM and DICOM files that are not CT are passed over. Links are followed. Where several files of
-    a series hold the same position (within 0.001 mm) the one with the lowest instance number is kept, as pylidc does,
-    and of several such the first by path.
+    Files that are not DICOM, DICOM files that are not CT, and what is hidden are passed over. Links are followed.
+    Slices are ordered along their normal. Where several files of a series hold the same position (within 0.001 mm) the
+    one with the lowest instance number is kept, as pylidc does, and of several such the first by path. A file whose
+    patient, study or orientation is not that of its series' other files is broken.
 
     Args:
         root: folder to search; only read.
-        index_file: JSON file that keeps what was read between calls; a header is read again when its file's size or
-            modification time has changed. None keeps nothing; nor is anything kept while a file is broken.
-        num_workers: processes that read headers; joblib's other backends (Dask, Ray) apply through
-            ``joblib.parallel_config``.
+        index_file: file that keeps what was read between calls, and while one is under way: an interrupted call goes
+            on where it was. A header is read again when its file's size or modification time has changed, or when the
+            file was broken. None keeps nothing.
+        num_workers: processes that read headers; None leaves it to ``joblib.parallel_config``.
 
     Raises:
         InputError: if ``index_file`` cannot be written.
     """
-    files = sorted(_walk(root))
-    known = _load_known(index_file, root)
+    errors: list[OSError] = []
+    files = sorted(_walk(root, errors))
     keys = {path: _key(path, root) for path in files if path.suffix.lower() != ".xml"}
-    entries = {path: known[key] for path, key in keys.items() if key in known}
-    entries |= _read_headers([path for path in keys if path not in entries], num_workers)
-    broken = {path: entry for path in keys if isinstance(entry := entries[path], str)}
-    if index_file is not None and not broken:
-        _save_known(index_file, root, {key: entries[path] for path, key in keys.items()})
-    slices = [Slice(path, entry) for path, entry in entries.items() if isinstance(entry, SliceHeader)]
+    results = _read_headers(keys, HeaderCache(index_file, root, keys.values()), num_workers)
+    slices = [Slice(path, result) for path, result in results.items() if isinstance(result, SliceHeader)]
+    series, odd = _group(slices)
     return SeriesIndex(
-        series=_group(slices),
-        broken=broken,
+        series=series,
+        broken={Path(error.filename): f"cannot be read ({error.strerror}); change its permissions" for error in errors}
+        | {path: result for path, result in results.items() if isinstance(result, str)}
+        | odd,
         xml_files=tuple(path for path in files if path.suffix.lower() == ".xml"),
     )
 
 
-Entry = SliceHeader | str | None
-"""A slice, or what is wrong with the file, or None for what is not CT."""
-Key = tuple[str, int, int]
-"""Path below the root, size in bytes, modification time in nanoseconds."""
-
-
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path, errors: list[OSError] | None = None) -> Iterator[Path]:
+    """Every file below a folder that is not hidden; a folder that cannot be read adds to ``errors``."""
     seen: set[Path] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        resolved = Path(folder).resolve()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        resolved = folder.resolve()
         if resolved in seen:  # a link to a folder above would lead round for ever
-            subfolders.clear()
             continue
         seen.add(resolved)
-        # Hidden files are the leavings of file managers, such as macOS's ._000001.dcm beside each slice.
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+        try:
+            with os.scandir(folder) as found:
+                # Hidden are the leavings of file managers, such as macOS's ._000001.dcm, and of interrupted programs.
+                entries = [entry for entry in found if not entry.name.startswith(".")]
+        except OSError as error:
+            if errors is not None:
+                errors.append(error)
+            continue
+        for entry in entries:
+            if entry.is_dir():
+                folders.append(Path(entry.path))
+            elif entry.is_file() or not Path(entry.path).exists():  # reading a dangling link says what is wrong
+                yield Path(entry.path)
 
 
 def _key(path: Path, root: Path) -> Key:
@@ -151,92 +153,89 @@ def _key(path: Path, root: Path) -> Key:
     try:
         status = path.stat()
     except OSError:
-        return name, 0, 0  # a dangling link: reading it says what is wrong
+        return name, 0, 0
     return name, status.st_size, status.st_mtime_ns
 
 
-def _read_headers(paths: list[Path], num_workers: int) -> dict[Path, Entry]:
-    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
-    results = Parallel(n_jobs=num_workers, return_as="generator")(delayed(_read_batch)(batch) for batch in batches)
-    entries: dict[Path, Entry] = {}
-    with tqdm(total=len(paths), desc="DICOM headers", unit="file", disable=not paths) as progress:
-        for batch, result in zip(batches, results):
-            entries.update(zip(batch, result))
+def _read_headers(keys: Mapping[Path, Key], cache: HeaderCache, num_workers: int | None) -> dict[Path, Entry | str]:
+    """Each file's entry, or what is wrong with it."""
+    results: dict[Path, Entry | str] = {}
+    unread = []
+    for path, key in keys.items():
+        if key in cache.entries:
+            results[path] = cache.entries[key]
+        else:
+            unread.append(path)
+    if not unread:
+        return results
+    cache.add({})  # that it cannot be written is better known now
+    batches = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
+    with (
+        closing(in_order(_read_batch, batches, num_workers)) as read,
+        tqdm(total=len(unread), desc="DICOM headers", unit="file") as progress,
+    ):
+        for batch, entries in zip(batches, read):
+            results.update(zip(batch, entries))
+            cache.add({keys[path]: entry for path, entry in zip(batch, entries) if not isinstance(entry, str)})
             progress.update(len(batch))
-    return entries
+    return results
 
 
-def _read_batch(paths: list[Path]) -> list[Entry]:
+def _read_batch(paths: list[Path]) -> list[Entry | str]:
     return [_read_entry(path) for path in paths]
 
 
-def _read_entry(path: Path) -> Entry:
+def _read_entry(path: Path) -> Entry | str:
     try:
         return read_slice_header(path)
     except BrokenFile as error:
         return str(error)
 
 
-def _group(slices: Iterable[Slice]) -> dict[str, Series]:
+def _group(slices: Iterable[Slice]) -> tuple[dict[str, Series], dict[Path, str]]:
+    """Series by UID, and the files that do not fit into theirs, with the reason."""
     by_uid: dict[str, list[Slice]] = defaultdict(list)
     for item in slices:
         by_uid[item.header.series_instance_uid].append(item)
-    return {uid: _series(by_uid[uid]) for uid in sorted(by_uid)}
+    series: dict[str, Series] = {}
+    odd: dict[Path, str] = {}
+    for uid in sorted(by_uid):
+        usual = _usual(by_uid[uid])
+        misfits = [_misfit(item.header, usual) for item in by_uid[uid]]
+        series[uid] = _series([item for item, misfit in zip(by_uid[uid], misfits) if misfit is None])
+        odd |= {item.path: misfit for item, misfit in zip(by_uid[uid], misfits) if misfit is not None}
+    return series, odd
+
+
+def _usual(slices: list[Slice]) -> SliceHeader:
+    """The header of the first slice whose patient, study and orientation are those of most of a series' slices."""
+    headers = [item.header for item in slices]
+    kinds = [(h.patient_id, h.study_instance_uid, *(round(value, 2) for value in h.orientation)) for h in headers]
+    return headers[kinds.index(Counter(kinds).most_common(1)[0][0])]
+
+
+def _misfit(header: SliceHeader, usual: SliceHeader) -> str | None:
+    for tag, own, others in (
+        ("PatientID", header.patient_id, usual.patient_id),
+        ("StudyInstanceUID", header.study_instance_uid, usual.study_instance_uid),
+    ):
+        if own != others:
+            return f"its {tag} is {own}, that of its series' other files {others}; correct or remove it"
+    if max(abs(own - other) for own, other in zip(header.orientation, usual.orientation)) > _SAME_DIRECTION:
+        return "not parallel to its series' other slices (ImageOrientationPatient); correct or remove it"
+    return None
 
 
 def _series(slices: list[Slice]) -> Series:
-    ordered = sorted(slices, key=lambda item: (round(item.header.z, 3), item.header.instance_number, item.path))
+    ordered = sorted(slices, key=lambda item: (round(item.header.position, 3), item.header.instance_number, item.path))
     kept: list[Slice] = []
     duplicates: list[Path] = []
     for item in ordered:
-        if kept and item.header.z - kept[-1].header.z < _SAME_POSITION:
+        if kept and item.header.position - kept[-1].header.position < _SAME_POSITION:
             duplicates.append(item.path)
         else:
             kept.append(item)
     return Series(tuple(kept), tuple(duplicates))
-
-
-def _load_known(index_file: Path | None, root: Path) -> dict[Key, Entry]:
-    if index_file is None or not index_file.is_file():
-        return {}
-    try:
-        content = json.loads(index_file.read_text(encoding="utf-8"))
-        if content["version"] != _INDEX_VERSION or content["root"] != str(root.resolve()):
-            return {}
-        common = [{**header, **{name: tuple(header[name]) for name in _PAIRS}} for header in content["headers"]]
-        return {(name, size, time): _decode(entry, common) for name, size, time, entry in content["files"]}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        _logger.warning("%s: not a usable index (%s); the headers are read again", index_file, error)
-        return {}
-
-
-def _save_known(index_file: Path, root: Path, entries: Mapping[Key, Entry]) -> None:
-    # What a series' slices share is written once: LIDC-IDRI has 244,527 files.
-    common: dict[tuple[Any, ...], int] = {}
-    files = [[*key, _encode(entry, common)] for key, entry in entries.items()]
-    content = {
-        "version": _INDEX_VERSION,
-        "root": str(root.resolve()),
-        "headers": [dict(zip(_SHARED, values)) for values in common],
-        "files": files,
-    }
-    try:
-        write_text_atomically(index_file, json.dumps(content, separators=(",", ":")))
-    except OSError as error:
-        raise InputError(f"{index_file}: cannot be written ({error.strerror}); give another folder for it") from error
-
-
-def _encode(entry: Entry, common: dict[tuple[Any, ...], int]) -> Any:
-    if not isinstance(entry, SliceHeader):
-        return entry
-    return [common.setdefault(_shared_values(entry), len(common)), entry.z, entry.instance_number]
-
-
-def _decode(entry: Any, common: list[dict[str, Any]]) -> Entry:
-    if not isinstance(entry, list):
-        return entry
-    header, z, instance_number = entry
-    return SliceHeader(**common[header], z=z, instance_number=instance_number)
 
 
 def contains_dicom(root: Path) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,20 @@ from monai.bundle import run
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError, find_input_error
+from nodule_plugin.lidc.phantom import write_phantom_series
+
+FAR = [(13, 13), (13, 15), (15, 15), (15, 13)]
+
+
+def _command(repository: Path, *arguments: str) -> dict[str, Any]:
+    """What to give to subprocess."""
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
+    command += [str(repository / "bundle" / "configs" / "prepare.json"), "--bundle_root", str(repository / "bundle")]
+    return {"args": [*command, *arguments], "env": os.environ | {"PYTHONPATH": str(repository)}, "text": True}
 
 
 def _prepare(repository: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
-    command += [str(repository / "bundle" / "configs" / "prepare.json"), "--bundle_root", str(repository / "bundle")]
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(**_command(repository, *arguments), cwd=cwd, capture_output=True, check=False)
 
 
 def _prepare_here(repository: Path, **settings: Any) -> None:
@@ -116,7 +126,147 @@ def test_what_is_wrong_is_said_in_a_line(repository: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {broken}: truncated:")
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["list.json.headers.jsonl"]
+
+
+def test_phantom_series_are_ingested_as_lidc_idri_is(repository: Path, tmp_path: Path) -> None:
+    tree, datalist = tmp_path / "ct", tmp_path / "list.json"
+    write_phantom_series(tree, 2, margin_slices=0)
+    _prepare_here(repository, dataset_dir=str(tree), datalist=str(datalist), split_ratios=[1, 1, 0], num_workers=2)
+    content = json.loads(datalist.read_text())
+    assert (content["source"], content["synthetic"]) == ("phantom", True)
+    items = [*content["training"], *content["validation"]]
+    assert {item["patient_id"] for item in items} == {"PHANTOM-0001", "PHANTOM-0002"}
+    for item in items:
+        dataset = pydicom.dcmread(tree / item["image"], stop_before_pixels=True)
+        assert (dataset.SyntheticData, dataset.PatientID) == ("YES", item["patient_id"])
+
+
+@pytest.mark.parametrize("backend", ["processes", "dask"])
+def test_workers(repository: Path, tmp_path: Path, backend: str) -> None:
+    write_series(tmp_path / "tree", [0.0, 2.5, 5.0])
+    write_message(tmp_path / "tree" / "reading.xml", [nodule_xml([(2.5, SQUARE)])])
+    lists = [tmp_path / "alone.json", tmp_path / "together.json"]
+    for datalist, settings in zip(lists, ({}, {"num_workers": 2, "parallel": backend})):
+        _prepare_here(repository, dataset_dir=str(tmp_path / "tree"), datalist=str(datalist), **settings)
+    assert lists[0].read_text() == lists[1].read_text()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough files to be interrupted in the middle."""
+    folder = tmp_path_factory.mktemp("many")
+    write_series(folder, [2.5 * number for number in range(3)])
+    content = (folder / "000003.dcm").read_bytes()
+    for number in range(2500):
+        (folder / f"copy {number}.dcm").write_bytes(content)
+    write_message(folder / "reading.xml", [nodule_xml([(2.5, SQUARE)])])
+    return folder
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_where_it_was(
+    repository: Path, tmp_path: Path, many: Path, capfd: pytest.CaptureFixture[str], sent: signal.Signals
+) -> None:
+    datalist = tmp_path / "out" / "list.json"
+    kept = tmp_path / "out" / "list.json.headers.jsonl"
+    command = _command(repository, "--dataset_dir", str(many), "--datalist", str(datalist))
+    with subprocess.Popen(**command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and _lines(kept) < 3:
+            time.sleep(0.002)
+        process.send_signal(sent)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    if sent == signal.SIGINT:
+        assert errors.endswith("\ninterrupted\n")
+        assert "Traceback" not in errors
+    assert 3 <= _lines(kept) < 20  # of 41
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+    before = _lines(kept)
+    capfd.readouterr()
+    _prepare_here(repository, dataset_dir=str(many), datalist=str(datalist))
+    assert f"0/{2503 - 64 * (before - 1)} " in capfd.readouterr().err  # the progress bar's own account
+    assert {path.name for path in kept.parent.iterdir()} == {kept.name, datalist.name}
+    _prepare_here(repository, dataset_dir=str(many), datalist=str(tmp_path / "whole.json"))
+    assert datalist.read_text() == (tmp_path / "whole.json").read_text()
+
+
+def _lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_a_full_disk(repository: Path, small_disk: Path, tmp_path: Path) -> None:
+    crops = write_crops(tmp_path / "crops", count=12)
+    (small_disk / "other").write_bytes(b"x" * 2**16)
+    datalist = small_disk / "out" / "list.json"
+    with pytest.raises(RuntimeError) as caught:
+        _prepare_here(repository, dataset_dir=str(crops), datalist=str(datalist))
+    assert (
+        f"{datalist}: cannot be written (No space left on device); give another path as datalist, or make room"
+        in str(find_input_error(caught.value))
+    )
+    assert list(datalist.parent.iterdir()) == []
+    (small_disk / "other").unlink()
+    _prepare_here(repository, dataset_dir=str(crops), datalist=str(datalist))
+    assert json.loads(datalist.read_text())["numTraining"] > 0
+
+
+def test_files_that_may_not_grow(repository: Path, tmp_path: Path) -> None:
+    """What a quota does in the middle of reading headers."""
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    write_series(tree, [2.5 * number for number in range(30)])
+    write_message(tree / "reading.xml", [nodule_xml([(2.5, SQUARE)])])
+    command = _command(repository, "--dataset_dir", str(tree), "--datalist", str(out / "list.json"))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+    done = subprocess.run(**command, cwd=tmp_path, capture_output=True, preexec_fn=limit, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {out}/list.json.headers.jsonl: cannot be written (File too large); give another folder for it,"
+        " or make room"
+    )
+    assert [path.name for path in out.iterdir()] == ["list.json.headers.jsonl"]
+    _prepare_here(repository, dataset_dir=str(tree), datalist=str(out / "list.json"))
+    assert json.loads((out / "list.json").read_text())["numTraining"] == 1
+
+
+@pytest.mark.parametrize("kind", ["crops", "tree"])
+def test_a_read_only_output_folder(repository: Path, read_only_folder: Path, tmp_path: Path, kind: str) -> None:
+    write_crops(tmp_path / "crops")
+    write_series(tmp_path / "tree", [0.0])
+    datalist = read_only_folder / "out" / "list.json"
+    with pytest.raises(RuntimeError) as caught:
+        _prepare_here(repository, dataset_dir=str(tmp_path / kind), datalist=str(datalist))
+    message = str(find_input_error(caught.value))
+    assert message.startswith(str(datalist))
+    assert "cannot be written (Read-only file system); give another" in message or "Permission denied" in message
+
+
+def test_a_read_only_dataset_folder(repository: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    write_series(tree, [0.0, 2.5])
+    write_message(tree / "reading.xml", [nodule_xml([(2.5, SQUARE)])])
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in tree.iterdir())
+    _prepare_here(repository, dataset_dir=str(tree), datalist=str(tmp_path / "out" / "list.json"))
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in tree.iterdir()) == before
+
+
+def test_a_slice_that_is_missing_at_a_nodule(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write_series(tmp_path / "tree", [0.0, 2.5, 5.0, 7.5])
+    write_message(tmp_path / "tree" / "reading.xml", [nodule_xml([(2.5, SQUARE)]), nodule_xml([(7.5, FAR)])])
+    files[1].unlink()
+    datalist = tmp_path / "list.json"
+    _prepare_here(repository, dataset_dir=str(tmp_path / "tree"), datalist=str(datalist))
+    content = json.loads(datalist.read_text())
+    reason = "its centre slice at z = 2.5 mm is missing; the nearest is 2.5 mm away"
+    assert content["skipped"] == [{"what": "TEST-0001-N01", "reason": reason}]
+    assert [item["id"] for item in content["training"]] == ["TEST-0001-N02"]
+    assert f"1 x {reason}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -131,6 +281,8 @@ def test_what_is_wrong_is_said_in_a_line(repository: Path, tmp_path: Path) -> No
         ({"page": "page.pdf"}, "page: true, false or a name that ends in .html is needed"),
         ({"page_samples": -1}, "page_samples: a whole number of 0 or above is needed"),
         ({"dataset_dir": "bad"}, "nodules.csv: line 2: spiculation:"),
+        ({"dataset_dir": "tree", "parallel": "threads"}, "parallel: there is no 'threads'; choose one of"),
+        ({"dataset_dir": "tree", "num_workers": 0}, "num_workers: 1 or more is needed, or -1 for one for each"),
         ({"dataset_dir": "lacking"}, "nodules.csv: the column 'margin' is missing;"),
     ],
 )
@@ -141,6 +293,7 @@ def test_error_leaves_no_file(
     write_crops(tmp_path / "crops")
     write_crops(tmp_path / "bad", spiculation="7")
     write_crops(tmp_path / "lacking", margin=None)
+    write_series(tmp_path / "tree", [0.0])
     (tmp_path / "empty").mkdir()
     with pytest.raises((InputError, RuntimeError)) as caught:
         _prepare_here(

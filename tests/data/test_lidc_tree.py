@@ -1,19 +1,34 @@
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import SQUARE, nodule_xml, write_message, write_series, write_slice
+from dicom_files import (
+    COMPRESSED,
+    SERIES_UID,
+    SQUARE,
+    compress,
+    nodule_xml,
+    write_message,
+    write_series,
+    write_slice,
+)
 
 from nodule_plugin.data.lidc_tree import nodules_from_lidc
 from nodule_plugin.data.nodule import NoduleSet
 from nodule_plugin.data.roi import roi_bounds
+from nodule_plugin.data.sources import load_nodules
 from nodule_plugin.data.transforms import read_slice
+from nodule_plugin.data.window import hu_to_unit
 from nodule_plugin.errors import InputError
+from nodule_plugin.lidc import series as module
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.selection import Selection
@@ -86,6 +101,106 @@ def test_broken_file_is_an_error_unless_skipped(tree: Path) -> None:
     found = nodules_from_lidc(tree, skip_broken=True)
     assert [nodule.id for nodule in found.nodules] == ["TEST-0001-N01"]
     assert found.skipped[0].what == str(broken)
+
+
+def test_duplicates_are_left_out_and_counted(tree: Path) -> None:
+    before = nodules_from_lidc(tree)
+    for z in (2.5, 5.0):
+        shutil.copy(_file_at(tree, z), tree / f"copy of {z}.dcm")
+    found = nodules_from_lidc(tree)
+    assert [replace(nodule, image=Path()) for nodule in found.nodules] == [
+        replace(nodule, image=Path()) for nodule in before.nodules
+    ]
+    assert [(s.what, s.reason) for s in found.skipped] == [
+        (
+            f"series {SERIES_UID}",
+            "2 files at positions that other files of the series hold, such as copy of 2.5.dcm",
+        )
+    ]
+
+
+def test_tilted_series(tmp_path: Path) -> None:
+    """The readers' contours name slices by z, whatever the tilt."""
+    tilt = np.deg2rad(15)
+    for number in range(5):
+        z = 2.5 * number
+        write_slice(
+            tmp_path / f"{9 - number}.dcm",
+            z,
+            ImagePositionPatient=[-10, -200, z],
+            ImageOrientationPatient=[1, 0, 0, 0, np.cos(tilt), -np.sin(tilt)],
+        )
+    write_message(tmp_path / "reading.xml", [nodule_xml([(z, SQUARE) for z in (5.0, 7.5, 10.0)])])
+    [nodule] = nodules_from_lidc(tmp_path).nodules
+    assert read_slice(nodule.image, None)[0, 0] == 8  # round(7.5)
+    nodule.image.unlink()
+    found = nodules_from_lidc(tmp_path)
+    assert not found.nodules
+    assert found.skipped[0].reason == "its centre slice at z = 7.5 mm is missing; the nearest is 2.41481 mm away"
+
+
+def test_series_of_another_uid_is_not_annotated(tree: Path) -> None:
+    for path in tree.glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID = "2.25.77"
+        dataset.save_as(path)
+    with pytest.raises(InputError, match=r"none of its 1 CT series is annotated .*; give the folder that holds"):
+        nodules_from_lidc(tree)
+
+
+def test_file_of_another_study_is_an_error_unless_skipped(tree: Path) -> None:
+    odd = write_slice(tree / "odd.dcm", 12.5, StudyInstanceUID="2.25.9")
+    with pytest.raises(InputError, match=rf"{odd}: its StudyInstanceUID is 2.25.9, .*, or set skip_broken to go on"):
+        nodules_from_lidc(tree)
+    found = nodules_from_lidc(tree, skip_broken=True)
+    assert len(found.nodules) == 2
+    assert found.skipped[0].what == str(odd)
+
+
+def test_other_modalities_are_passed_over(tree: Path) -> None:
+    before = nodules_from_lidc(tree)
+    for name, uid in (("CR", "1.2.840.10008.5.1.4.1.1.1"), ("DX", "1.2.840.10008.5.1.4.1.1.1.1")):
+        write_slice(tree / f"{name}.dcm", 5.0, SOPClassUID=uid, Modality=name, SeriesInstanceUID=f"2.25.{len(uid)}")
+    assert nodules_from_lidc(tree) == before
+
+
+@pytest.mark.parametrize("syntax", COMPRESSED)
+def test_compressed_series_give_the_same(tree: Path, syntax: str) -> None:
+    before = nodules_from_lidc(tree)
+    for path in tree.glob("*.dcm"):
+        compress(path, syntax)
+    assert nodules_from_lidc(tree) == before
+    assert (read_slice(before.nodules[0].image, None) == 5).all()
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve series of two readers each, some of one patient, and one series that nobody read."""
+    root = tmp_path_factory.mktemp("series")
+    for number in range(13):
+        uid = f"2.25.{50 + number}"
+        folder = root / f"{(5 * number) % 13}"
+        write_series(folder, Z, SeriesInstanceUID=uid, PatientID=f"TEST-{number % 9:04d}")
+        if number < 12:
+            readings = [nodule_xml([(z, SQUARE)], margin=1 + number % 5) for z in (2.5, 5.0)]
+            write_message(folder / "reading.xml", readings, series_uid=uid)
+    return root
+
+
+@pytest.mark.parametrize("backend", ["processes", "dask", "ray"])
+def test_whoever_works_the_result_is_the_same(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    package = {"dask": "distributed", "ray": "ray"}.get(backend)
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (extra {backend!r})")
+    monkeypatch.setattr(module, "_BATCH", 4)
+    alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
+    expected = load_nodules(series, index_file=alone)
+    assert len(expected.nodules) == 12
+    assert [s.reason for s in expected.skipped] == ["no annotations"]
+    assert load_nodules(series, index_file=together, parallel=backend, num_workers=2) == expected
+    assert together.read_text() == alone.read_text()
 
 
 def test_uneven_spacing_takes_the_slice_nearest_in_mm(tmp_path: Path) -> None:
@@ -174,6 +289,25 @@ def test_roi_of_series_and_of_crop_agree_voxel_by_voxel(
     from_crop = read_slice(crop.image, crop.slice_index)[start_row:stop_row, start_column:stop_column]
     assert from_series.size > 50
     assert np.array_equal(from_series, from_crop)
+
+
+@pytest.mark.parametrize(
+    ("patient", "outside", "highest"), [("LIDC-IDRI-0001", 7_417_676, 3071), ("LIDC-IDRI-0003", 7_808_080, 5892)]
+)
+def test_real_values_beyond_tissue(real_data: Path, patient: str, outside: int, highest: int) -> None:
+    """What lies outside the field of view (-2048 here) becomes air, metal keeps its value, the rest is untouched."""
+    low, high = 0, -1024.0
+    for path in (real_data / "lidc_idri" / patient).rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        raw = dataset.pixel_array.astype(np.float32) - 1024
+        hu = read_slice(path, None)
+        assert np.array_equal(hu[raw >= -1024], raw[raw >= -1024])
+        assert (hu[raw < -1024] == -1024).all()
+        assert (hu_to_unit(hu)[raw < -1000] == -1).all()
+        assert (hu_to_unit(hu)[raw > 400] == 1).all()
+        low += int((raw == -2048).sum())
+        high = max(high, float(hu.max()))
+    assert (low, high) == (outside, highest)
 
 
 @pytest.mark.parametrize("annotations", ["auto", "database", "xml"])

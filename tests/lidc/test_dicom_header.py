@@ -4,30 +4,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
-from dicom_files import SERIES_UID, STUDY_UID, make_slice, write_slice
+from dicom_files import COMPRESSED, SERIES_UID, STUDY_UID, compress, make_slice, write_slice
+from pydicom.filewriter import dcmwrite
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import (
+    MPEG2MPML,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
-    JPEGLSLossless,
-    RLELossless,
+    JPEGLosslessSV1,
 )
 
 from nodule_plugin.data.transforms import read_slice
+from nodule_plugin.data.window import hu_to_unit
+from nodule_plugin.errors import InputError
+from nodule_plugin.lidc import dicom_header as module
 from nodule_plugin.lidc.dicom_header import BrokenFile, has_dicom_preamble, read_slice_header
 
 UNCOMPRESSED = (ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
-COMPRESSED = (RLELossless, JPEGLSLossless)
 
 
 def _write(path: Path, syntax: str) -> Path:
     if syntax in COMPRESSED:
-        dataset = make_slice(-12.5)
-        dataset.compress(syntax)
-        dataset.save_as(path, enforce_file_format=True)
-        return path
+        return compress(write_slice(path, -12.5), syntax)
     return write_slice(path, -12.5, syntax=syntax)
 
 
@@ -116,6 +120,9 @@ def test_named_dicom_but_is_not(tmp_path: Path, content: bytes, message: str) ->
         ({"PixelSpacing": [0.5, 0]}, "PixelSpacing is 0.5, 0; both must be above 0"),
         ({"PixelSpacing": 0.5}, "PixelSpacing is missing or does not have 2 values"),
         ({"SeriesInstanceUID": None}, "SeriesInstanceUID is missing"),
+        ({"Rows": None}, "Rows is missing"),
+        ({"RescaleIntercept": None}, "RescaleIntercept is missing, without which stored values are not Hounsfield"),
+        ({"RescaleSlope": None}, "RescaleSlope is missing"),
     ],
 )
 def test_header_that_lacks_something_is_broken(tmp_path: Path, elements: dict[str, Any], message: str) -> None:
@@ -127,7 +134,8 @@ def test_header_that_lacks_something_is_broken(tmp_path: Path, elements: dict[st
 @pytest.mark.parametrize(
     "elements",
     [
-        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1", "Modality": "DX"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1", "Modality": "CR", "ImagePositionPatient": None},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1", "Modality": "DX", "PixelSpacing": None},
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "ImagePositionPatient": None},
         {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
     ],
@@ -147,6 +155,82 @@ def test_unstated_thickness_and_number(tmp_path: Path) -> None:
     assert header is not None
     assert header.slice_thickness != header.slice_thickness
     assert header.instance_number == 0
+
+
+@pytest.mark.parametrize("syntax", COMPRESSED)
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_every_stored_value_survives_compression(tmp_path: Path, syntax: str, signed: int, bits: int) -> None:
+    dataset = make_slice(0, size=64, PixelRepresentation=signed, BitsStored=bits, HighBit=bits - 1)
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    stored = np.random.default_rng(bits).integers(lowest, lowest + 2**bits, size=(64, 64))
+    stored[0, :2] = lowest, lowest + 2**bits - 1
+    dataset.PixelData = stored.astype("<u2").tobytes()
+    dataset.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    path = compress(tmp_path / "1.dcm", syntax)
+    assert np.array_equal(read_slice(path, None), np.maximum(stored - 1024, -1024))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "message"),
+    [
+        (
+            JPEGLosslessSV1,
+            r"compressed as JPEG Lossless, .*Selection Value 1.* \(1\.2\.840\.10008\.1\.2\.4\.70\), "
+            "for which no decoder is installed; run pip install python-gdcm",
+        ),
+        (HTJ2KLossless, "compressed as High-Throughput JPEG 2000 .* run pip install pylibjpeg pylibjpeg-openjpeg"),
+        (MPEG2MPML, "compressed as MPEG2 .* store the series uncompressed"),
+        ("1.2.840.10008.1.2.4.110", r"compressed as 1\.2.* store the series uncompressed"),  # JPEG XL, of 2024
+    ],
+)
+def test_what_cannot_be_decoded_is_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str, message: str
+) -> None:
+    path = compress(write_slice(tmp_path / "1.dcm", 0), JPEGLosslessSV1)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dcmwrite(path, dataset, implicit_vr=False, little_endian=True, force_encoding=True)
+    monkeypatch.setattr(Decoder, "is_available", False)
+    module._missing_decoder.cache_clear()
+    try:
+        with pytest.raises(BrokenFile, match=message):
+            read_slice_header(path)
+        with pytest.raises(InputError, match=rf"image: {path}: {message}"):
+            read_slice(path, None)
+    finally:
+        module._missing_decoder.cache_clear()
+
+
+def test_a_tilted_slice_knows_its_place_along_the_normal(tmp_path: Path) -> None:
+    tilt = np.deg2rad(10)
+    orientation = [1, 0, 0, 0, np.cos(tilt), -np.sin(tilt)]
+    path = write_slice(
+        tmp_path / "1.dcm", 30.0, ImagePositionPatient=[-10, -20, 30], ImageOrientationPatient=orientation
+    )
+    header = read_slice_header(path)
+    assert header is not None
+    assert header.z == 30
+    assert header.position == pytest.approx(30 * np.cos(tilt) - 20 * np.sin(tilt))
+
+
+@pytest.mark.parametrize("rows", [[1, 0, 0], [-1, 0, 0]])
+@pytest.mark.parametrize("columns", [[0, 1, 0], [0, -1, 0]])
+def test_without_tilt_the_place_is_z_whichever_way_rows_and_columns_run(
+    tmp_path: Path, rows: list[int], columns: list[int]
+) -> None:
+    header = read_slice_header(write_slice(tmp_path / "1.dcm", -12.5, ImageOrientationPatient=[*rows, *columns]))
+    assert header is not None
+    assert header.position == header.z == -12.5
+
+
+def test_values_outside_the_field_of_view_are_air_and_metal_stays(tmp_path: Path) -> None:
+    dataset = make_slice(0, size=2)
+    dataset.PixelData = np.array([[-2000, -1024], [0, 6916]], "<i2").tobytes()  # HU -3024, -2048, -1024, 5892
+    dataset.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    hu = read_slice(tmp_path / "1.dcm", None)
+    assert hu.tolist() == [[-1024, -1024], [-1024, 5892]]
+    assert hu_to_unit(hu).tolist() == [[-1, -1], [-1, 1]]
 
 
 def test_slope_and_intercept_are_each_slices_own(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_failure_leaves_nothing_behind(small: list[Subject], tmp_path: Path, m
         return real(*args, **kwargs)
 
     monkeypatch.setattr(dataset_module, "render_crop", fail_at_third)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"crops: cannot be written \(disk full\)"):
         write_phantom_crops(tmp_path / "crops", nodules=5, subjects=small)
     assert list(tmp_path.iterdir()) == []
 

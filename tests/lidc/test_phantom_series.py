@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -116,16 +117,44 @@ def test_the_reader_of_lidc_finds_every_nodule_and_sees_it(written: Path, source
         assert inside > -700 if nodule.findings.texture < 4 else inside > -400
 
 
-def test_slices_pass_dciodvfy(written: Path, tmp_path: Path) -> None:
+OLDER_THAN_THE_ATTRIBUTE = (
+    "Error - Attribute with an even group number is not a recognized standard attribute - (0x0008,0x001c)  ? "
+)
+"""What dciodvfy says of Synthetic Data where its release is older than that attribute (Debian's is of June 2022)."""
+
+
+def test_slices_pass_dciodvfy(written: Path) -> None:
     tool = shutil.which("dciodvfy")
     if tool is None:
         pytest.skip("dciodvfy is not installed (Debian package dicom3tools)")
-    dataset = pydicom.dcmread(next(written.rglob("*.dcm")))
-    # Releases of the tool older than the attribute (2023) do not know it.
-    del dataset.SyntheticData
-    dataset.save_as(tmp_path / "slice.dcm")
-    done = subprocess.run([tool, str(tmp_path / "slice.dcm")], capture_output=True, text=True, check=False)
-    assert not [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    for path in written.rglob("*.dcm"):
+        done = subprocess.run([tool, str(path)], capture_output=True, text=True, check=False)
+        assert "CTImage" in done.stderr.splitlines()
+        assert {line for line in done.stderr.splitlines() if "Error" in line} <= {OLDER_THAN_THE_ATTRIBUTE}
+
+
+def test_slices_have_what_the_standard_asks_for_and_nothing_else(slices: list[pydicom.Dataset]) -> None:
+    """By the standard's tables of the CT Image IOD, as highdicom ships them; they know Synthetic Data."""
+    spec = importlib.util.find_spec("highdicom")
+    tables = Path(spec.origin).parent / "_standard" if spec is not None and spec.origin is not None else None
+    if tables is None or not (tables / "module_attribute_map.json").is_file():
+        pytest.skip("highdicom with its tables of the standard is not installed")
+    modules = json.loads((tables / "module_attribute_map.json").read_text())
+    uses = json.loads((tables / "iod_module_map.json").read_text())["ct-image"]
+    attributes = [
+        (use["usage"], attribute["type"], attribute["keyword"])
+        for use in uses
+        for attribute in modules[use["key"]]
+        if not attribute["path"]
+    ]
+    known = {keyword for _, _, keyword in attributes}
+    assert "SyntheticData" in known
+    for dataset in slices:
+        assert {element.keyword for element in dataset} <= known
+        for usage, kind, keyword in attributes:
+            if usage == "M" and kind in ("1", "2"):
+                assert keyword in dataset
+                assert kind == "2" or dataset[keyword].value not in (None, "")
 
 
 def test_chosen_scans_have_even_slices_and_the_choice_follows_from_the_seed(scans: list[Scan]) -> None:
@@ -153,9 +182,15 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError("disk full")
 
     monkeypatch.setattr(series_module, "write_readings", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"ct: cannot be written \(disk full\); choose another output"):
         write_phantom_series(tmp_path / "ct", 1, margin_slices=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(small_disk: Path) -> None:
+    with pytest.raises(InputError, match=r"ct: cannot be written \(No space left on device\)"):
+        write_phantom_series(small_disk / "ct", 1, margin_slices=0)
+    assert list(small_disk.iterdir()) == []
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def _identify(identity: SeriesIdentity, place: SlicePlace) -> pydicom.Dataset:
     dataset.StudyInstanceUID = identity.study_instance_uid
     dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = _DATE
     dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = _TIME
-    dataset.StudyID = dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
+    dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
+    dataset.StudyID = "1"
     dataset.StudyDescription = dataset.SeriesDescription = "SYNTHETIC chest phantom"
     dataset.SeriesInstanceUID = identity.series_instance_uid
     dataset.Modality = "CT"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydicom.uid import generate_uid
 
 from nodule_plugin import __version__
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import remove_leftovers, temporary_name
 
 NOTICE = (
     "Synthetic CT drawn around real annotations; no pixel is a patient's. For research use only; not for diagnosis. "
@@ -33,21 +33,25 @@ def new_folder(output: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of ``output`` when all is written, and vanishes on any error.
 
     Raises:
-        InputError: if ``output`` is there and not an empty folder.
+        InputError: if ``output`` is there and not an empty folder, or cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already there and not an empty folder; choose another output folder or remove it")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    remove_leftovers(output.parent)
+    partial = temporary_name(output)
     try:
-        partial.chmod(0o755)
+        partial.mkdir(parents=True)
         yield partial
         if output.exists():
             output.rmdir()
         partial.rename(output)
-    except BaseException:
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pydicom wraps it
+        raise InputError(
+            f"{output}: cannot be written ({cause.strerror or cause}); choose another output folder, or make room"
+        ) from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def write_sidecar(folder: Path, seed: int, **content: Any) -> None:

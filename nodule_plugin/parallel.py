@@ -1,0 +1,148 @@
+"""Where many small independent jobs run: in this process, in several of this machine, or on a cluster.
+
+The jobs themselves go through joblib, so that ``joblib.parallel_config`` decides for whoever calls the package from
+Python. :func:`workers` is that decision made from three settings, for configurations and command lines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import islice
+from types import ModuleType
+from typing import Any, TypeVar
+
+import joblib
+from joblib import Parallel, delayed
+
+from nodule_plugin.errors import InputError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_ANSWER_S = 10
+"""Seconds that a cluster has to answer."""
+_ROUND = 32
+"""Jobs for each worker between two reports of a backend that reports only when all are done (Ray)."""
+
+
+@contextmanager
+def workers(num_workers: int = 1, backend: str = "processes", scheduler: str | None = None) -> Iterator[None]:
+    """Let joblib's ``Parallel`` use these workers within the block.
+
+    Args:
+        num_workers: how many to start on this machine, -1 for one for each processor. A cluster that is running already
+            has its own.
+        backend: a name in :data:`BACKENDS`: "processes" (joblib's own), "dask" or "ray".
+        scheduler: address of a running cluster: Dask's scheduler ("tcp://host:8786") or Ray's head ("host:6379",
+            "ray://host:10001", "auto"). None starts a cluster on this machine for the time of the block. A cluster's
+            workers need this package and see the dataset under the same path.
+
+    Raises:
+        InputError: if a setting is not one, the backend is not installed, or the cluster does not answer.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"parallel: there is no {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or (num_workers < 1 and num_workers != -1):
+        raise InputError(f"num_workers: 1 or more is needed, or -1 for one for each processor; not {num_workers!r}")
+    if scheduler is not None and backend == "processes":
+        raise InputError(f"scheduler: {scheduler} is of no use to parallel 'processes'; choose 'dask' or 'ray'")
+    count = joblib.cpu_count() if num_workers == -1 else num_workers
+    with BACKENDS[backend](count, scheduler):
+        yield
+
+
+def _processes(count: int, _scheduler: str | None) -> AbstractContextManager[Any]:
+    return joblib.parallel_config(backend="loky", n_jobs=count)
+
+
+@contextmanager
+def _dask(count: int, scheduler: str | None) -> Iterator[None]:
+    distributed = _import("dask", "distributed")
+    with ExitStack() as stack:
+        if scheduler is None:
+            # No dashboard: it would take a port, and ask for a package that nothing else here needs.
+            local = distributed.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+            client = stack.enter_context(distributed.Client(stack.enter_context(local)))
+        else:
+            try:
+                client = stack.enter_context(distributed.Client(scheduler, timeout=_ANSWER_S))
+                client.wait_for_workers(1, timeout=_ANSWER_S)
+            except (OSError, ValueError) as error:  # TimeoutError is an OSError
+                reason = " ".join(str(error).split())
+                raise InputError(f"scheduler: no Dask cluster with workers at {scheduler} ({reason})") from error
+        with joblib.parallel_config(backend="dask", client=client):
+            yield
+
+
+@contextmanager
+def _ray(count: int, scheduler: str | None) -> Iterator[None]:
+    ray = _import("ray", "ray")
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            where = {"num_cpus": count, "include_dashboard": False} if scheduler is None else {"address": scheduler}
+            try:
+                if scheduler is not None:
+                    _check_port(scheduler.removeprefix("ray://"))
+                ray.init(log_to_driver=False, logging_level="ERROR", **where)
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"scheduler: no Ray cluster at {scheduler} ({reason})") from error
+            stack.callback(ray.shutdown)
+        importlib.import_module("ray.util.joblib").register_ray()
+        with joblib.parallel_config(backend="ray", n_jobs=int(ray.cluster_resources()["CPU"])):
+            yield
+
+
+def _check_port(address: str) -> None:
+    """Whether anything listens at "host:port"; Ray would ask again for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), _ANSWER_S).close()
+
+
+BACKENDS: dict[str, Callable[[int, str | None], AbstractContextManager[Any]]] = {
+    "processes": _processes,
+    "dask": _dask,
+    "ray": _ray,
+}
+"""Every place to work."""
+
+
+def _import(backend: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"parallel: {backend!r} needs the package {package!r}; run pip install 'nodule-plugin[{backend}]'"
+        ) from error
+
+
+def in_order(
+    function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int | None = None
+) -> Generator[Result, None, None]:
+    """``function`` of each job, in the order of ``jobs``, each as soon as it and those before it are done.
+
+    Args:
+        function: must be importable by name, as processes and clusters need it.
+        jobs: what it is called with.
+        num_workers: processes; None leaves it to ``joblib.parallel_config``, and to this process where that is silent.
+    """
+    try:
+        results = Parallel(n_jobs=num_workers, return_as="generator")
+    except ValueError:  # Ray's backend returns only lists
+        yield from _in_rounds(function, iter(jobs))
+    else:
+        yield from results(delayed(function)(job) for job in jobs)
+
+
+def _in_rounds(function: Callable[[Job], Result], jobs: Iterator[Job]) -> Iterator[Result]:
+    with Parallel() as parallel:
+        size = _ROUND * parallel.n_jobs
+        while round_ := list(islice(jobs, size)):
+            try:
+                yield from parallel(delayed(function)(job) for job in round_)
+            except InputError as error:  # Ray's stand-in for it has a whole traceback for a message
+                raise getattr(error, "cause", error) from None

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import joblib
+import jobs
+import pytest
+from jobs import fails_at_3, slow
+
+from nodule_plugin import parallel as module
+from nodule_plugin.errors import InputError
+from nodule_plugin.parallel import BACKENDS, in_order, workers
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes that are started find ``jobs``."""
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(jobs.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    )
+
+
+def requires(backend: str) -> None:
+    """Skip where the extra is not installed."""
+    package = {"dask": "distributed", "ray": "ray"}.get(backend)
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (extra {backend!r})")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_results_come_in_order_whoever_works(backend: str) -> None:
+    requires(backend)
+    with workers(2, backend):
+        results = list(in_order(slow, range(20)))
+    assert [number for number, _ in results] == list(range(20))
+    processes = {process for _, process in results}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+def test_one_worker_is_this_process() -> None:
+    with workers():
+        assert {process for _, process in in_order(slow, range(3))} == {os.getpid()}
+
+
+def test_joblibs_own_configuration_counts() -> None:
+    with joblib.parallel_config(n_jobs=2):
+        assert os.getpid() not in {process for _, process in in_order(slow, range(4))}
+    assert {process for _, process in in_order(slow, range(4))} == {os.getpid()}
+
+
+def test_a_running_dask_cluster_is_used_and_left_running() -> None:
+    requires("dask")
+    from dask.distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        for _ in range(2):
+            with workers(1, "dask", cluster.scheduler_address):
+                processes = {process for _, process in in_order(slow, range(12))}
+            with Client(cluster) as client:
+                assert processes == set(client.run(os.getpid).values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_error_comes_through_as_it_is(backend: str) -> None:
+    requires(backend)
+    with pytest.raises(InputError, match=r"3\.xml: not well-formed"), workers(2, backend):
+        list(in_order(fails_at_3, range(5)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, "threads"), "parallel: there is no 'threads'; choose one of processes, dask, ray"),
+        ((0,), "num_workers: 1 or more is needed, or -1 for one for each processor; not 0"),
+        (("2",), "num_workers: .* not '2'"),
+        ((1, "processes", "tcp://host:8786"), "scheduler: tcp://host:8786 is of no use to parallel 'processes'"),
+    ],
+)
+def test_settings_that_are_none(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message), workers(*arguments):
+        pass
+
+
+@pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_what_to_install(monkeypatch: pytest.MonkeyPatch, backend: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"parallel: '{backend}' needs the package '{package}'; run pip install 'nodule-plugin\[{backend}\]'"
+    with pytest.raises(InputError, match=message), workers(1, backend):
+        pass
+
+
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    requires(backend)
+    monkeypatch.setattr(module, "_ANSWER_S", 0.5)
+    address = {"dask": "tcp://127.0.0.1:9", "ray": "127.0.0.1:9"}[backend]
+    with pytest.raises(InputError, match=rf"scheduler: no \w+ cluster .*{address} \("), workers(1, backend, address):
+        pass
