@@ -17,13 +17,9 @@ from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
-<<<<<<< HEAD
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import remove_leftovers, write_text_atomically
 from nodule_plugin.lidc.citation import CITATION, LICENCE
 from nodule_plugin.lidc.selection import Selection
-=======
-from nodule_plugin.files import remove_leftovers, write_text_atomically
->>>>>>> ingest-b
 from nodule_plugin.prompts import PromptTemplate, get_template
 from nodule_plugin.settings import as_flag
 
