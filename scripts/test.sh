@@ -7,4 +7,4 @@ cd "$ROOT"
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
 # One thread for each of two workers: the tests' networks are too small to gain from more.
-OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest --numprocesses 2 "$@"
+OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest --numprocesses 2 --dist worksteal "$@"
