@@ -139,7 +139,10 @@ def _find_nodules(job: tuple[Scan, str, Series, str, Selection]) -> list[Nodule 
         reason = f"{len(series.duplicates)} files at positions that other files of the series hold, such as"
         found.append(Skipped(f"series {scan.series_instance_uid}", f"{reason} {series.duplicates[0].name}"))
     for number, cluster in enumerate(cluster_annotations(scan), start=1):
-        for consensus in form_consensus(cluster, rule):
+        formed = form_consensus(cluster, rule)
+        if not formed:
+            found.append(Skipped(f"{name}-N{number:02d}", f"fewer readings than {rule} needs"))
+        for consensus in formed:
             reading = f"-R{consensus.reader}" if consensus.reader else ""
             result = _nodule(f"{name}-N{number:02d}{reading}", consensus, cluster, scan, series, selection)
             found.append(result)
