@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -38,9 +39,12 @@ def public_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An empty file system with room for one small file (64 KiB)."""
-    with _mounted(tmp_path / "disk", "size=64k") as disk:
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB that is full: its only file, ``other``, takes all the room."""
+    with _mounted(tmp_path / "disk", "size=4m") as disk:
+        with contextlib.suppress(OSError), (disk / "other").open("wb", buffering=0) as file:
+            while file.write(bytes(2**16)):
+                pass
         yield disk
 
 

@@ -29,9 +29,16 @@ _SAME_POSITION = 0.01
 
 
 def is_read_message(path: Path) -> bool:
-    """Whether a file is a ``LidcReadMessage``; the chest radiographs' ``IdriReadMessage`` and other XML are not."""
-    with path.open("rb") as file:
-        return b"<LidcReadMessage" in file.read(4096)
+    """Whether a file is a ``LidcReadMessage``; the chest radiographs' ``IdriReadMessage`` and other XML are not.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return b"<LidcReadMessage" in file.read(4096)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); change its permissions or remove it") from error
 
 
 def read_message(path: str | Path) -> Scan:

@@ -20,6 +20,7 @@ from dicom_files import (
     write_series,
     write_slice,
 )
+from permissions import unprivileged
 
 from nodule_plugin.data.lidc_tree import nodules_from_lidc
 from nodule_plugin.data.nodule import NoduleSet
@@ -155,6 +156,14 @@ def test_file_of_another_study_is_an_error_unless_skipped(tree: Path) -> None:
     found = nodules_from_lidc(tree, skip_broken=True)
     assert len(found.nodules) == 2
     assert found.skipped[0].what == str(odd)
+
+
+def test_xml_that_cannot_be_read_is_named(public_folder: Path) -> None:
+    write_series(public_folder, Z)
+    message = write_message(public_folder / "reading.xml", [nodule_xml([(5.0, SQUARE)])])
+    message.chmod(0)
+    with unprivileged(), pytest.raises(InputError, match=rf"{message}: cannot be read \(Permission denied\)"):
+        nodules_from_lidc(public_folder)
 
 
 def test_other_modalities_are_passed_over(tree: Path) -> None:
