@@ -164,13 +164,32 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def slow_disk(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH that makes every header take four milliseconds, so that there is time to interrupt."""
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import time, pydicom\n"
+        "read = pydicom.dcmread\n"
+        "pydicom.dcmread = lambda *given, **named: (time.sleep(0.004), read(*given, **named))[1]\n"
+    )
+    return folder
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_was(
-    repository: Path, tmp_path: Path, many: Path, capfd: pytest.CaptureFixture[str], sent: signal.Signals
+    repository: Path,
+    tmp_path: Path,
+    many: Path,
+    slow_disk: Path,
+    capfd: pytest.CaptureFixture[str],
+    sent: signal.Signals,
 ) -> None:
     datalist = tmp_path / "out" / "list.json"
     kept = tmp_path / "out" / "list.json.headers.jsonl"
     command = _command(repository, "--dataset_dir", str(many), "--datalist", str(datalist))
+    command["env"]["PYTHONPATH"] = os.pathsep.join([str(slow_disk), str(repository)])
     with subprocess.Popen(**command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         while process.poll() is None and _lines(kept) < 3:
             time.sleep(0.002)
