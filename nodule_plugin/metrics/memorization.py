@@ -1,23 +1,38 @@
 """Whether a model hands out its training images: likeness of each image to the training image most like it.
 
 An image is called a copy when it is more like a training image than all but a small share of held-out real images are.
-Held-out images set the measure because small round nodules resemble each other without anyone copying.
+Held-out images set the measure because small round nodules resemble each other without anyone copying. Likeness is
+measured in two ways, since either misses what the other finds: correlation of grey values, and cosine of an encoder's
+embeddings; both over the eight orientations that augmentation shows. What the detector misses is counted on planted
+copies: training images turned, shifted, blurred, made noisy and of another contrast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest, mannwhitneyu
 from torch import Tensor
 
 from nodule_plugin.errors import InputError
 
 SIDE = 32
-"""Pixels a side at which images are compared: fine detail apart, which noise and resampling change."""
+"""Pixels a side at which grey values are compared: fine detail apart, which noise and resampling change."""
+ORIENTATIONS = 8
+FALSE_ALARMS = 0.01
+PLANTED = 200
+Embed = Callable[[Iterable[Tensor]], np.ndarray]
+"""N images (3, H, W) uint8 -> (N, D) embeddings."""
+
+
+def orientations(image: Tensor) -> list[Tensor]:
+    """An image (C, H, W) in the eight orientations of quarter turns and mirroring; the first is the image itself."""
+    turned = [image.rot90(turns, (1, 2)) for turns in range(4)]
+    return [*turned, *(view.flip(2) for view in turned)]
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Neighbours:
     """For each image the training image most like it.
 
     Attributes:
-        likeness: (N,) correlation of the grey values, from -1 to 1; 1 for a copy, whatever its brightness or contrast.
+        likeness: (N,) from -1 to 1; 1 for a copy.
         place: (N,) index of that training image.
     """
 
@@ -34,32 +49,38 @@ class Neighbours:
 
 
 class TrainingIndex:
-    """The training images in the eight orientations that augmentation shows, ready to be searched.
+    """Training images ready to be searched: M vectors of length 1, products of which are likenesses.
 
     Args:
         training: M images (3, H, W), of any sizes.
+        describe: N images -> (N, D) vectors; None for grey values at 32 x 32 pixels with mean 0, whose products are
+            correlations, whatever an image's brightness or contrast.
 
     Raises:
         InputError: if there is none.
     """
 
-    def __init__(self, training: Sequence[Tensor]) -> None:
-        if not training:
+    def __init__(self, training: Sequence[Tensor], describe: Embed | None = None) -> None:
+        if len(training) == 0:
             raise InputError("copies: no training images; give those the model was trained on")
-        small = torch.cat([_shrink(image[None]) for image in training])
-        turned = torch.cat([small.rot90(turns, (2, 3)) for turns in range(4)])
-        self._count = len(training)
-        self._references = _standardised(torch.cat([turned, turned.flip(3)]))
+        self._describe = describe or _grey_vectors
+        self.vectors = _unit(self._describe(training))
 
-    def find(self, images: Sequence[Tensor]) -> Neighbours:
+    def likeness(self, images: Sequence[Tensor]) -> np.ndarray:
+        """(N, M): of each image (3, h, w), in the orientation that suits it best, to each training image."""
+        views = _unit(self._describe(view for image in images for view in orientations(image)))
+        return (views @ self.vectors.T).reshape(len(images), ORIENTATIONS, -1).max(axis=1)
+
+    def find(self, images: Sequence[Tensor], at_a_time: int = 256) -> Neighbours:
         """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
-        best = [(_standardised(_shrink(image[None])) @ self._references.T).max(dim=1) for image in images]
-        likeness = torch.cat([found.values for found in best]).numpy()
-        place = torch.cat([found.indices for found in best]).numpy() % self._count
-        return Neighbours(likeness, place)
+        found = [self.likeness(images[start : start + at_a_time]) for start in range(0, len(images), at_a_time)]
+        return Neighbours(
+            np.concatenate([block.max(axis=1) for block in found]),
+            np.concatenate([block.argmax(axis=1) for block in found]),
+        )
 
 
-def copy_threshold(held_out: np.ndarray, share: float = 0.01) -> float:
+def copy_threshold(held_out: np.ndarray, share: float = FALSE_ALARMS) -> float:
     """The likeness that only ``share`` of held-out real images exceed.
 
     Args:
@@ -69,11 +90,242 @@ def copy_threshold(held_out: np.ndarray, share: float = 0.01) -> float:
     return float(np.quantile(held_out, 1 - share))
 
 
-def _shrink(images: Tensor) -> Tensor:
-    return F.interpolate(images.float().mean(1, keepdim=True), (SIDE, SIDE), mode="bilinear", antialias=True)
+@dataclass(frozen=True)
+class Rate:
+    """So many of so many, with the exact 95 % interval."""
+
+    hits: int
+    count: int
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1; NaN of none."""
+        return self.hits / self.count if self.count else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Clopper and Pearson's: has a width where none or all are hits too."""
+        if not self.count:
+            return 0.0, 1.0
+        found = binomtest(self.hits, self.count).proportion_ci()
+        return float(found.low), float(found.high)
 
 
-def _standardised(images: Tensor) -> Tensor:
-    """(N, pixels), each with mean 0 and length 1: products are correlations."""
-    flat = images.flatten(1)
-    return F.normalize(flat - flat.mean(1, keepdim=True), dim=1)
+@dataclass(frozen=True)
+class CopyDetector:
+    """Calls an image a copy if its grey values or its embedding are more like a training image than is usual.
+
+    Attributes:
+        indices: likeness's name -> the training images in that regard.
+        thresholds: likeness's name -> above which an image is called a copy.
+        held_out: likeness's name -> (N,) likeness of the held-out images that set the threshold.
+        false_alarms: held-out images called copies by thresholds that the other half of them set.
+        misses: planted copies that were not called so.
+        accepted: share of false alarms that the thresholds were set for.
+    """
+
+    indices: dict[str, TrainingIndex]
+    thresholds: dict[str, float]
+    held_out: dict[str, np.ndarray]
+    false_alarms: Rate
+    misses: Rate
+    accepted: float
+
+    @classmethod
+    def calibrate(
+        cls,
+        training: Sequence[Tensor],
+        held_out: Sequence[Tensor],
+        embed: Embed | None = None,
+        false_alarms: float = FALSE_ALARMS,
+        planted: int = PLANTED,
+        seed: int = 0,
+    ) -> CopyDetector:
+        """Set the thresholds, and count what they let pass and what they catch wrongly.
+
+        Args:
+            training: images that the model saw.
+            held_out: real images of other patients, at least two.
+            embed: embeddings; None for grey values only.
+            false_alarms: share of held-out images that may be called copies, shared out between the likenesses.
+            planted: copies to plant.
+            seed: of these, and of the halves that count false alarms.
+
+        Raises:
+            InputError: if there is no training image or fewer than two held-out ones.
+        """
+        if len(held_out) < 2:
+            raise InputError(f"copies: {len(held_out)} held-out real image; at least 2 are needed to set a threshold")
+        indices = {"grey values": TrainingIndex(training)}
+        if embed is not None:
+            indices["embedding"] = TrainingIndex(training, embed)
+        usual = {name: index.find(held_out).likeness for name, index in indices.items()}
+        share = false_alarms / len(indices)
+        thresholds = {name: copy_threshold(found, share) for name, found in usual.items()}
+        order = np.random.default_rng(seed).permutation(len(held_out))
+        halves = order[::2], order[1::2]
+        alarms = sum(
+            int(_above(usual, {name: copy_threshold(found[one], share) for name, found in usual.items()}, other).sum())
+            for one, other in (halves, halves[::-1])
+        )
+        copies = list(planted_copies(training, planted, seed))
+        found = {name: index.find(copies).likeness for name, index in indices.items()}
+        caught = int(_above(found, thresholds, np.arange(len(copies))).sum())
+        return cls(
+            indices, thresholds, usual, Rate(alarms, len(held_out)), Rate(len(copies) - caught, len(copies)), false_alarms
+        )
+
+    def inspect(self, images: Sequence[Tensor]) -> Inspection:
+        """Look for copies among N images (3, H, W), N at least 1."""
+        found = {name: index.find(images) for name, index in self.indices.items()}
+        flags = _above({name: near.likeness for name, near in found.items()}, self.thresholds, np.arange(len(images)))
+        return Inspection(found, flags)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a :class:`CopyDetector` found.
+
+    Attributes:
+        nearest: likeness's name -> the nearest training image of each image.
+        copies: (N,) True for those called copies.
+    """
+
+    nearest: dict[str, Neighbours]
+    copies: np.ndarray
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How a set's likenesses compare with held-out real images'.
+
+    Attributes:
+        chance: that an image of the set is more like a training image than a held-out one is; 0.5 if it is no nearer.
+        error: its standard error (Hanley and McNeil, Radiology 1982;143:29-36).
+        quantiles: share -> likeness, of the set.
+        held_out_quantiles: the same of held-out images.
+    """
+
+    chance: float
+    error: float
+    quantiles: dict[str, float]
+    held_out_quantiles: dict[str, float]
+
+
+def nearness(likeness: np.ndarray, held_out: np.ndarray) -> Nearness:
+    """Compare two distributions of likeness, (N,) and (M,)."""
+    chance = float(mannwhitneyu(likeness, held_out).statistic) / (len(likeness) * len(held_out))
+    first, second = chance / (2 - chance), 2 * chance**2 / (1 + chance)
+    variance = chance * (1 - chance) + (len(likeness) - 1) * (first - chance**2)
+    variance = (variance + (len(held_out) - 1) * (second - chance**2)) / (len(likeness) * len(held_out))
+    return Nearness(chance, float(np.sqrt(max(variance, 0.0))), _quantiles(likeness), _quantiles(held_out))
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    return {f"{share:.2f}": float(np.quantile(values, share)) for share in np.linspace(0, 1, 21)}
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What images of prompts that belong to one training nodule each have in common with that nodule.
+
+    Attributes:
+        copies: images called copies.
+        own_nearest: images whose nearest training image, by grey values, is the prompt's own.
+        chance_nearest: share of that by chance: one in as many as there are training images.
+        own_rank: mean share of training images that are less like an image than its own is; 0.5 by chance.
+        own_rank_error: standard error over prompts.
+        prompts: attacked.
+    """
+
+    copies: Rate
+    own_nearest: Rate
+    chance_nearest: float
+    own_rank: float
+    own_rank_error: float | None
+    prompts: int
+
+
+def attack_result(detector: CopyDetector, images: Sequence[Tensor], sources: Sequence[int]) -> AttackResult:
+    """Judge an attack.
+
+    A prompt's own nodule shares its findings with the image, so that even a model that copies nothing ranks it above
+    average; a model that hands it out ranks it first.
+
+    Args:
+        detector: with the training images.
+        images: N generated images, N at least 1.
+        sources: (N,) place of each prompt's own training image.
+    """
+    own, best = [], []
+    index = detector.indices["grey values"]
+    for image, source in zip(images, sources):
+        likeness = index.likeness([image])[0]
+        best.append(int(likeness.argmax()) == source)
+        own.append(float((likeness < likeness[source]).sum() / max(len(likeness) - 1, 1)))
+    by_prompt = [np.mean([rank for rank, place in zip(own, sources) if place == source]) for source in set(sources)]
+    error = float(np.std(by_prompt, ddof=1) / np.sqrt(len(by_prompt))) if len(by_prompt) > 1 else None
+    copies = detector.inspect(images).copies
+    return AttackResult(
+        Rate(int(copies.sum()), len(copies)),
+        Rate(sum(best), len(best)),
+        1 / len(index.vectors),
+        float(np.mean(by_prompt)),
+        error,
+        len(by_prompt),
+    )
+
+
+def planted_copies(training: Sequence[Tensor], count: int, seed: int = 0) -> Iterator[Tensor]:
+    """Copies as a model might hand them out: training images in disguise.
+
+    Each is a random training image in a random orientation, turned by up to 5 degrees, shifted by up to 5 % of its
+    side, scaled by up to 5 %, blurred by up to 1 pixel, with contrast and brightness changed by up to 20 % and 10 %,
+    and with noise of up to 5 % of the range added.
+
+    Args:
+        training: images (3, H, W) uint8.
+        count: of copies.
+        seed: of all that is random.
+    """
+    draw = np.random.default_rng(seed)
+    for place in draw.integers(len(training), size=count):
+        yield _disguised(training[int(place)], draw)
+
+
+def _disguised(image: Tensor, draw: np.random.Generator) -> Tensor:
+    view = orientations(image)[int(draw.integers(ORIENTATIONS))].float()[None] / 255
+    angle, scale = np.deg2rad(draw.uniform(-5, 5)), draw.uniform(0.95, 1.05)
+    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+    shift = draw.uniform(-0.1, 0.1, 2)  # of half a side
+    grid = F.affine_grid(
+        torch.tensor([[[cosine, -sine, shift[0]], [sine, cosine, shift[1]]]], dtype=torch.float32),
+        list(view.shape),
+        align_corners=False,
+    )
+    moved = F.grid_sample(view, grid, padding_mode="border", align_corners=False)
+    steps = torch.arange(-3, 4, dtype=torch.float32)
+    weights = torch.exp(-(steps**2) / (2 * draw.uniform(0.05, 1.0) ** 2))
+    weights = (weights / weights.sum()).expand(3, 1, -1)
+    padded = F.pad(moved, (3, 3, 3, 3), mode="replicate")
+    blurred = F.conv2d(F.conv2d(padded, weights[:, :, None, :], groups=3), weights[:, :, :, None], groups=3)
+    noise = draw.uniform(0, 0.05) * torch.from_numpy(draw.standard_normal(blurred.shape[-2:])).float()
+    changed = (blurred - 0.5) * draw.uniform(0.8, 1.2) + 0.5 + draw.uniform(-0.1, 0.1) + noise
+    return (changed[0] * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _above(found: dict[str, np.ndarray], thresholds: dict[str, float], places: np.ndarray) -> np.ndarray:
+    return np.any([found[name][places] > threshold for name, threshold in thresholds.items()], axis=0)
+
+
+def _grey_vectors(images: Iterable[Tensor]) -> np.ndarray:
+    shrunk = [
+        F.interpolate(image[None].float().mean(1, keepdim=True), (SIDE, SIDE), mode="bilinear", antialias=True).flatten()
+        for image in images
+    ]
+    vectors = torch.stack(shrunk)
+    return (vectors - vectors.mean(dim=1, keepdim=True)).numpy()
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12))
