@@ -110,7 +110,8 @@ class FindingMeasure(Measure):
     """
 
     better = HIGHER
-    interval = "bootstrap over images; exact binomial for shares"
+    interval = "bootstrap over images; exact binomial for shares and where all codes agree"
+    bounds = (-1.0, 1.0)
 
     def __init__(
         self, key: str, name: str, rating: str, reader: FindingReader, repeats: int = 200, seed: int = 0
@@ -166,11 +167,19 @@ def _details(wanted: np.ndarray, codes: np.ndarray, expected: np.ndarray) -> dic
         "exact_ci95": _interval(found.exact, found.count),
         "within_one": found.within_one,
         "within_one_ci95": _interval(found.within_one, found.count),
+        **({"ci95": [_kappa_at_least(wanted), 1.0]} if found.exact == 1.0 else {}),
         # What reading the commonest code off every image would score.
         "exact_of_commonest": commonest / found.count,
         "rank_correlation": None if np.isnan(rank) else rank,
         "mean_error": float(np.abs(expected - wanted).mean()),
     }
+
+
+def _kappa_at_least(wanted: np.ndarray) -> float:
+    """Lower end of the interval of a perfect kappa: as many codes differ, by one, as chance may have hidden."""
+    hidden = 1.0 - _interval(1.0, len(wanted))[0]
+    by_chance = float(np.square(wanted[:, None] - wanted).mean())
+    return max(-1.0, 1.0 - hidden / by_chance)
 
 
 def _interval(share: float, count: int) -> list[float]:

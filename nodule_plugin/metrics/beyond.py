@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class CoverageMeasure(DistanceMeasure):
     """
 
     better = HIGHER
+    interval = "delete-half jackknife; exact binomial where all images or none count"
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class CoverageMeasure(DistanceMeasure):
     ) -> None:
         super().__init__(key, name, extractor, standard, repeats, seed)
         self.share, self.neighbours = share, neighbours
+        self.bounds = (0.0, math.inf) if share == "density" else (0.0, 1.0)
 
     @property
     def group(self) -> str:
@@ -51,7 +54,13 @@ class CoverageMeasure(DistanceMeasure):
         return f"{count} images, {needed} needed" if count < needed else None
 
     def _distance(self, real: FeatureRows, fake: FeatureRows) -> tuple[float, dict[str, Any]]:
-        return self._share(real, fake), {"neighbours": self.neighbours}
+        share = self._share(real, fake)
+        details: dict[str, Any] = {"neighbours": self.neighbours}
+        if share in self.bounds and self.share != "density":
+            # All halves agree where all images do: the jackknife then sees no error.
+            count = len(fake) if self.share == "precision" else len(real)
+            details["ci95"] = list(Rate(round(share * count), count).interval)
+        return share, details
 
     def _error(self, real: FeatureRows, fake: FeatureRows) -> float:
         if min(len(real), len(fake)) < 2 * (self.neighbours + 1):

@@ -26,6 +26,7 @@ class DoseCurve:
         ci95: of those means, Student's interval over seeds.
         real: the mean code read off held-out real images whose readers gave that code; None where there is none. The
             regression reads extremes towards the middle, so this and not the diagonal is what to hope for.
+        real_counts: how many of those images there are.
         chains: seeds that the curve rests on.
         trend: Kendall's rank correlation of asked and read, within a seed, mean over seeds; 1 for always rising.
         trend_ci95: Student's interval over seeds.
@@ -42,6 +43,7 @@ class DoseCurve:
     read: list[float]
     ci95: list[list[float]]
     real: list[float | None]
+    real_counts: list[int]
     chains: int
     trend: float
     trend_ci95: list[float]
@@ -49,6 +51,11 @@ class DoseCurve:
     change: float
     change_ci95: list[float]
     real_change: float | None
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the mean never falls from one code to the next."""
+        return bool(np.all(np.diff(self.read) >= 0))
 
 
 def dose_curves(images: ImageSet, real: ImageSet, training: ImageSet, reader: FindingReader) -> list[DoseCurve]:
@@ -85,7 +92,7 @@ def _chains(images: ImageSet, rating: str) -> list[dict[int, int]]:
 
 
 def _curve(
-    images: ImageSet, rating: str, codes: list[int], table: np.ndarray, real: list[float | None]
+    images: ImageSet, rating: str, codes: list[int], table: np.ndarray, real: list[tuple[float | None, int]]
 ) -> DoseCurve:
     taus = np.array([float(kendalltau(codes, row).statistic) for row in table])
     taus = np.nan_to_num(taus)  # a flat row has no ranks: no trend
@@ -94,7 +101,7 @@ def _curve(
         p_value = float(page_trend_test(table).pvalue)
     else:
         p_value = float(wilcoxon(change, alternative="greater").pvalue) if np.any(change) else 1.0
-    ends = real[0], real[-1]
+    ends = real[0][0], real[-1][0]
     return DoseCurve(
         rating,
         images.key.model,
@@ -102,7 +109,8 @@ def _curve(
         codes,
         table.mean(axis=0).tolist(),
         [_interval(column) for column in table.T],
-        real,
+        [mean for mean, _ in real],
+        [count for _, count in real],
         len(table),
         float(taus.mean()),
         _interval(taus),
@@ -120,7 +128,8 @@ def _interval(values: np.ndarray) -> list[float]:
 
 def _real_means(
     real: ImageSet, rating: str, codes: list[int], training: ImageSet, reader: FindingReader
-) -> list[float | None]:
+) -> list[tuple[float | None, int]]:
     given = np.array([rating_of(record, rating) for record in real.records], dtype=object)
     expected = reader.read(real, rating, training).expected
-    return [float(expected[given == code].mean()) if (given == code).any() else None for code in codes]
+    chosen = [expected[given == code] for code in codes]
+    return [(float(values.mean()) if len(values) else None, len(values)) for values in chosen]

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Value:
         count: what the number rests on: images, or pairs of images.
         reason: why there is no number.
         details: further numbers, by name.
+        bounds: that the value cannot leave, and its interval with it.
     """
 
     value: float | None
@@ -55,13 +56,14 @@ class Value:
     count: int = 0
     reason: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def to_dict(self) -> dict[str, Any]:
         """As metrics.json holds it; with the normal 95 % interval where the error is known."""
         interval = None
         if self.value is not None and self.standard_error is not None:
             half = NORMAL_95 * self.standard_error
-            interval = [self.value - half, self.value + half]
+            interval = [max(self.value - half, self.bounds[0]), min(self.value + half, self.bounds[1])]
         return {
             "value": self.value,
             "standard_error": self.standard_error,
@@ -88,11 +90,13 @@ class Measure(ABC):
         extractor: name of the network behind it.
         standard: True if it is the metric the literature knows by this name; False for a stand-in.
         interval: how its standard error, and with that the interval, is found.
+        bounds: of its values.
     """
 
     better = LOWER
     between_sets = False
     interval = "standard deviation over images, divided by the root of their number"
+    bounds = (-math.inf, math.inf)
 
     def __init__(self, key: str, name: str, extractor: str, standard: bool) -> None:
         self.key, self.name, self.extractor, self.standard = key, name, extractor, standard
@@ -124,7 +128,9 @@ class Measure(ABC):
             real: that they are compared with where it is a comparison.
             training: that the model has seen, for the measures that ask what it learnt.
         """
-        return missing(self.unavailable) if self.unavailable else self._measure(images, real, training)
+        if self.unavailable:
+            return missing(self.unavailable)
+        return replace(self._measure(images, real, training), bounds=self.bounds)
 
     @abstractmethod
     def _measure(self, images: ImageSet, real: ImageSet, training: ImageSet | None) -> Value: ...
@@ -225,6 +231,7 @@ class DistanceMeasure(Measure):
 class FrechetMeasure(DistanceMeasure):
     """:func:`frechet_distance`: FID where the features are Inception's."""
 
+    bounds = (0.0, math.inf)
     interval = "delete-half jackknife; delta method where both sets hold more than twice as many images as dimensions"
 
     def _distance(self, real: FeatureRows, fake: FeatureRows) -> tuple[float, dict[str, Any]]:
@@ -318,6 +325,8 @@ class KernelMeasure(DistanceMeasure):
 
 class CMMDMeasure(DistanceMeasure):
     """:func:`cmmd` of a CLIP model's image embeddings."""
+
+    bounds = (0.0, math.inf)
 
     def _distance(self, real: FeatureRows, fake: FeatureRows) -> tuple[float, dict[str, Any]]:
         return cmmd(real, fake), {}

@@ -2,26 +2,35 @@
 
 An image is called a copy when it is more like a training image than all but a small share of held-out real images are.
 Held-out images set the measure because small round nodules resemble each other without anyone copying. Likeness is
-measured in two ways, since either misses what the other finds: correlation of grey values, and cosine of an encoder's
-embeddings; both over the eight orientations that augmentation shows. What the detector misses is counted on planted
-copies: training images turned, shifted, blurred, made noisy and of another contrast.
+measured in two ways, over the eight orientations that augmentation shows: correlation of grey values after small turns,
+scalings and shifts, and cosine of an encoder's embeddings. Planted copies (training images turned, shifted, scaled,
+blurred, noisy and of another contrast) decide which of them the detector rests on, and count what it misses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest, mannwhitneyu
 from torch import Tensor
+from tqdm import tqdm
 
 from nodule_plugin.errors import InputError
 
 SIDE = 32
-"""Pixels a side at which grey values are compared: fine detail apart, which noise and resampling change."""
+"""Pixels a side at which the training images that come into question are looked for."""
+DETAIL_SIDE = 64
+"""Pixels a side at which those are compared."""
+FINE, COARSE = 1.5, 5.0
+"""Deviations in pixels of the band that is compared: noise below, brightness and the mere blob of a nodule above."""
+CANDIDATES = 20
+ANGLES, SCALES, MOST_SHIFT = (-4.0, 0.0, 4.0), (0.96, 1.0, 1.04), 4
+"""Degrees, factors and pixels that a candidate is fitted by."""
 ORIENTATIONS = 8
 FALSE_ALARMS = 0.01
 PLANTED = 200
@@ -48,8 +57,14 @@ class Neighbours:
     place: np.ndarray
 
 
+class Index(Protocol):
+    """Training images that the nearest one can be looked for in."""
+
+    def find(self, images: Sequence[Tensor]) -> Neighbours: ...
+
+
 class TrainingIndex:
-    """Training images ready to be searched: M vectors of length 1, products of which are likenesses.
+    """Training images as M vectors of length 1, products of which are likenesses.
 
     Args:
         training: M images (3, H, W), of any sizes.
@@ -66,18 +81,77 @@ class TrainingIndex:
         self._describe = describe or _grey_vectors
         self.vectors = _unit(self._describe(training))
 
-    def likeness(self, images: Sequence[Tensor]) -> np.ndarray:
-        """(N, M): of each image (3, h, w), in the orientation that suits it best, to each training image."""
+    def by_orientation(self, images: Sequence[Tensor]) -> np.ndarray:
+        """(N, 8, M) likeness of each image (3, h, w), in each orientation, to each training image."""
         views = _unit(self._describe(view for image in images for view in orientations(image)))
-        return (views @ self.vectors.T).reshape(len(images), ORIENTATIONS, -1).max(axis=1)
+        return (views @ self.vectors.T).reshape(len(images), ORIENTATIONS, -1)
 
     def find(self, images: Sequence[Tensor], at_a_time: int = 256) -> Neighbours:
         """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
-        found = [self.likeness(images[start : start + at_a_time]) for start in range(0, len(images), at_a_time)]
+        starts = range(0, len(images), at_a_time)
+        found = [self.by_orientation(images[start : start + at_a_time]).max(axis=1) for start in starts]
         return Neighbours(
             np.concatenate([block.max(axis=1) for block in found]),
             np.concatenate([block.argmax(axis=1) for block in found]),
         )
+
+
+class FittedIndex:
+    """Training images by their grey values, the likeliest fitted onto an image before they are compared.
+
+    The 20 training images that correlate most at 32 x 32 pixels, each in its best orientation, are compared at
+    64 x 64: correlation of the band between noise and mere brightness, the greatest over small turns, scalings and
+    shifts. Without the fit a shift by 5 % hides most copies.
+
+    Args:
+        training: M images (3, H, W), of any sizes.
+
+    Raises:
+        InputError: if there is none.
+    """
+
+    def __init__(self, training: Sequence[Tensor]) -> None:
+        self.coarse = TrainingIndex(training)
+        detail = torch.cat([_band(_grey(image, DETAIL_SIDE)) for image in training])
+        self._spectra = torch.fft.rfft2(detail)
+
+    def find(self, images: Sequence[Tensor]) -> Neighbours:
+        """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
+        found = [self._nearest(image) for image in tqdm(images, desc="copies", leave=False, delay=5)]
+        return Neighbours(np.array([likeness for likeness, _ in found]), np.array([place for _, place in found]))
+
+    def _nearest(self, image: Tensor) -> tuple[float, int]:
+        by_orientation = self.coarse.by_orientation([image])[0]
+        candidates = np.argsort(-by_orientation.max(axis=0))[:CANDIDATES]
+        views = orientations(image)
+        best = (-1.0, -1)
+        for turn in np.unique(by_orientation.argmax(axis=0)[candidates]):
+            places = candidates[by_orientation.argmax(axis=0)[candidates] == turn]
+            spectra = torch.fft.rfft2(_band(_fits(_grey(views[turn], DETAIL_SIDE))))
+            likeness = _greatest_over_shifts(spectra[:, None] * self._spectra[places].conj())
+            place = int(likeness.argmax())
+            best = max(best, (float(likeness[place]), int(places[place])))
+        return best
+
+
+def _fits(image: Tensor) -> Tensor:
+    """(1, s, s) -> (n, s, s): turned and scaled a little."""
+    turns = []
+    for angle in np.deg2rad(ANGLES):
+        for scale in SCALES:
+            cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+            turns.append([[cosine, -sine, 0.0], [sine, cosine, 0.0]])
+    matrices = torch.tensor(turns, dtype=torch.float32)
+    grid = F.affine_grid(matrices, [len(turns), 1, *image.shape[-2:]], align_corners=False)
+    stack = image[None].expand(len(turns), -1, -1, -1)
+    return F.grid_sample(stack, grid, padding_mode="border", align_corners=False)[:, 0]
+
+
+def _greatest_over_shifts(products: Tensor) -> Tensor:
+    """(n, m, s, s / 2 + 1) products of spectra -> (m,) greatest correlation over the fits and small shifts."""
+    correlation = torch.fft.irfft2(products, s=(DETAIL_SIDE, DETAIL_SIDE))
+    near = torch.arange(-MOST_SHIFT, MOST_SHIFT + 1) % DETAIL_SIDE
+    return correlation[:, :, near][:, :, :, near].amax((0, 2, 3))
 
 
 def copy_threshold(held_out: np.ndarray, share: float = FALSE_ALARMS) -> float:
@@ -111,24 +185,29 @@ class Rate:
         return float(found.low), float(found.high)
 
 
+GREY_VALUES, EMBEDDING = "grey values", "embedding"
+
+
 @dataclass(frozen=True)
 class CopyDetector:
-    """Calls an image a copy if its grey values or its embedding are more like a training image than is usual.
+    """Calls an image a copy if it is more like a training image than is usual.
 
     Attributes:
         indices: likeness's name -> the training images in that regard.
-        thresholds: likeness's name -> above which an image is called a copy.
-        held_out: likeness's name -> (N,) likeness of the held-out images that set the threshold.
-        false_alarms: held-out images called copies by thresholds that the other half of them set.
-        misses: planted copies that were not called so.
+        thresholds: likeness's name -> above which an image is called a copy; only of those that the detector rests on.
+        held_out: likeness's name -> (N,) likeness of the held-out images that set the thresholds.
+        false_alarms: held-out images called copies by thresholds that all others set.
+        misses: planted copies, others than those that chose the likenesses, that were not called so.
+        missed_by: likeness's name -> the same of a detector that rests on it alone.
         accepted: share of false alarms that the thresholds were set for.
     """
 
-    indices: dict[str, TrainingIndex]
+    indices: dict[str, Index]
     thresholds: dict[str, float]
     held_out: dict[str, np.ndarray]
     false_alarms: Rate
     misses: Rate
+    missed_by: dict[str, Rate]
     accepted: float
 
     @classmethod
@@ -147,32 +226,37 @@ class CopyDetector:
             training: images that the model saw.
             held_out: real images of other patients, at least two.
             embed: embeddings; None for grey values only.
-            false_alarms: share of held-out images that may be called copies, shared out between the likenesses.
-            planted: copies to plant.
-            seed: of these, and of the halves that count false alarms.
+            false_alarms: share of held-out images that may be called copies, shared out where both likenesses count.
+            planted: copies to plant, as many again to choose the likenesses.
+            seed: of these.
 
         Raises:
             InputError: if there is no training image or fewer than two held-out ones.
         """
         if len(held_out) < 2:
             raise InputError(f"copies: {len(held_out)} held-out real image; at least 2 are needed to set a threshold")
-        indices = {"grey values": TrainingIndex(training)}
+        indices: dict[str, Index] = {GREY_VALUES: FittedIndex(training)}
         if embed is not None:
-            indices["embedding"] = TrainingIndex(training, embed)
+            indices[EMBEDDING] = TrainingIndex(training, embed)
         usual = {name: index.find(held_out).likeness for name, index in indices.items()}
-        share = false_alarms / len(indices)
-        thresholds = {name: copy_threshold(found, share) for name, found in usual.items()}
-        order = np.random.default_rng(seed).permutation(len(held_out))
-        halves = order[::2], order[1::2]
-        alarms = sum(
-            int(_above(usual, {name: copy_threshold(found[one], share) for name, found in usual.items()}, other).sum())
-            for one, other in (halves, halves[::-1])
-        )
-        copies = list(planted_copies(training, planted, seed))
+        copies = list(planted_copies(training, 2 * planted, seed))
         found = {name: index.find(copies).likeness for name, index in indices.items()}
-        caught = int(_above(found, thresholds, np.arange(len(copies))).sum())
+        choosing, counting = np.arange(planted), np.arange(planted, 2 * planted)
+
+        def missed(names: Sequence[str], places: np.ndarray) -> Rate:
+            flags = _above(found, _thresholds(usual, names, false_alarms), places)
+            return Rate(int((~flags).sum()), len(places))
+
+        choices = [[name] for name in indices] + ([list(indices)] if len(indices) > 1 else [])
+        chosen = min(choices, key=lambda names: missed(names, choosing).hits)
         return cls(
-            indices, thresholds, usual, Rate(alarms, len(held_out)), Rate(len(copies) - caught, len(copies)), false_alarms
+            indices,
+            _thresholds(usual, chosen, false_alarms),
+            usual,
+            _false_alarms(usual, chosen, false_alarms),
+            missed(chosen, counting),
+            {name: missed([name], counting) for name in indices},
+            false_alarms,
         )
 
     def inspect(self, images: Sequence[Tensor]) -> Inspection:
@@ -257,19 +341,20 @@ def attack_result(detector: CopyDetector, images: Sequence[Tensor], sources: Seq
         images: N generated images, N at least 1.
         sources: (N,) place of each prompt's own training image.
     """
-    own, best = [], []
-    index = detector.indices["grey values"]
+    index = detector.indices[GREY_VALUES]
+    assert isinstance(index, FittedIndex)
+    own = []
     for image, source in zip(images, sources):
-        likeness = index.likeness([image])[0]
-        best.append(int(likeness.argmax()) == source)
+        likeness = index.coarse.by_orientation([image])[0].max(axis=0)
         own.append(float((likeness < likeness[source]).sum() / max(len(likeness) - 1, 1)))
     by_prompt = [np.mean([rank for rank, place in zip(own, sources) if place == source]) for source in set(sources)]
     error = float(np.std(by_prompt, ddof=1) / np.sqrt(len(by_prompt))) if len(by_prompt) > 1 else None
-    copies = detector.inspect(images).copies
+    found = detector.inspect(images)
+    hits = int((found.nearest[GREY_VALUES].place == np.asarray(sources)).sum())
     return AttackResult(
-        Rate(int(copies.sum()), len(copies)),
-        Rate(sum(best), len(best)),
-        1 / len(index.vectors),
+        Rate(int(found.copies.sum()), len(own)),
+        Rate(hits, len(own)),
+        1 / len(index.coarse.vectors),
         float(np.mean(by_prompt)),
         error,
         len(by_prompt),
@@ -304,27 +389,56 @@ def _disguised(image: Tensor, draw: np.random.Generator) -> Tensor:
         align_corners=False,
     )
     moved = F.grid_sample(view, grid, padding_mode="border", align_corners=False)
-    steps = torch.arange(-3, 4, dtype=torch.float32)
-    weights = torch.exp(-(steps**2) / (2 * draw.uniform(0.05, 1.0) ** 2))
-    weights = (weights / weights.sum()).expand(3, 1, -1)
-    padded = F.pad(moved, (3, 3, 3, 3), mode="replicate")
-    blurred = F.conv2d(F.conv2d(padded, weights[:, :, None, :], groups=3), weights[:, :, :, None], groups=3)
+    blurred = _blurred(moved[0], float(draw.uniform(0.05, 1.0)))
     noise = draw.uniform(0, 0.05) * torch.from_numpy(draw.standard_normal(blurred.shape[-2:])).float()
     changed = (blurred - 0.5) * draw.uniform(0.8, 1.2) + 0.5 + draw.uniform(-0.1, 0.1) + noise
-    return (changed[0] * 255).round().clamp(0, 255).to(torch.uint8)
+    return (changed * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _thresholds(usual: dict[str, np.ndarray], names: Sequence[str], false_alarms: float) -> dict[str, float]:
+    return {name: copy_threshold(usual[name], false_alarms / len(names)) for name in names}
+
+
+def _false_alarms(usual: dict[str, np.ndarray], names: Sequence[str], false_alarms: float) -> Rate:
+    """Held-out images called copies by the thresholds that the others set."""
+    count = len(usual[names[0]])
+    alarms = 0
+    for place in range(count):
+        others = {name: np.delete(usual[name], place) for name in names}
+        alarms += int(_above(usual, _thresholds(others, names, false_alarms), np.array([place]))[0])
+    return Rate(alarms, count)
 
 
 def _above(found: dict[str, np.ndarray], thresholds: dict[str, float], places: np.ndarray) -> np.ndarray:
     return np.any([found[name][places] > threshold for name, threshold in thresholds.items()], axis=0)
 
 
+def _grey(image: Tensor, side: int) -> Tensor:
+    """(3, H, W) -> (1, side, side) mean of the channels."""
+    grey = image[None].float().mean(1, keepdim=True)
+    return F.interpolate(grey, (side, side), mode="bilinear", antialias=True)[0]
+
+
 def _grey_vectors(images: Iterable[Tensor]) -> np.ndarray:
-    shrunk = [
-        F.interpolate(image[None].float().mean(1, keepdim=True), (SIDE, SIDE), mode="bilinear", antialias=True).flatten()
-        for image in images
-    ]
-    vectors = torch.stack(shrunk)
+    vectors = torch.stack([_grey(image, SIDE).flatten() for image in images])
     return (vectors - vectors.mean(dim=1, keepdim=True)).numpy()
+
+
+def _band(images: Tensor) -> Tensor:
+    """(N, s, s) without what is finer than FINE and coarser than COARSE, with mean 0 and length 1."""
+    fine = _blurred(images, FINE)
+    band = fine - _blurred(fine, COARSE)
+    band = band - band.mean((1, 2), keepdim=True)
+    return band / band.flatten(1).norm(dim=1).clamp(min=1e-9)[:, None, None]
+
+
+def _blurred(images: Tensor, deviation: float) -> Tensor:
+    """(N, h, w) blurred by a Gaussian; borders are repeated."""
+    reach = int(3 * deviation + 1)
+    weights = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * deviation**2))
+    weights = weights / weights.sum()
+    padded = F.pad(images[:, None], (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))[:, 0]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

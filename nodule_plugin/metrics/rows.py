@@ -82,7 +82,8 @@ def _over_halvings(measure: DistanceMeasure, halvings: Sequence[tuple[ImageSet, 
         return missing(objection)
     known = [value for value in (measure.between(*halves) for halves in halvings) if value is not None]
     deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return Value(float(np.mean(known)), deviation, len(halvings[0][0]), details={"halvings": len(known)})
+    count = len(halvings[0][0])
+    return Value(float(np.mean(known)), deviation, count, None, {"halvings": len(known)}, measure.bounds)
 
 
 def real_halves(real: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:

@@ -55,7 +55,7 @@ def _dose_response(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> lis
         for images in _of_kind(sets, DOSE)
         for curve in dose_curves(images, real, training[0], findings[0].reader)
     ]
-    return [asdict(curve) for curve in curves]
+    return [{**asdict(curve), "monotone": curve.monotone} for curve in curves]
 
 
 def _readers(measures: Sequence[Measure]) -> dict[str, Any]:
@@ -91,12 +91,13 @@ def _memorization(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict
                     "training": training.records[near.place[place]].id,
                     "by": name,
                     "likeness": float(near.likeness[place]),
-                    "excess": float(near.likeness[place] - detector.thresholds[name]),
+                    # Likenesses differ in scale: how many held-out images are less alike tells which stands out.
+                    "above_held_out": float((detector.held_out[name] < near.likeness[place]).mean()),
                     "copy": bool(inspection.copies[place]),
                 }
                 for place in np.argsort(-near.likeness)[:CLOSEST_PAIRS]
             ]
-    pairs.sort(key=lambda pair: -pair["excess"])
+    pairs.sort(key=lambda pair: (-pair["above_held_out"], -pair["likeness"]))
     return {
         "training_images": len(training),
         "held_out_images": len(real),
@@ -105,6 +106,7 @@ def _memorization(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict
             "thresholds": detector.thresholds,
             "false_alarms": rate(detector.false_alarms),
             "misses": rate(detector.misses),
+            "missed_by": {name: rate(found) for name, found in detector.missed_by.items()},
         },
         "sets": rows,
         "closest_pairs": _distinct(pairs)[:CLOSEST_PAIRS],

@@ -116,7 +116,7 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     """The distribution of likeness to the nearest training image, one plot a likeness."""
     memorization = results["studies"]["memorization"]
     panels = {}
-    for name, limit in (memorization["detector"]["thresholds"] if memorization else {}).items():
+    for name in memorization["detector"]["missed_by"] if memorization else ():
         figure = Figure(figsize=(3.9, 3.0), layout="constrained")
         axis = figure.subplots()
         for row in memorization["sets"]:
@@ -127,7 +127,9 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         usual = memorization["sets"][0]["nearness"][name]["held_out_quantiles"]
         shares = [float(share) for share in usual]
         axis.plot(list(usual.values()), shares, color="black", linestyle="--", label=f"held-out {results['reference']}")
-        axis.axvline(limit, color="black", linewidth=1, linestyle=":", label="threshold")
+        if name in memorization["detector"]["thresholds"]:
+            limit = memorization["detector"]["thresholds"][name]
+            axis.axvline(limit, color="black", linewidth=1, linestyle=":", label="threshold")
         axis.set_xlabel(f"likeness to the nearest training image ({name})", fontsize=8)
         axis.set_ylabel("share of images below", fontsize=8)
         axis.tick_params(labelsize=8)

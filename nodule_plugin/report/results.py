@@ -168,11 +168,14 @@ def _study_sentences(results: Mapping[str, Any], best: Mapping[str, Any]) -> lis
             f"{share_with_interval(detector['misses'])} of planted ones."
         )
     if curves:
-        follow = sorted({curve["rating"] for curve in curves if curve["p_value"] < 0.05 and curve["change"] > 0})
-        ignored = sorted({curve["rating"] for curve in curves} - set(follow))
+        moved = [curve for curve in curves if curve["p_value"] < 0.05 and curve["change"] > 0]
+        rising = sorted({curve["rating"] for curve in moved if curve["monotone"]})
+        partly = sorted({curve["rating"] for curve in moved} - set(rising))
+        ignored = sorted({curve["rating"] for curve in curves} - {curve["rating"] for curve in moved})
         sentences.append(
-            f"When one rating moves and all else stays, what is read off the pictures follows for "
-            f"{', '.join(follow) or 'no rating'}" + (f", and is not shown to for {', '.join(ignored)}." if ignored else ".")
+            "When one rating moves and all else stays, what is read off the pictures rises throughout for "
+            f"{', '.join(rising) or 'no rating'}; with reversals for {', '.join(partly) or 'none'}; and is not shown to "
+            f"rise for {', '.join(ignored) or 'none'}."
         )
     return sentences
 

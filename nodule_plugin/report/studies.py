@@ -72,7 +72,7 @@ def copies_table(results: Mapping[str, Any]) -> Table | None:
     memorization = results["studies"]["memorization"]
     if memorization is None:
         return None
-    likenesses = list(memorization["detector"]["thresholds"])
+    likenesses = list(memorization["detector"]["missed_by"])
     headings = ["Model", "Guidance scale", "Copies", *(f"Nearer than held-out ({name})" for name in likenesses)]
     lines = [
         [
@@ -103,9 +103,11 @@ def detector_sentences(results: Mapping[str, Any]) -> list[str]:
         f"eight orientations, passes a threshold: {limits}. The thresholds let "
         f"{percent(detector['accepted_false_alarms'], 0)} of {memorization['held_out_images']} held-out "
         f"{results['reference']} pass.",
-        f"False alarms on held-out images whose thresholds the other half set: "
+        f"False alarms on held-out images, the thresholds set by all others: "
         f"{share_with_interval(detector['false_alarms'])}. Planted copies (turned, shifted, blurred, noisy, of other "
-        f"contrast) that it misses: {share_with_interval(detector['misses'])}.",
+        f"contrast) that it misses: {share_with_interval(detector['misses'])}; "
+        + ", ".join(f"{name} alone {percent(found['share'])}" for name, found in detector["missed_by"].items())
+        + ".",
     ]
     for attack in memorization["attacks"]:
         error = attack["own_rank_error"]
