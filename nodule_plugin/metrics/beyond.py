@@ -14,7 +14,7 @@ from nodule_plugin.metrics.coverage import manifold_coverage
 from nodule_plugin.metrics.feature_cache import embedder
 from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.measures import BEYOND, HIGHER, DistanceMeasure, Measure, Value, missing
-from nodule_plugin.metrics.memorization import FALSE_ALARMS, CopyDetector, Inspection, Rate
+from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Inspection, Rate
 from nodule_plugin.metrics.two_samples import MIN_IMAGES, half_sample_error
 
 
@@ -79,7 +79,8 @@ class CopyMeasure(Measure):
         embedding: whose embeddings are compared beside grey values; None, or unavailable: grey values only.
         cache_dir: of the embeddings of all orientations; None keeps none.
         false_alarms: share of held-out real images that may be called copies.
-        seed: of planted copies.
+        planted: copies that count what the detector misses, see :meth:`CopyDetector.calibrate`.
+        seed: of these.
     """
 
     interval = "exact binomial"
@@ -91,12 +92,13 @@ class CopyMeasure(Measure):
         embedding: FeatureExtractor | None = None,
         cache_dir: str | Path | None = None,
         false_alarms: float = FALSE_ALARMS,
+        planted: int = PLANTED,
         seed: int = 0,
     ) -> None:
         self.embedding = None if embedding is None or embedding.unavailable else embedding
         likenesses = ["correlation of grey values", *([] if self.embedding is None else [self.embedding.name])]
         super().__init__(key, name, " or ".join(likenesses), standard=False)
-        self.cache_dir, self.false_alarms, self.seed = cache_dir, false_alarms, seed
+        self.cache_dir, self.false_alarms, self.planted, self.seed = cache_dir, false_alarms, planted, seed
         self._detectors: dict[tuple[int, int], CopyDetector] = {}
         self._inspections: dict[tuple[int, int], Inspection] = {}
 
@@ -114,7 +116,7 @@ class CopyMeasure(Measure):
         if place not in self._detectors:
             embed = None if self.embedding is None else embedder(self.embedding, self.cache_dir)
             self._detectors[place] = CopyDetector.calibrate(
-                training.images, real.images, embed, self.false_alarms, seed=self.seed
+                training.images, real.images, embed, self.false_alarms, self.planted, self.seed
             )
         return self._detectors[place]
 

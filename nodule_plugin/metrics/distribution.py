@@ -105,6 +105,9 @@ class FrechetDistanceMetric(FeatureDistanceMetric):
 class KernelDistanceMetric(FeatureDistanceMetric):
     """:func:`kernel_distance` as a metric with ``update``, ``compute`` and ``reset``; keeps the features.
 
+    Processes join theirs, one after the other: sets larger than a subset are then sampled from in another order than by
+    one process.
+
     Args:
         extractor: see :class:`FeatureDistanceMetric`.
         subsets, subset_size, seed: see :func:`kernel_distance`.

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
-from nodule_plugin.data.feature_rows import FeatureRows
 
 SUFFIX = ".npy"
 IMAGES_PER_FILE = 512

@@ -236,7 +236,8 @@ def _builder(architecture: str) -> Callable[[], torch.nn.Module]:
     if library == "torchvision" and name in torchvision.models.list_models(torchvision.models):
         return lambda: _without_classifier(torchvision.models.get_model(name, weights=None))
     raise InputError(
-        f"backbone {architecture!r}: no such network; give torchvision/<name> or timm/<name>, such as torchvision/resnet50"
+        f"backbone {architecture!r}: no such network; give torchvision/<name> or timm/<name>, such as "
+        "torchvision/resnet50"
     )
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from nodule_plugin.errors import InputError
 from nodule_plugin.data.feature_rows import FeatureRows
+from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.two_samples import Features, checked_pair, half_sample_error
 
 POINTS = 15
@@ -172,8 +172,9 @@ def extrapolate_frechet_distance(
         )
     draw = np.random.default_rng(seed)
     shares = np.linspace(0.5, 1.0, points)
-    distances = np.array([frechet_distance(*(_part(rows, share, draw) for rows in (first, second))) for share in shares])
-    (slope, intercept), spread = np.polyfit(1.0 / shares, distances, 1, cov=True)
+    parts = [[_part(rows, share, draw) for rows in (first, second)] for share in shares]
+    distances = np.array([frechet_distance(*pair) for pair in parts])
+    (_, intercept), spread = np.polyfit(1.0 / shares, distances, 1, cov=True)
     error = np.hypot(frechet_error(first, second, repeats, seed), np.sqrt(spread[1, 1]))
     return Extrapolation(float(intercept), float(error), shares.tolist(), distances.tolist())
 

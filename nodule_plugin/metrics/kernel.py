@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nodule_plugin.errors import InputError
 from nodule_plugin.data.feature_rows import FeatureRows
+from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.two_samples import MIN_IMAGES, Features, checked_pair
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]

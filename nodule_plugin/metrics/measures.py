@@ -351,7 +351,13 @@ def backbone_measures(
     """
     columns: list[Measure] = []
     for number, extractor in enumerate(extractors, start=1):
-        shared = {"extractor": extractor, "standard": False, "repeats": repeats, "seed": seed, "group": BACKBONES}
+        shared: dict[str, Any] = {
+            "extractor": extractor,
+            "standard": False,
+            "repeats": repeats,
+            "seed": seed,
+            "group": BACKBONES,
+        }
         columns.append(FrechetMeasure(f"fd_backbone{number}", f"FD ({extractor.name})", **shared))
         columns.append(
             KernelMeasure(

@@ -135,8 +135,8 @@ def pair_distances(
     waiting: dict[torch.Size, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
 
     def measure(batch: list[tuple[int, Tensor, Tensor]]) -> None:
-        ones, twos = (torch.stack([entry[side] for entry in batch]) for side in (1, 2))
-        distances[[entry[0] for entry in batch]] = distance(ones, twos).numpy()
+        places, ones, twos = zip(*batch)
+        distances[list(places)] = distance(torch.stack(ones), torch.stack(twos)).numpy()
         batch.clear()
 
     for index, (first, second) in enumerate(tqdm(pairs, desc=description, leave=False, delay=2)):

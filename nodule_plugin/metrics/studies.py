@@ -51,9 +51,7 @@ def _dose_response(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> lis
         return []
     (real,) = _of_kind(sets, REAL)
     curves = [
-        curve
-        for images in _of_kind(sets, DOSE)
-        for curve in dose_curves(images, real, training[0], findings[0].reader)
+        curve for images in _of_kind(sets, DOSE) for curve in dose_curves(images, real, training[0], findings[0].reader)
     ]
     return [{**asdict(curve), "monotone": curve.monotone} for curve in curves]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from nodule_plugin.errors import InputError
 from nodule_plugin.data.feature_rows import FeatureRows
+from nodule_plugin.errors import InputError
 
 Features = Tensor | np.ndarray | FeatureRows
 """(N, D) features of N images."""

@@ -99,7 +99,8 @@ def dose_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         for curve in own:
             scale = curve["guidance_scale"]
             label = curve["model"] if scale is None else f"{curve['model']} at {scale:g}"
-            axis.errorbar(curve["codes"], curve["read"], _bars(curve["read"], curve["ci95"]), marker="o", capsize=3, label=label)
+            bars = _bars(curve["read"], curve["ci95"])
+            axis.errorbar(curve["codes"], curve["read"], bars, marker="o", capsize=3, label=label)
         real = [(code, value) for code, value in zip(own[0]["codes"], own[0]["real"]) if value is not None]
         axis.plot(*zip(*real), color="black", linewidth=1, linestyle="--", marker=".", label=results["reference"])
         axis.set_xticks(own[0]["codes"])

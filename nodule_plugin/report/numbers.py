@@ -33,7 +33,7 @@ def with_interval(value: float, interval: Sequence[float] | None) -> str:
         return f"{value:.4g}"
     if abs(value) >= 1e5:
         return f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
-    digits = max(0, 1 - math.floor(math.log10((interval[1] - interval[0]) / 4)))
+    digits = max(0, 1 - math.floor(math.log10((interval[1] - interval[0]) / 3.9)))
     return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 

@@ -174,8 +174,8 @@ def _study_sentences(results: Mapping[str, Any], best: Mapping[str, Any]) -> lis
         ignored = sorted({curve["rating"] for curve in curves} - {curve["rating"] for curve in moved})
         sentences.append(
             "When one rating moves and all else stays, what is read off the pictures rises throughout for "
-            f"{', '.join(rising) or 'no rating'}; with reversals for {', '.join(partly) or 'none'}; and is not shown to "
-            f"rise for {', '.join(ignored) or 'none'}."
+            f"{', '.join(rising) or 'no rating'}; with reversals for {', '.join(partly) or 'none'}; and is not shown "
+            f"to rise for {', '.join(ignored) or 'none'}."
         )
     return sentences
 

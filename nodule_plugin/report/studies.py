@@ -49,8 +49,8 @@ def dose_table(results: Mapping[str, Any]) -> Table | None:
     curves = results["studies"]["dose_response"]
     if not curves:
         return None
-    headings = ["Finding", "Model", "Guidance scale", "Trend (Kendall)", "p, no trend", "Change read", "Same, real images"]
-    headings.append("Seeds")
+    headings = ["Finding", "Model", "Guidance scale", "Trend (Kendall)", "p, no trend"]
+    headings += ["Change read", f"Same, {results['reference']}", "Seeds"]
     lines = [
         [
             curve["rating"].capitalize(),
@@ -112,10 +112,11 @@ def detector_sentences(results: Mapping[str, Any]) -> list[str]:
     for attack in memorization["attacks"]:
         error = attack["own_rank_error"]
         ends = None if error is None else [attack["own_rank"] - 1.96 * error, attack["own_rank"] + 1.96 * error]
+        chance = percent(attack["chance_nearest"])
         sentences.append(
             f"Attack on {attack['model']} through {attack['prompts']} prompts that belong to one training nodule each: "
-            f"copies {share_with_interval(attack['copies'])}; the prompt's own nodule is the nearest training image for "
-            f"{share_with_interval(attack['own_nearest'])}, by chance {percent(attack['chance_nearest'])}; it is nearer "
-            f"than a share of {with_interval(attack['own_rank'], ends)} of the training images, by chance 0.5."
+            f"copies {share_with_interval(attack['copies'])}; the prompt's own nodule is the nearest training image "
+            f"for {share_with_interval(attack['own_nearest'])}, by chance {chance}; it is nearer than a share of "
+            f"{with_interval(attack['own_rank'], ends)} of the training images, by chance 0.5."
         )
     return sentences

@@ -1,4 +1,4 @@
-"""The guidance sweep: fidelity against alignment against diversity, and which scales no other one beats in all three."""
+"""The guidance sweep: fidelity against alignment against diversity, and which scales no other one beats."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ FOOTNOTES = {
     "spread among real images. Precision and density: how far generated images lie among real ones. Recall and "
     "coverage: how many real ones have a generated one near. Copies: images more like a training image than all but "
     "1 % of held-out reference images are.",
-    FINDINGS: "Cohen's kappa with quadratic weights (0 chance, 1 perfect) between the rating asked for and the one that "
-    "an ordinal regression, trained on the training images, reads off. For reference images: between their readers' "
-    "rating and the one read off, which is what the regression can do at best. Calcification: any or none.",
+    FINDINGS: "Cohen's kappa with quadratic weights (0 chance, 1 perfect) between the rating asked for and the one "
+    "that an ordinal regression, trained on the training images, reads off. For reference images: between their "
+    "readers' rating and the one read off, which is what the regression can do at best. Calcification: any or none.",
 }
 TITLES = {
     PUBLISHED: "Published metrics",
