@@ -54,6 +54,12 @@ class FeatureRows:
         for start in range(0, len(self), rows):
             yield self[start : start + rows]
 
+    def numbered_blocks(self, rows: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
+        """The same with their places."""
+        for start in range(0, len(self), rows):
+            places = slice(start, min(start + rows, len(self)))
+            yield places, self[places]
+
     def read(self) -> np.ndarray:
         """All rows at once, where a statistic needs them so."""
         return self[:]

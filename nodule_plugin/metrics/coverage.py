@@ -6,7 +6,6 @@ Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", I
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +51,8 @@ def manifold_coverage(real: Features, fake: Features, neighbours: int = 5) -> Co
     reach, other_reach = _reach(first, neighbours), _reach(second, neighbours)
     reaches_around = np.zeros(len(second))  # how many real reaches each generated image lies in
     covered, recalled = np.zeros(len(first), bool), np.zeros(len(first), bool)
-    for rows, block in _numbered(first):
-        for columns, other in _numbered(second):
+    for rows, block in first.numbered_blocks():
+        for columns, other in second.numbered_blocks():
             squared = _squared_distances(block, other)
             near = squared <= reach[rows, None]
             reaches_around[columns] += near.sum(axis=0)
@@ -65,14 +64,6 @@ def manifold_coverage(real: Features, fake: Features, neighbours: int = 5) -> Co
         density=float(reaches_around.mean() / neighbours),
         coverage=float(covered.mean()),
     )
-
-
-def _numbered(features: FeatureRows) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks with their places."""
-    start = 0
-    for block in features.blocks():
-        yield slice(start, start + len(block)), block
-        start += len(block)
 
 
 def _reach(features: FeatureRows, neighbours: int) -> np.ndarray:

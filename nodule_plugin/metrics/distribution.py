@@ -16,7 +16,13 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.frechet import distance_of_gaussians, frechet_distance, gaussian_of_moments
+from nodule_plugin.metrics.frechet import (
+    condensed,
+    distance_of_gaussians,
+    frechet_distance,
+    gaussian_of_rows,
+    with_weight,
+)
 from nodule_plugin.metrics.kernel import KernelDistance, kernel_distance, squared_mmd
 from nodule_plugin.metrics.two_samples import MIN_IMAGES, Features, checked_pair, half_sample_error
 
@@ -65,23 +71,23 @@ class FeatureDistanceMetric(Metric):
 class FrechetDistanceMetric(FeatureDistanceMetric):
     """:func:`frechet_distance` as a metric with ``update``, ``compute`` and ``reset``.
 
-    Keeps sums of the features and of their products in double precision: memory does not grow with the images.
-    Processes add theirs up; each must have had a batch.
+    Memory does not grow with the images: rows beyond twice the number of features are condensed, without loss, and
+    processes join what they hold (:func:`nodule_plugin.metrics.frechet.condensed`).
     """
+
+    real_rows: list[Tensor]
+    fake_rows: list[Tensor]
 
     def __init__(self, extractor: Callable[[Tensor], Tensor], **kwargs: Any) -> None:
         super().__init__(extractor, **kwargs)
-        # Their size is known with the first batch only: a single 0 adds to it as it is.
-        for side in ("real", "fake"):
-            self.add_state(f"{side}_count", default=torch.tensor(0), dist_reduce_fx="sum")
-            self.add_state(f"{side}_sum", default=torch.zeros(1, dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state(f"{side}_products", default=torch.zeros(1, 1, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("real_rows", default=[], dist_reduce_fx="cat")
+        self.add_state("fake_rows", default=[], dist_reduce_fx="cat")
 
     def _take(self, features: Tensor, side: str) -> None:
-        rows = features.double()
-        for name, term in (("count", torch.tensor(len(rows))), ("sum", rows.sum(0)), ("products", rows.T @ rows)):
-            state = f"{side}_{name}"
-            setattr(self, state, getattr(self, state) + term.to(getattr(self, state).device))
+        rows = self.real_rows if side == "real" else self.fake_rows
+        rows.append(torch.from_numpy(with_weight(features.double().cpu().numpy())).to(self.device))
+        if sum(len(block) for block in rows) > 2 * rows[0].shape[1]:
+            rows[:] = [torch.from_numpy(condensed(torch.cat(rows).cpu().numpy())).to(self.device)]
 
     def compute(self) -> Tensor:
         """The distance, a scalar tensor.
@@ -90,15 +96,10 @@ class FrechetDistanceMetric(FeatureDistanceMetric):
             InputError: see :func:`frechet_distance`.
         """
         gaussians = []
-        for side in ("real", "fake"):
-            count, total, products = (getattr(self, f"{side}_{name}") for name in ("count", "sum", "products"))
-            if int(count) == 0:
+        for side, rows in (("real", self.real_rows), ("fake", self.fake_rows)):
+            if isinstance(rows, list) and not rows:
                 raise self._missing(side)
-            if int(count) < MIN_IMAGES:
-                raise InputError(f"{type(self).__name__}: 1 {side} image, {MIN_IMAGES} needed")
-            mean = total / count
-            covariance = (products - count * torch.outer(mean, mean)) / (count - 1)
-            gaussians.append(gaussian_of_moments(int(count), mean.cpu().numpy(), covariance.cpu().numpy()))
+            gaussians.append(gaussian_of_rows(condensed(dim_zero_cat(rows).cpu().numpy())))
         return torch.tensor(distance_of_gaussians(*gaussians))
 
 

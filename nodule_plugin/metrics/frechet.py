@@ -14,7 +14,7 @@ from scipy.linalg import solve_triangular
 
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.two_samples import Features, checked_pair, half_sample_error
+from nodule_plugin.metrics.two_samples import MIN_IMAGES, Features, checked_pair, half_sample_error
 
 POINTS = 15
 """Sizes that the extrapolation measures, as in Chong and Forsyth's code."""
@@ -72,7 +72,10 @@ def distance_of_gaussians(first: Gaussian, second: Gaussian) -> float:
 
 
 def fit_gaussian(features: FeatureRows) -> Gaussian:
-    """Mean and covariance of N >= 2 features; never more than D rows and a block in memory."""
+    """Mean and covariance of N >= 2 features; never more than D rows and a block in memory.
+
+    The root has N rows, or is triangular with D rows where N is larger.
+    """
     count, dimensions = features.shape
     mean = np.sum([block.sum(axis=0) for block in features.blocks()], axis=0) / count
     scale = np.sqrt(count - 1)
@@ -85,18 +88,34 @@ def fit_gaussian(features: FeatureRows) -> Gaussian:
     return Gaussian(mean, root)
 
 
-def gaussian_of_moments(count: int, mean: np.ndarray, covariance: np.ndarray) -> Gaussian:
-    """A Gaussian from moments that were summed up, of ``count`` images.
+def with_weight(features: np.ndarray) -> np.ndarray:
+    """(N, D) features as (N, D + 1) rows that can be condensed and joined, see :func:`condensed`."""
+    return np.concatenate([np.ones((len(features), 1)), features], axis=1)
+
+
+def condensed(rows: np.ndarray) -> np.ndarray:
+    """At most D + 1 rows with the same products as (N, D + 1) ``rows``: all that a Gaussian needs to know of them.
+
+    The triangular factor of the rows. What was condensed can be joined with other rows and condensed again, without
+    loss: memory does not grow with the images, whoever joins them.
+    """
+    return np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows
+
+
+def gaussian_of_rows(rows: np.ndarray) -> Gaussian:
+    """Mean and covariance of the images whose features :func:`with_weight` and :func:`condensed` made ``rows``.
 
     Raises:
-        InputError: for fewer than two images, or moments that are not finite.
+        InputError: for fewer than two images, or values that are not finite.
     """
-    if count < 2:
-        raise InputError(f"features: {count} image, 2 needed")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+    weights, values = rows[:, 0], rows[:, 1:]
+    if not np.isfinite(rows).all():
         raise InputError("features: there are values that are not finite; check the images")
-    values, vectors = np.linalg.eigh(covariance)
-    return Gaussian(mean, np.sqrt(values.clip(min=0))[:, None] * vectors.T)
+    count = float(np.square(weights).sum())
+    if round(count) < MIN_IMAGES:
+        raise InputError(f"features: {round(count)} image, {MIN_IMAGES} needed")
+    mean = weights @ values / count
+    return Gaussian(mean, (values - np.outer(weights, mean)) / np.sqrt(count - 1))
 
 
 def frechet_error(real: Features, fake: Features, repeats: int = 50, seed: int = 0) -> float:

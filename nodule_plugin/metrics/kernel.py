@@ -93,7 +93,7 @@ def _unbiased(first: np.ndarray, second: np.ndarray) -> float:
 
 def squared_mmd(real: Features, fake: Features) -> float:
     """The unbiased squared maximum mean discrepancy of all images, with KID's kernel; see :func:`kernel_distance`."""
-    return KernelSums.of(*checked_pair(real, fake), polynomial_kernel, seed=0).distance(unbiased=True)
+    return KernelSums.of(*checked_pair(real, fake), polynomial_kernel, 0, groups=1).distance(unbiased=True)
 
 
 def cmmd(real: Features, fake: Features) -> float:
@@ -108,7 +108,8 @@ def cmmd(real: Features, fake: Features) -> float:
     Raises:
         InputError: for fewer than two images, differing D, or values that are not finite.
     """
-    return CMMD_SCALE * KernelSums.of(*checked_pair(real, fake), gaussian_kernel, seed=0).distance(unbiased=False)
+    sums = KernelSums.of(*checked_pair(real, fake), gaussian_kernel, 0, groups=1)
+    return CMMD_SCALE * sums.distance(unbiased=False)
 
 
 def kernel_error(real: Features, fake: Features, repeats: int = 50, seed: int = 0) -> float:
@@ -139,13 +140,23 @@ class KernelSums(NamedTuple):
     counts: tuple[np.ndarray, np.ndarray]
 
     @classmethod
-    def of(cls, first: FeatureRows, second: FeatureRows, kernel: Kernel, seed: int) -> KernelSums:
-        """Sum up; two groups of either set are in memory at a time."""
-        groups, others = _groups(first, seed), _groups(second, seed + 1)
-        own = [_sums_within(part, kernel) for part in (groups, others)]
-        between = np.array([[kernel(one[:], other[:]).sum() for other in others] for one in groups])
-        counts = tuple(np.array([len(group) for group in part]) for part in (groups, others))
-        return cls((own[0][0], own[1][0]), (own[0][1], own[1][1]), between, (counts[0], counts[1]))
+    def of(cls, first: FeatureRows, second: FeatureRows, kernel: Kernel, seed: int, groups: int = GROUPS) -> KernelSums:
+        """Sum up; two blocks of features are in memory at a time.
+
+        Args:
+            first, second: the two sets.
+            kernel: of two blocks of features.
+            seed: of the groups.
+            groups: of either set at most; as many as there are images where these are fewer.
+        """
+        members = _membership(len(first), groups, seed), _membership(len(second), groups, seed + 1)
+        own = [_sums_within(rows, member, kernel) for rows, member in zip((first, second), members)]
+        between = np.zeros((members[0].shape[1], members[1].shape[1]))
+        for rows, block in first.numbered_blocks():
+            for columns, other in second.numbered_blocks():
+                between += members[0][rows].T @ kernel(block, other) @ members[1][columns]
+        counts = members[0].sum(axis=0), members[1].sum(axis=0)
+        return cls((own[0][0], own[1][0]), (own[0][1], own[1][1]), between, counts)
 
     def distance(self, unbiased: bool, chosen: tuple[np.ndarray, np.ndarray] | None = None) -> float:
         """The squared maximum mean discrepancy of all images, or of those in the ``chosen`` groups of either set."""
@@ -178,19 +189,23 @@ def _half(count: int, draw: np.random.Generator) -> np.ndarray:
     return np.asarray(draw.choice(count, count // 2, replace=False))
 
 
-def _groups(rows: FeatureRows, seed: int) -> list[FeatureRows]:
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return [rows.take(order[start::GROUPS]) for start in range(min(GROUPS, len(rows)))]
+def _membership(count: int, groups: int, seed: int) -> np.ndarray:
+    """(count, G) with a 1 for each image's group; groups are random and equally large, give or take one."""
+    number = min(groups, count)
+    member = np.zeros((count, number))
+    member[np.random.default_rng(seed).permutation(count), np.arange(count) % number] = 1.0
+    return member
 
 
-def _sums_within(groups: list[FeatureRows], kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
-    sums, itself = np.zeros((len(groups), len(groups))), np.zeros(len(groups))
-    for i, group in enumerate(groups):
-        own = kernel(group[:], group[:])
-        itself[i] = np.trace(own)
-        sums[i, i] = own.sum() - itself[i]
-        for j in range(i):
-            sums[i, j] = sums[j, i] = kernel(group[:], groups[j][:]).sum()
+def _sums_within(rows: FeatureRows, member: np.ndarray, kernel: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    sums, itself = np.zeros((member.shape[1],) * 2), np.zeros(member.shape[1])
+    for places, block in rows.numbered_blocks():
+        for others, other in rows.numbered_blocks():
+            values = kernel(block, other)
+            if places == others:
+                itself += np.diag(values) @ member[places]
+                np.fill_diagonal(values, 0.0)
+            sums += member[places].T @ values @ member[others]
     return sums, itself
 
 
