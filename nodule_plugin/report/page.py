@@ -36,7 +36,8 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
         {
             "title": TITLES[group],
             "headings": table(results, group)[0],
-            "rows": table(results, group)[1],
+            "rows": table(results, group)[1] if _computed(results, group) else [],
+            "absent": _why_absent(results, group),
             "footnote": FOOTNOTES[group],
             "extractors": extractor_lines(results, group),
         }
@@ -130,6 +131,19 @@ def _picture_of(images: ImageSet, image_id: str) -> str:
 def _title(images: ImageSet) -> str:
     scale = images.key.guidance_scale
     return images.key.model if scale is None else f"{images.key.model} at {scale:g}"
+
+
+def _why_absent(results: Mapping[str, Any], group: str) -> str:
+    """Why a table without any number has none: a line says it as well as a page of cells."""
+    measures = [measure for measure in results["measures"] if measure["group"] == group]
+    names = ", ".join(measure["name"] for measure in measures)
+    reasons = dict.fromkeys(
+        row["values"][measure["key"]]["reason"]
+        for row in results["rows"]
+        for measure in measures
+        if row["kind"] == GENERATED
+    )
+    return f"Not computed: {names} ({'; '.join(str(reason) for reason in reasons)})."
 
 
 def _computed(results: Mapping[str, Any], group: str) -> bool:

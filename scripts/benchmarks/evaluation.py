@@ -1,8 +1,8 @@
 """Distances between two sets of features: time and memory here and with torch-fidelity, on the same numbers.
 
-``python scripts/benchmarks/evaluation.py --images 10000`` writes one line a statistic, as a Markdown table. The features
-are random with a spread like Inception's; here they lie in the cache of an evaluation, there in memory. Each statistic
-runs in a process of its own, so that its peak memory can be told.
+``python scripts/benchmarks/evaluation.py --images 10000`` writes one line a statistic, as a Markdown table. The
+features are random with a spread like Inception's; here they lie in the cache of an evaluation, there in memory. Each
+statistic runs in a process of its own, so that its peak memory can be told.
 """
 
 from __future__ import annotations
