@@ -38,8 +38,8 @@ def with_interval(value: float, interval: Sequence[float] | None) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """``4.2 %`` of 0.042."""
-    return f"{100 * share:.{digits}f} %"
+    """``4.2 %`` of 0.042; the space does not break."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def share_with_interval(rate: Mapping[str, Any]) -> str:

@@ -34,14 +34,14 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 def _of_readers(own: Mapping[str, Any]) -> str:
-    return f"{own['exact']:.2f} / {own['within_one']:.2f} / {own['kappa']:.2f}"
+    return f"{own['exact']:.2f} /\n{own['within_one']:.2f} / {own['kappa']:.2f}"
 
 
 def _agreement(value: Mapping[str, Any]) -> str:
     if value["value"] is None:
         return f"not computed: {value['reason']}"
     low, high = value["exact_ci95"]
-    return f"{value['exact']:.2f} [{low:.2f}, {high:.2f}] / {value['within_one']:.2f} / {value['value']:.2f}"
+    return f"{value['exact']:.2f} [{low:.2f}, {high:.2f}] /\n{value['within_one']:.2f} / {value['value']:.2f}"
 
 
 def dose_table(results: Mapping[str, Any]) -> Table | None:

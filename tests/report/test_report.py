@@ -184,7 +184,7 @@ def test_numbers_carry_their_interval(value: float, interval: list[float] | None
 
 def test_shares_are_counts_with_an_interval() -> None:
     rate = {"hits": 3, "count": 72, "share": 3 / 72, "ci95": [0.0087, 0.117]}
-    assert share_with_interval(rate) == "3 of 72 (4.2 % [0.9 %, 11.7 %])"
+    assert share_with_interval(rate) == "3 of 72 (4.2 % [0.9 %, 11.7 %])".replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def test_page_stands_alone_and_escapes() -> None:

@@ -100,14 +100,14 @@ def test_copies_lead_the_closest_pairs(results: dict[str, Any]) -> None:
 def test_tables_say_what_was_found(results: dict[str, Any]) -> None:
     headings, rows = agreement_table(results) or ([], [])
     assert headings == ["Finding", "Readers of LIDC-IDRI", "real images", "tiny at 5", "tiny at 9"]
-    assert rows[0][:2] == ["Margin", "0.44 / 0.86 / 0.46"]
-    assert re.match(r"0\.\d\d \[0\.\d\d, \d\.\d\d\] / \d\.\d\d / \d\.\d\d", rows[0][3])
+    assert rows[0][:2] == ["Margin", "0.44 /\n0.86 / 0.46"]
+    assert re.match(r"0\.\d\d \[0\.\d\d, \d\.\d\d\] /\s\d\.\d\d / \d\.\d\d", rows[0][3])
     dose = dose_table(results)
     assert dose is not None
     assert dose[1][0][0] == "Margin"
     copies = copies_table(results)
     assert copies is not None
-    assert re.match(r"[23] of 12 \(\d\d\.\d % \[", copies[1][0][2])
+    assert re.match(r"[23] of 12 \(\d\d\.\d\s% \[", copies[1][0][2])
     assert any("Attack on tiny through 3 prompts" in sentence for sentence in detector_sentences(results))
 
 
