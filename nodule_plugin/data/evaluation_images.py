@@ -13,15 +13,14 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
-from tqdm import tqdm
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
-from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
-from nodule_plugin.data.pixels import to_uint8
+from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
 from nodule_plugin.data.transforms import CropNoduleROId, LoadNoduleSliced
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
 from nodule_plugin.errors import InputError
+from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 
 NIFTI = (".nii", ".nii.gz")
@@ -54,10 +53,34 @@ def real_items(
     key = SetKey(REAL, "real images")
     if real_dir is not None:
         return _folder_items(real_dir, key)
-    parts = [part] if isinstance(part, str) else list(part)
-    listed = [item for name in parts for item in load_datalist(str(datalist), name, dataset_dir, drop_padded)]
-    if not listed:
+    items = _listed_items(str(datalist), part, dataset_dir, drop_padded, key)
+    if not items:
+        parts = [part] if isinstance(part, str) else list(part)
         raise InputError(f"{datalist}: there is no image in part {' + '.join(parts)}; choose another part")
+    return items
+
+
+def training_items(
+    datalist: str | Path | None, dataset_dir: str | Path | None = None, drop_padded: bool | str = True
+) -> list[dict[str, Any]]:
+    """The training part of a data list, which the model has seen; none where there is no data list.
+
+    Args:
+        datalist, dataset_dir, drop_padded: see :func:`real_items`.
+
+    Raises:
+        InputError: see :func:`load_datalist`.
+    """
+    if datalist is None:
+        return []
+    return _listed_items(str(datalist), "training", dataset_dir, drop_padded, SetKey(TRAINING, "training images"))
+
+
+def _listed_items(
+    datalist: str, part: str | Sequence[str], dataset_dir: str | Path | None, drop_padded: bool | str, key: SetKey
+) -> list[dict[str, Any]]:
+    parts = [part] if isinstance(part, str) else list(part)
+    listed = [item for name in parts for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
     return [
         item
         | {
@@ -89,10 +112,46 @@ def generated_items(generated_dir: str | Path | Sequence[str | Path]) -> list[di
         model = name if names.count(name) == 1 else f"{name} ({generated.folder.name})"
         for item in generated.items:
             key = SetKey(GENERATED, model, item["guidance_scale"])
-            ratings = item["findings"] or _stated_ratings(item["prompt"])
-            record = ImageRecord(item["id"], item["prompt"], item["source_id"], None, ratings)
-            items.append({"image": item["image"], "set": key, "record": record})
+            items.append({"image": item["image"], "set": key, "record": _generated_record(item)})
     return items
+
+
+def study_items(kind: str, folder: str | Path | None) -> list[dict[str, Any]]:
+    """The images of a generated set that answers a question of its own and is no row of the table.
+
+    Args:
+        kind: "dose response" or "attack", see :class:`SetKey`.
+        folder: of the set; None: there is none.
+
+    Raises:
+        InputError: if the set is damaged, or its manifest does not say what the question needs.
+    """
+    if folder is None:
+        return []
+    generated = load_generated(folder)
+    needed = {DOSE: ("findings", "seed"), ATTACK: ("source_id",)}[kind]
+    for item in generated.items:
+        if absent := [name for name in needed if item[name] is None]:
+            raise InputError(f"{kind} set {folder}: image {item['id']} has no {absent[0]}; generate it with its config")
+    model = _model_name(generated)
+    return [
+        {
+            "image": item["image"],
+            "set": SetKey(kind, model, item["guidance_scale"]),
+            "record": _generated_record(item),
+        }
+        for item in generated.items
+    ]
+
+
+def _generated_record(item: Mapping[str, Any]) -> ImageRecord:
+    asked = _asked_ratings(item["findings"], item["prompt"])
+    return ImageRecord(item["id"], item["prompt"], item["source_id"], None, asked, seed=item["seed"])
+
+
+def joined_items(*groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """All items of an evaluation in one list, each with its ``index``."""
+    return [{**item, "index": index} for index, item in enumerate(item for group in groups for item in group)]
 
 
 def describe_generated(generated_dir: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -129,22 +188,6 @@ def image_size(items: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return rows, columns
 
 
-def training_set(
-    datalist: str | Path | None, dataset_dir: str | Path | None, size: Sequence[int], window_hu: Sequence[float]
-) -> ImageSet | None:
-    """The training part of a data list, loaded as the other images are; None where there is no data list.
-
-    Raises:
-        InputError: see :func:`load_datalist`.
-    """
-    if datalist is None:
-        return None
-    load = LoadSetImaged(size=size, window_hu=window_hu)
-    items = real_items(datalist=datalist, part="training", dataset_dir=dataset_dir)
-    images = [to_uint8(load(item)["image"][None])[0] for item in tqdm(items, desc="training images")]
-    return ImageSet(SetKey(TRAINING, "training images"), [item["record"] for item in items], images)
-
-
 class LoadSetImaged(MapTransform):
     """Load an item's image, of whichever kind, as (3, rows, columns) float32 in [-1, 1].
 
@@ -173,7 +216,7 @@ class LoadSetImaged(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self._image(item, key).expand(3, -1, -1).contiguous()
-        return {name: item[name] for name in (*self.keys, "set", "record")}
+        return {name: item[name] for name in (*self.keys, "set", "record", "index") if name in item}
 
     def _image(self, item: dict[Hashable, Any], key: Hashable) -> Tensor:
         if "noise_seed" in item:
@@ -204,6 +247,22 @@ def _folder_items(folder: str | Path, key: SetKey) -> list[dict[str, Any]]:
     if not files:
         raise InputError(f"real images: {root} holds no image ({', '.join((*PICTURES, *NIFTI))}); correct real_dir")
     return [{"image": str(file), "set": key, "record": ImageRecord(file.name.split(".")[0])} for file in files]
+
+
+def _asked_ratings(findings: Mapping[str, int] | None, prompt: str | None) -> dict[str, int]:
+    """The ratings that a generated image's prompt asks for.
+
+    Findings come with lobulation and malignancy, but not every template words these: what is not in the prompt cannot
+    be followed. Of a prompt in words of its own, all findings given with it count.
+    """
+    if findings is None:
+        return _stated_ratings(prompt)
+    given = Findings.from_dict(findings)
+    for template in TEMPLATES.values():
+        if template.render(given) == prompt:
+            worded = {"sphericity", "texture", "margin", *template.remarks}
+            return {name: code for name, code in given.to_dict().items() if name in worded}
+    return given.to_dict()
 
 
 def _stated_ratings(prompt: str | None) -> dict[str, int]:

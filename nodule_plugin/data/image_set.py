@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, overload
 
-import torch
+import numpy as np
 from torch import Tensor
+
+from nodule_plugin.data.feature_rows import FeatureRows
+from nodule_plugin.errors import InputError
 
 REAL = "real"
 GENERATED = "generated"
 CONTROL = "control"
 TRAINING = "training"
+DOSE = "dose response"
+ATTACK = "attack"
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,8 @@ class SetKey:
     """Which row of the table an image belongs to.
 
     Attributes:
-        kind: "real", "generated", "control" (bad on purpose, to show what a metric then says), or "training".
+        kind: "real", "generated", "control" (bad on purpose, to show what a metric then says), "training",
+            "dose response" (one rating moves, all else stays) or "attack" (prompts of one training nodule each).
         model: what made the images.
         guidance_scale: that they were generated at; None where there is none.
     """
@@ -38,7 +45,8 @@ class ImageRecord:
         prompt: its prompt, None where there is none.
         source_id: id of the real image whose findings it was generated from.
         patient_id: of a real image.
-        ratings: rating -> code, as the readers gave it or the findings asked for it; empty where not known.
+        ratings: rating -> code, as the readers gave it or the prompt asked for it; empty where not known.
+        seed: that it was generated with.
         phantom: True for an image of the reference set that is no patient's.
     """
 
@@ -48,6 +56,41 @@ class ImageRecord:
     patient_id: str | None = None
     ratings: Mapping[str, int] = field(default_factory=dict)
     phantom: bool = False
+    seed: int | None = None
+
+
+class LoadedImages(Sequence[Tensor]):
+    """Images that are loaded each time they are looked at: a set of any size takes no memory.
+
+    Args:
+        items: one an image.
+        load: an item -> (3, H, W) uint8.
+        places: of the items that belong to the set; None for all.
+    """
+
+    def __init__(
+        self, items: Sequence[Any], load: Callable[[Any], Tensor], places: Sequence[int] | None = None
+    ) -> None:
+        self._items, self._load = items, load
+        self._places = range(len(items)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Tensor]: ...
+
+    def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(place, slice):
+            return LoadedImages(self._items, self._load, self._places[place])
+        return self._load(self._items[self._places[place]])
+
+    def take(self, places: Sequence[int]) -> LoadedImages:
+        """The images at these places; nothing is loaded."""
+        return LoadedImages(self._items, self._load, [self._places[place] for place in places])
 
 
 @dataclass
@@ -57,27 +100,42 @@ class ImageSet:
     Attributes:
         key: the row.
         records: one an image.
-        images: (3, H, W) uint8, one an image; sizes may differ.
-        features: encoder id -> (N, D).
+        images: (3, H, W) uint8, one an image; sizes may differ. They may be loaded anew at each look.
+        features: encoder id -> (N, D) features.
     """
 
     key: SetKey
     records: list[ImageRecord] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
-    features: dict[str, Tensor] = field(default_factory=dict)
+    images: Sequence[Tensor] = field(default_factory=list)
+    features: dict[str, FeatureRows | Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def take(self, places: Sequence[int], key: SetKey | None = None) -> ImageSet:
         """The images at ``places``, in that order, as another set."""
-        index = torch.as_tensor(list(places), dtype=torch.long)
+        images: Sequence[Tensor] = (
+            self.images.take(places)
+            if isinstance(self.images, LoadedImages)
+            else [self.images[place] for place in places]
+        )
         return ImageSet(
             key or self.key,
             [self.records[place] for place in places],
-            [self.images[place] for place in places],
-            {encoder: features[index] for encoder, features in self.features.items()},
+            images,
+            {encoder: self.features_of(encoder).take(np.asarray(places, dtype=int)) for encoder in self.features},
         )
+
+    def features_of(self, encoder_id: str) -> FeatureRows:
+        """The features that an encoder gave these images.
+
+        Raises:
+            InputError: if the set was not encoded with it.
+        """
+        if encoder_id not in self.features:
+            raise InputError(f"{self.key.model}: not encoded with {encoder_id}; encode the set first")
+        features = self.features[encoder_id]
+        return features if isinstance(features, FeatureRows) else FeatureRows(features)
 
     def with_prompts(self, prompts: Sequence[str], key: SetKey) -> ImageSet:
         """The same images under each other's prompts, and with the ratings that go with those."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError
-from nodule_plugin.findings import Findings
+from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES, Findings
 from nodule_plugin.prompts import findings_to_prompt
+from nodule_plugin.settings import as_flag
+
+CALCIFIED = 3
+"""Solid: the code that stands for "any calcification" beside its absence."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,14 @@ def generation_requests(
     prompts: Any = None,
     findings: Any = None,
     datalist: str | None = None,
-    part: str = "test",
+    part: str | Sequence[str] = "test",
     limit: int | None = None,
     guidance_scales: Any = 5.0,
     seeds: Any = 0,
     roi_mm: float = 20.0,
     template: str = "reference",
     dataset_dir: str | None = None,
+    unique_prompts: bool | str = False,
 ) -> list[dict[str, Any]]:
     """Lay out what to generate.
 
@@ -50,12 +56,14 @@ def generation_requests(
         prompts: text (one prompt per line), a list of texts, or a .txt (one per line) or .json (a list) file.
         findings: a dictionary of ratings, a list of them, or a .json file with either.
         datalist: file as ``prepare`` writes it; prompt, findings and roi_mm come from its items.
-        part: of the data list: training, validation or test.
+        part: of the data list: training, validation or test; several are joined.
         limit: take only that many items of the data list, from the start.
         guidance_scales, seeds: a number, a list of numbers, or text such as "1, 5, 10".
         roi_mm: side of the square that an image shows, mm.
         template: that words the findings, see :mod:`nodule_plugin.prompts`.
         dataset_dir: folder of the data list's images; None for the one that it names.
+        unique_prompts: of the data list, take only items whose prompt no other item of the part has. With the training
+            part these prompts belong to one training nodule each: an attack that asks the model to hand it out.
 
     Returns:
         Items {"id", "prompt", "findings" (ratings or None), "guidance_scale", "seed", "roi_mm", "source_id" (of the
@@ -76,7 +84,7 @@ def generation_requests(
     elif findings:
         subjects = _from_findings(_read_findings(findings), template, float(roi_mm))
     else:
-        subjects = _from_datalist(str(datalist), part, limit, dataset_dir)
+        subjects = _from_datalist(str(datalist), part, limit, dataset_dir, as_flag("unique_prompts", unique_prompts))
     return [
         {
             "id": f"{subject.name}_g{scale:.12g}_s{start + subject.seed_offset}",
@@ -91,6 +99,42 @@ def generation_requests(
         for start in starts
         for subject in subjects
     ]
+
+
+def dose_response(
+    findings: Mapping[str, Any], template: str = "reference", ratings: Sequence[str] | None = None
+) -> list[dict[str, int]]:
+    """Findings in which one rating moves over its scale and all else stays, for each rating in turn.
+
+    Generated with shared seeds, they show whether pictures follow a rating. Calcification, which is a list of kinds,
+    moves between absent and solid.
+
+    Args:
+        findings: where every rating stands while another moves.
+        template: of the prompts; a rating that it does not word cannot move a picture and is left out.
+        ratings: to move; None for all that the template words.
+
+    Returns:
+        Sets of findings for ``generation_requests(findings=...)``, ``findings`` itself first, each of them once.
+
+    Raises:
+        InputError: if a rating is unknown, or the template does not word it.
+    """
+    start = Findings.from_dict(findings).to_dict()
+    moved = {name: _steps(start, name, template) for name in (SCALES if ratings is None else ratings)}
+    if silent := [name for name in moved if ratings is not None and not moved[name]]:
+        raise InputError(f"dose response: the template {template!r} does not word {silent[0]!r}; choose another")
+    return [start, *(step for steps in moved.values() for step in steps if step != start)]
+
+
+def _steps(start: Mapping[str, int], name: str, template: str) -> list[dict[str, int]]:
+    """``start`` at every code of one rating; none where the wording stays the same."""
+    if name not in SCALES:
+        raise InputError(f"dose response: no rating is called {name!r}; there are {', '.join(SCALES)}")
+    codes = (CALCIFICATION_ABSENT, CALCIFIED) if name == "calcification" else SCALES[name].codes
+    steps = [{**start, name: code} for code in codes]
+    wordings = {findings_to_prompt(Findings.from_dict(step), template) for step in steps}
+    return steps if len(wordings) > 1 else []
 
 
 def _from_prompts(prompts: list[str], roi_mm: float) -> list[_Subject]:
@@ -111,12 +155,20 @@ def _from_findings(ratings: list[Any], template: str, roi_mm: float) -> list[_Su
     return subjects
 
 
-def _from_datalist(path: str, part: str, limit: int | None, dataset_dir: str | None) -> list[_Subject]:
+def _from_datalist(
+    path: str, part: str | Sequence[str], limit: int | None, dataset_dir: str | None, unique_prompts: bool
+) -> list[_Subject]:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit: a whole number of 1 or above is needed, not {limit!r}")
-    items = load_datalist(path, part, dataset_dir)[:limit]
+    parts = [part] if isinstance(part, str) else list(part)
+    items = [item for name in parts for item in load_datalist(path, name, dataset_dir)]
+    if unique_prompts:
+        times = Counter(item["prompt"] for item in items)
+        items = [item for item in items if times[item["prompt"]] == 1]
+    items = items[:limit]
     if not items:
-        raise InputError(f"datalist: {path} has no items in its part {part!r}")
+        kind = "items whose prompt is theirs alone" if unique_prompts else "items"
+        raise InputError(f"datalist: {path} has no {kind} in its part {' + '.join(parts)!r}")
     names: set[str] = set()
     subjects = []
     for index, item in enumerate(items):

@@ -1,102 +1,164 @@
-"""Handlers of the evaluation run: features of every image, the table's rows, the files."""
+"""Handlers of the evaluation run: features of every image, the table's rows, the files; a score as a metric."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from torch import Tensor
+from ignite.metrics import Metric
 from tqdm import tqdm
 
-from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet, SetKey
-from nodule_plugin.data.pixels import to_uint8
+from nodule_plugin.data.image_set import (
+    ATTACK,
+    CONTROL,
+    DOSE,
+    GENERATED,
+    REAL,
+    TRAINING,
+    ImageRecord,
+    ImageSet,
+    LoadedImages,
+    SetKey,
+)
+from nodule_plugin.data.pixels import Images, to_uint8
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.measures import Encoder, Measure
+from nodule_plugin.metrics.alignment import CLIPScorer
+from nodule_plugin.metrics.feature_cache import Encoder, FeatureCache, image_key
+from nodule_plugin.metrics.measures import Measure
 from nodule_plugin.metrics.rows import measure_rows
+from nodule_plugin.metrics.studies import run_studies
 from nodule_plugin.report.files import write_report
 from nodule_plugin.report.results import build_results
 from nodule_plugin.settings import as_flag
 
+KINDS = (REAL, GENERATED, CONTROL, TRAINING, DOSE, ATTACK)
 _logger = logging.getLogger(__name__)
 
 
+def join_processes() -> None:
+    """Under ``torchrun``, make its processes one group; nothing where there is but one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def own_share(count: int) -> range:
+    """Which of ``count`` items this process takes: every n-th of n processes, so that shares differ by one at most."""
+    return range(idist.get_rank(), count, idist.get_world_size())
+
+
 class EncodeImages:
-    """An iteration of the evaluation engine: the features of a batch, each image and encoder once.
+    """An iteration of the evaluation engine: the features of a batch into the cache, each image and encoder once.
 
     Args:
-        measures: the table's columns, which say which encoders are needed.
+        measures: the table's columns, which say which encoders are needed for which kind of image.
+        cache_dir: of features, see :mod:`nodule_plugin.metrics.feature_cache`; several processes need a shared one.
     """
 
-    def __init__(self, measures: Sequence[Measure]) -> None:
-        wanted = [measure.encoder for measure in measures if measure.unavailable is None]
-        self.encoders: dict[str, Encoder] = {encoder.id: encoder for encoder in wanted if encoder is not None}
-
-    def __call__(self, engine: Engine, batch: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """``set`` and ``record`` of each item, ``image`` (uint8), and ``features``: encoder id -> (B, D)."""
-        by_size: dict[torch.Size, list[int]] = defaultdict(list)
-        for place, item in enumerate(batch):
-            by_size[item["image"].shape].append(place)
-        features: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(batch) for name in self.encoders}
-        for places in by_size.values():
-            images = torch.stack([batch[place]["image"] for place in places])
-            for name, encoder in self.encoders.items():
-                for place, row in zip(places, encoder(images)):
-                    features[name][place] = row
-        return {
-            "set": [item["set"] for item in batch],
-            "record": [item["record"] for item in batch],
-            "image": [to_uint8(item["image"][None])[0] for item in batch],
-            "features": {name: torch.stack(rows) for name, rows in features.items()},
+    def __init__(self, measures: Sequence[Measure], cache_dir: str | Path) -> None:
+        wanted = [measure for measure in measures if measure.unavailable is None]
+        self.by_kind: dict[str, dict[str, Encoder]] = {
+            kind: {encoder.id: encoder for measure in wanted for encoder in measure.encoders(kind)} for kind in KINDS
         }
+        self.cache_dir = cache_dir
+        self._caches: dict[str, FeatureCache] = {}
+
+    def cache(self, encoder: Encoder) -> FeatureCache:
+        """The cache of one encoder's features; loads its weights to know them by."""
+        if encoder.id not in self._caches:
+            self._caches[encoder.id] = FeatureCache(self.cache_dir, encoder)
+        return self._caches[encoder.id]
+
+    def __call__(self, engine: Engine, batch: Sequence[Mapping[str, Any]]) -> list[tuple[int, bytes]]:
+        """``index`` of each item and the key of its image."""
+        images = [to_uint8(item["image"][None])[0] for item in batch]
+        keys = [image_key(image) for image in images]
+        for kind in {item["set"].kind for item in batch}:
+            places = [place for place, item in enumerate(batch) if item["set"].kind == kind]
+            for encoder in self.by_kind[kind].values():
+                self.cache(encoder).encode([images[place] for place in places], [keys[place] for place in places])
+        return [(item["index"], key) for item, key in zip(batch, keys)]
+
+    def flush(self) -> None:
+        """Write what is still in memory."""
+        for cache in self._caches.values():
+            cache.flush()
 
 
 class ImageSetCollector:
-    """Gather the engine's output into one :class:`ImageSet` a row, whole when the engine is done."""
+    """After the engine's pass: one :class:`ImageSet` a row, images and features left on disk.
 
-    def __init__(self) -> None:
-        self._sets: dict[SetKey, ImageSet] = {}
-        self._features: dict[SetKey, dict[str, list[Tensor]]] = {}
+    Args:
+        items: all items of the evaluation, numbered; see :func:`nodule_plugin.data.evaluation_images.joined_items`.
+        load: the transform that loads an item.
+        encode: the engine's iteration.
+
+    Raises:
+        InputError: if there are no real or no generated images.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        load: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        encode: EncodeImages,
+    ) -> None:
+        for kind in (REAL, GENERATED):
+            if not any(item["set"].kind == kind for item in items):
+                raise InputError(f"evaluation: no {kind} images; give real_dir or datalist, and generated_dir")
+        self.items, self.encode = items, encode
+        self._load = load
+        self._keys: dict[int, bytes] = {}
         self._progress: tqdm[Any] | None = None
+        self.image_sets: list[ImageSet] = []
 
     def attach(self, engine: Engine) -> None:
-        """Gather every iteration; join when the epoch ends."""
+        """Note every iteration; join the processes' shares when the epoch ends."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._gather)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._join)
 
-    @property
-    def image_sets(self) -> list[ImageSet]:
-        """The rows gathered, in the order of their first images."""
-        return list(self._sets.values())
-
     def _start(self, engine: Engine) -> None:
-        self._sets.clear()
-        self._features.clear()
-        self._progress = tqdm(total=engine.state.epoch_length, desc="features")
+        self._keys.clear()
+        self._progress = tqdm(total=engine.state.epoch_length, desc="features", disable=idist.get_rank() > 0)
 
     def _gather(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        for place, key in enumerate(output["set"]):
-            images = self._sets.setdefault(key, ImageSet(key))
-            images.records.append(output["record"][place])
-            images.images.append(output["image"][place])
-            rows = self._features.setdefault(key, defaultdict(list))
-            for name, features in output["features"].items():
-                rows[name].append(features[place])
+        self._keys.update(output)
         if self._progress is not None:
             self._progress.update()
 
     def _join(self, engine: Engine) -> None:
-        for key, images in self._sets.items():
-            images.features = {name: torch.stack(rows) for name, rows in self._features[key].items()}
         if self._progress is not None:
             self._progress.close()
+        self.encode.flush()
+        if idist.get_world_size() > 1:
+            shares: list[Any] = [None] * idist.get_world_size()
+            torch.distributed.all_gather_object(shares, self._keys)  # after the others' flush
+            for share in shares:
+                self._keys.update(share)
+        by_set: dict[SetKey, list[int]] = {}
+        for item in self.items:
+            by_set.setdefault(item["set"], []).append(item["index"])
+        self.image_sets = [self._set(key, places) for key, places in by_set.items()]
+
+    def _set(self, key: SetKey, places: list[int]) -> ImageSet:
+        features = {}
+        for name, encoder in self.encode.by_kind[key.kind].items():
+            cache = self.encode.cache(encoder)
+            cache.refresh()
+            features[name] = cache.rows([self._keys[place] for place in places])
+        records: list[ImageRecord] = [self.items[place]["record"] for place in places]
+        return ImageSet(key, records, LoadedImages(self.items, self._picture, places), dict(features))
+
+    def _picture(self, item: Mapping[str, Any]) -> torch.Tensor:
+        return to_uint8(self._load(item)["image"][None])[0]
 
 
 class EvaluationReport:
@@ -133,19 +195,20 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Measure and write.
+        """Measure and write; of several processes, the first does it.
 
         Raises:
-            InputError: if there are no real or no generated images, or the folder cannot be written.
+            InputError: if the folder cannot be written.
         """
+        if idist.get_rank() > 0:
+            return
         sets = self.collector.image_sets
-        for kind in (REAL, GENERATED):
-            if not any(images.key.kind == kind for images in sets):
-                raise InputError(f"evaluation: no {kind} images; give real_dir or datalist, and generated_dir")
         rows = measure_rows(sets, self.measures, self.seed)
-        phantoms = any(record.phantom for images in sets for record in images.records)
-        seen = sum(record.patient_id in self.training_patients for images in sets for record in images.records)
-        self.results = build_results(rows, self.measures, self.settings, phantoms, seen)
+        studies = run_studies(sets, self.measures)
+        reference = [record for images in sets if images.key.kind == REAL for record in images.records]
+        phantoms = any(record.phantom for record in reference)
+        seen = sum(record.patient_id in self.training_patients for record in reference)
+        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies)
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))
 
@@ -164,3 +227,44 @@ def read_patients(file: str | Path | None) -> frozenset[str]:
         raise InputError(
             f'training_patients: {file} is no JSON with a list "training" ({error}); give another file'
         ) from error
+
+
+class PromptScore(Metric):
+    """The mean score of images with their prompts over an engine's run, as an Ignite metric (a handler).
+
+    ``PromptScore(BiomedCLIPScorer(folder)).attach(evaluator, "bioclip_score")``; of several processes, over all images.
+
+    Args:
+        scorer: of images and prompts.
+        output_transform: the engine's output -> (images, prompts), images (B, 3, H, W) in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        scorer: CLIPScorer,
+        output_transform: Callable[[Any], tuple[Images, Sequence[str]]] = lambda output: output,
+    ) -> None:
+        self.scorer = scorer
+        self._sum, self._count = 0.0, 0
+        super().__init__(output_transform=output_transform)
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._sum, self._count = 0.0, 0
+
+    def update(self, output: tuple[Images, Sequence[str]]) -> None:
+        """Take a batch."""
+        scores = self.scorer(*output)
+        self._sum += float(scores.double().sum())
+        self._count += len(scores)
+
+    def compute(self) -> float:
+        """The mean.
+
+        Raises:
+            InputError: if there was no image.
+        """
+        total, count = (idist.all_reduce(value) for value in (self._sum, float(self._count)))
+        if not count:
+            raise InputError(f"{type(self.scorer).__name__}: no image was given; at least 1 is needed")
+        return float(total / count)

@@ -81,6 +81,7 @@ class CLIPScorer:
     ) -> None:
         self.clip = OpenCLIPModel(model, context_length, device)
         self.prefix = prefix
+        self._embeddings: dict[str, Tensor] = {}
 
     @property
     def unavailable(self) -> str | None:
@@ -109,12 +110,12 @@ class CLIPScorer:
         return float(self(images, prompts).mean())
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """(B, D) embeddings of the prompts, each distinct one embedded once."""
-        distinct = sorted(set(prompts))
-        batches = [distinct[start : start + 64] for start in range(0, len(distinct), 64)]
-        embeddings = torch.cat([self.clip.encode_texts([self.prefix + p for p in batch]) for batch in batches])
-        place = {prompt: index for index, prompt in enumerate(distinct)}
-        return embeddings[[place[prompt] for prompt in prompts]]
+        """(B, D) embeddings of the prompts, each distinct one embedded once and remembered."""
+        new = sorted(set(prompts) - set(self._embeddings))
+        for start in range(0, len(new), 64):
+            batch = new[start : start + 64]
+            self._embeddings.update(zip(batch, self.clip.encode_texts([self.prefix + prompt for prompt in batch])))
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
 
 
 class BiomedCLIPScorer(CLIPScorer):

@@ -1,78 +1,123 @@
-"""Whether generated images show the findings that were asked for, rating by rating.
+"""Whether images show the findings that were asked for, rating by rating.
 
-A ridge regression from an image encoder's features to a rating is fitted on the training images and their readers'
-ratings. Its reading of other images is set against the rating asked for (generated images) or given (real ones, which
-show how well it reads).
+An ordinal regression from an encoder's and radiomic features to a rating is fitted on real training images and their
+readers' ratings. Its reading of other images is set against the rating asked for (generated images) or given by the
+readers (held-out real images, which show how well it reads).
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.stats import spearmanr
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from scipy.stats import binomtest, spearmanr
 
-from nodule_plugin.data.image_set import ImageRecord, ImageSet
+from nodule_plugin.data.image_set import ATTACK, ImageRecord, ImageSet
 from nodule_plugin.findings import CALCIFICATION_ABSENT
+from nodule_plugin.lidc.agreement import agreement
+from nodule_plugin.metrics.feature_cache import Encoder
 from nodule_plugin.metrics.features import FeatureExtractor
-from nodule_plugin.metrics.measures import FINDINGS, HIGHER, Encoder, Measure, Value, missing
+from nodule_plugin.metrics.measures import FINDINGS, HIGHER, Measure, Value, missing
+from nodule_plugin.metrics.ordinal import OrdinalRegression, fit_with_chosen_penalty
 
 MIN_TRAINING = 20
 MIN_MEASURED = 5
-PENALTIES = np.logspace(0, 4, 9)
-BATCH = 64
+PENALTIES = tuple(np.logspace(-3, 1, 9))
 
 
-def fit_rating(features: Tensor, ratings: np.ndarray) -> Pipeline:
-    """A ridge regression on standardised features, its penalty chosen by leave-one-out error.
-
-    Args:
-        features: (N, D).
-        ratings: (N,) codes.
-    """
-    return make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(features.numpy(), ratings)
-
-
-def rating_of(record: ImageRecord, rating: str) -> float | None:
+def rating_of(record: ImageRecord, rating: str) -> int | None:
     """An image's code on one scale; of calcification whether there is any (1 or 0); None where it is not known."""
     code = record.ratings.get(rating)
     if code is None:
         return None
-    return float(code != CALCIFICATION_ABSENT) if rating == "calcification" else float(code)
+    return int(code != CALCIFICATION_ABSENT) if rating == "calcification" else int(code)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read off N images.
+
+    Attributes:
+        codes: (N,) most central code.
+        expected: (N,) mean of the distribution over codes.
+    """
+
+    codes: np.ndarray
+    expected: np.ndarray
+
+
+class FindingReader:
+    """Reads ratings off images as a reader would, having learnt from real training images only.
+
+    Args:
+        extractors: whose features are joined; those that are unavailable are left out.
+    """
+
+    def __init__(self, extractors: Sequence[FeatureExtractor]) -> None:
+        self.extractors = [extractor for extractor in extractors if extractor.unavailable is None]
+        self._fitted: dict[tuple[int, str], OrdinalRegression] = {}
+
+    @property
+    def name(self) -> str:
+        """As tables name it."""
+        return "ordinal regression on " + " and ".join(extractor.name for extractor in self.extractors)
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why nothing can be read, or None."""
+        return None if self.extractors else "no weights given"
+
+    def objection(self, training: ImageSet | None, rating: str) -> str | None:
+        """Why this rating cannot be learnt from these images, or None."""
+        if training is None:
+            return "no training images given"
+        known = [rating_of(record, rating) for record in training.records]
+        enough = sum(code is not None for code in known) >= MIN_TRAINING and len(set(known) - {None}) > 1
+        return None if enough else f"too few training images with different {rating}"
+
+    def read(self, images: ImageSet, rating: str, training: ImageSet) -> Reading:
+        """Read one rating off images; learns it first where it has not yet."""
+        place = id(training), rating
+        if place not in self._fitted:
+            self._fitted[place] = self._fit(training, rating)
+        features = self._features(images)
+        model = self._fitted[place]
+        return Reading(model.predict(features), model.expected(features))
+
+    def _fit(self, training: ImageSet, rating: str) -> OrdinalRegression:
+        codes = [rating_of(record, rating) for record in training.records]
+        known = [place for place, code in enumerate(codes) if code is not None]
+        patients = [training.records[place].patient_id or f"image {place}" for place in known]
+        truth = np.array([codes[place] for place in known], dtype=int)
+        groups = np.unique(patients, return_inverse=True)[1]
+        return fit_with_chosen_penalty(self._features(training)[known], truth, groups, PENALTIES)
+
+    def _features(self, images: ImageSet) -> np.ndarray:
+        return np.concatenate([images.features_of(extractor.id).read() for extractor in self.extractors], axis=1)
 
 
 class FindingMeasure(Measure):
-    """Spearman's rank correlation between the rating asked for and the rating read off the image.
+    """Agreement of the rating asked for with the one read off the image: Cohen's kappa with quadratic weights.
 
     Args:
         key, name: see :class:`Measure`.
         rating: a name in :data:`nodule_plugin.findings.SCALES`.
-        extractor: of the features.
-        training: images with ratings, none of them among those measured; None: not given, see :attr:`unavailable`.
+        reader: of ratings.
         repeats: bootstrap draws for the standard error.
         seed: of those draws.
     """
 
     better = HIGHER
+    interval = "bootstrap over images; exact binomial for shares and where all codes agree"
+    bounds = (-1.0, 1.0)
 
     def __init__(
-        self,
-        key: str,
-        name: str,
-        rating: str,
-        extractor: FeatureExtractor,
-        training: ImageSet | None = None,
-        repeats: int = 200,
-        seed: int = 0,
+        self, key: str, name: str, rating: str, reader: FindingReader, repeats: int = 200, seed: int = 0
     ) -> None:
-        super().__init__(key, name, f"ridge regression on {extractor.name}", standard=False)
-        self.rating, self.features, self.training = rating, extractor, training
+        super().__init__(key, name, reader.name, standard=False)
+        self.rating, self.reader = rating, reader
         self.repeats, self.seed = repeats, seed
 
     @property
@@ -81,54 +126,62 @@ class FindingMeasure(Measure):
 
     @property
     def unavailable(self) -> str | None:
-        if self.features.unavailable:
-            return self.features.unavailable
-        if self.training is None:
-            return "no training images given"
-        known = [rating_of(record, self.rating) for record in self.training.records]
-        enough = sum(value is not None for value in known) >= MIN_TRAINING and len(set(known) - {None}) > 1
-        return None if enough else f"too few training images with different {self.rating}"
+        return self.reader.unavailable
 
-    @property
-    def encoder(self) -> Encoder:
-        return self.features
+    def encoders(self, kind: str) -> list[Encoder]:
+        return [] if kind == ATTACK else list(self.reader.extractors)
 
-    def _measure(self, images: ImageSet, real: ImageSet) -> Value:
+    def _measure(self, images: ImageSet, real: ImageSet, training: ImageSet | None) -> Value:
+        objection = self.reader.objection(training, self.rating)
+        if objection or training is None:
+            return missing(objection or "")
         asked = [rating_of(record, self.rating) for record in images.records]
-        places = [place for place, value in enumerate(asked) if value is not None]
-        wanted = np.array([value for value in asked if value is not None])
+        places = [place for place, code in enumerate(asked) if code is not None]
+        if not places:
+            return missing(f"{self.rating} is not asked for")
         if len(places) < MIN_MEASURED:
             return missing(f"{len(places)} images with known {self.rating}, {MIN_MEASURED} needed")
+        wanted = np.array([asked[place] for place in places], dtype=int)
         if len(set(wanted)) < 2:
             return missing(f"all images ask for the same {self.rating}")
-        read = self._regression.predict(images.features[self.features.id][places].numpy())
-        correlation = float(spearmanr(wanted, read).statistic)
-        if np.isnan(correlation):
-            return missing("all images look the same to the regression")
-        details: dict[str, Any] = {"mean_error": float(np.abs(read - wanted).mean())}
-        return Value(correlation, self._error(wanted, read), len(places), details=details)
+        reading = self.reader.read(images, self.rating, training)
+        codes, expected = reading.codes[places], reading.expected[places]
+        kappa = agreement(wanted.tolist(), codes.tolist()).kappa
+        return Value(kappa, self._error(wanted, codes), len(places), details=_details(wanted, codes, expected))
 
-    def _error(self, wanted: np.ndarray, read: np.ndarray) -> float | None:
+    def _error(self, wanted: np.ndarray, codes: np.ndarray) -> float | None:
         draw = np.random.default_rng(self.seed)
         samples = [draw.integers(len(wanted), size=len(wanted)) for _ in range(self.repeats)]
-        # A draw of one rating only has no ranks to correlate.
-        usable = [sample for sample in samples if len(set(wanted[sample])) > 1 and len(set(read[sample])) > 1]
-        if len(usable) < 2:
-            return None
-        return float(np.std([spearmanr(wanted[sample], read[sample]).statistic for sample in usable], ddof=1))
+        kappas = [agreement(wanted[sample].tolist(), codes[sample].tolist()).kappa for sample in samples]
+        # A draw of one code only has no kappa.
+        known = np.array([kappa for kappa in kappas if not np.isnan(kappa)])
+        return float(known.std(ddof=1)) if len(known) > 1 else None
 
-    @cached_property
-    def _regression(self) -> Pipeline:
-        assert self.training is not None
-        known = [rating_of(record, self.rating) for record in self.training.records]
-        places = [place for place, value in enumerate(known) if value is not None]
-        ratings = np.array([value for value in known if value is not None])
-        return fit_rating(self._training_features()[places], ratings)
 
-    def _training_features(self) -> Tensor:
-        assert self.training is not None
-        if self.features.id not in self.training.features:
-            images = [image.float() / 127.5 - 1.0 for image in self.training.images]
-            batches = [torch.stack(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-            self.training.features[self.features.id] = torch.cat([self.features(batch) for batch in batches])
-        return self.training.features[self.features.id]
+def _details(wanted: np.ndarray, codes: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    found = agreement(wanted.tolist(), codes.tolist())
+    commonest = int(np.bincount(wanted).max())
+    rank = float(spearmanr(wanted, expected).statistic)
+    return {
+        "exact": found.exact,
+        "exact_ci95": _interval(found.exact, found.count),
+        "within_one": found.within_one,
+        "within_one_ci95": _interval(found.within_one, found.count),
+        **({"ci95": [_kappa_at_least(wanted), 1.0]} if found.exact == 1.0 else {}),
+        # What reading the commonest code off every image would score.
+        "exact_of_commonest": commonest / found.count,
+        "rank_correlation": None if np.isnan(rank) else rank,
+        "mean_error": float(np.abs(expected - wanted).mean()),
+    }
+
+
+def _kappa_at_least(wanted: np.ndarray) -> float:
+    """Lower end of the interval of a perfect kappa: as many codes differ, by one, as chance may have hidden."""
+    hidden = 1.0 - _interval(1.0, len(wanted))[0]
+    by_chance = float(np.square(wanted[:, None] - wanted).mean())
+    return max(-1.0, 1.0 - hidden / by_chance)
+
+
+def _interval(share: float, count: int) -> list[float]:
+    found = binomtest(round(share * count), count).proportion_ci()
+    return [float(found.low), float(found.high)]

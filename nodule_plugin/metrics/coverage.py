@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
+from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.distribution import Features, checked_pair
+from nodule_plugin.metrics.two_samples import Features, checked_pair
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,36 @@ def manifold_coverage(real: Features, fake: Features, neighbours: int = 5) -> Co
         raise InputError(
             f"coverage: more than {neighbours} images are needed on both sides, not {len(first)} and {len(second)}"
         )
-    between = cdist(first, second)
-    within_real = between <= _reach(first, neighbours)[:, None]
-    within_fake = between <= _reach(second, neighbours)[None, :]
+    reach, other_reach = _reach(first, neighbours), _reach(second, neighbours)
+    reaches_around = np.zeros(len(second))  # how many real reaches each generated image lies in
+    covered, recalled = np.zeros(len(first), bool), np.zeros(len(first), bool)
+    for rows, block in first.numbered_blocks():
+        for columns, other in second.numbered_blocks():
+            squared = _squared_distances(block, other)
+            near = squared <= reach[rows, None]
+            reaches_around[columns] += near.sum(axis=0)
+            covered[rows] |= near.any(axis=1)
+            recalled[rows] |= (squared <= other_reach[columns]).any(axis=1)
     return Coverage(
-        precision=float(within_real.any(axis=0).mean()),
-        recall=float(within_fake.any(axis=1).mean()),
-        density=float(within_real.sum(axis=0).mean() / neighbours),
-        coverage=float(within_real.any(axis=1).mean()),
+        precision=float((reaches_around > 0).mean()),
+        recall=float(recalled.mean()),
+        density=float(reaches_around.mean() / neighbours),
+        coverage=float(covered.mean()),
     )
 
 
-def _reach(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """Distance of each image to its k-th neighbour in its own set."""
-    return np.partition(cdist(features, features), neighbours, axis=1)[:, neighbours]
+def _reach(features: FeatureRows, neighbours: int) -> np.ndarray:
+    """Squared distance of each image to its k-th neighbour in its own set."""
+    reach = []
+    for block in features.blocks():
+        nearest = np.full((len(block), neighbours + 1), np.inf)  # the image itself is one of them
+        for other in features.blocks():
+            found = np.concatenate([nearest, _squared_distances(block, other)], axis=1)
+            nearest = np.partition(found, neighbours, axis=1)[:, : neighbours + 1]
+        reach.append(nearest.max(axis=1))
+    return np.concatenate(reach)
+
+
+def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    squares = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1)
+    return squares - 2.0 * first @ second.T

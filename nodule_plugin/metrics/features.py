@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Protocol
+from typing import Any, Protocol
 
+import timm
 import torch
+import torchvision
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.feature_cache import weights_fingerprint
 from nodule_plugin.metrics.openclip import OpenCLIPModel
 
 
@@ -20,7 +24,8 @@ class FeatureExtractor(Protocol):
     """(B, 3, H, W) images in [-1, 1] -> (B, ``dim``) features on the CPU.
 
     Attributes:
-        id: equal for extractors that give equal features, which are then computed once.
+        id: equal for extractors that give equal features, which are then computed once. Loads nothing.
+        fingerprint: names the weights and the preprocessing, for a cache that outlives the run; may load the weights.
         name: as tables name it.
         unavailable: why it cannot be used (no weights were given), or None.
         dim: features of an image; may load the weights.
@@ -28,6 +33,9 @@ class FeatureExtractor(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     @property
     def name(self) -> str: ...
@@ -75,6 +83,11 @@ class InceptionFeatures:
         """Equal for extractors that give equal features."""
         return f"inception:{self.weights}"
 
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`FeatureExtractor`."""
+        return weights_fingerprint(self._network, "inception-v3-compat", "2048")
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in [-1, 1] -> (B, 2048) features."""
@@ -99,20 +112,25 @@ class OpenCLIPImageFeatures:
 
     Args:
         model: see :class:`nodule_plugin.metrics.openclip.OpenCLIPModel`; its config states the preprocessing.
-        name: as tables name it; never a name that belongs to another network.
+        name: as tables name it, never a name that belongs to another network; None for the model's own.
         device: where the tower runs.
     """
 
     def __init__(
-        self, model: str | Path | None = None, name: str = "CLIP image tower", device: str | torch.device = "cpu"
+        self, model: str | Path | None = None, name: str | None = None, device: str | torch.device = "cpu"
     ) -> None:
         self.clip = OpenCLIPModel(model, device=device)
-        self.name = name
+        self.name = name or self.clip.name
 
     @property
     def id(self) -> str:
         """Equal for extractors that give equal features."""
         return self.clip.id
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`FeatureExtractor`."""
+        return self.clip.fingerprint
 
     @property
     def unavailable(self) -> str | None:
@@ -127,3 +145,158 @@ class OpenCLIPImageFeatures:
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in [-1, 1] -> (B, D) embeddings, not normalised."""
         return self.clip.encode_images(images)
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class BackboneFeatures:
+    """The pooled features of a torchvision or timm network, its weights from a local state dict.
+
+    Images pass through 8 bits, are resized bilinearly with antialiasing to a square, and normalised.
+
+    Args:
+        architecture: ``torchvision/<name>`` (a ResNet, DenseNet or the like that ends in ``fc`` or ``classifier``) or
+            ``timm/<name>``.
+        weights: file with the state dict, as torchvision or timm publish it, with or without the classifier; or as
+            RadImageNet does, whose names count the network's children (``backbone.0.weight``).
+        name: as tables name it; None for architecture and file.
+        image_size: side of the square.
+        mean, std: of the normalisation of values from 0 to 1; those of ImageNet by default, 0.5 and 0.5 bring values
+            to [-1, 1].
+        device: where the network runs.
+
+    Raises:
+        InputError: if there is no such architecture or file, or (at first use) the file holds something else.
+    """
+
+    unavailable: str | None = None
+
+    def __init__(
+        self,
+        architecture: str,
+        weights: str | Path,
+        name: str | None = None,
+        image_size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.architecture, self.weights = architecture, Path(weights)
+        if not self.weights.is_file():
+            raise InputError(f"backbone weights {weights}: no such file; give {architecture}'s state dict")
+        self._build = _builder(architecture)
+        self.name = name or f"{architecture.partition('/')[2]} ({self.weights.name})"
+        self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+        self.device = torch.device(device)
+
+    @property
+    def id(self) -> str:
+        """Equal for extractors that give equal features."""
+        return f"{self.architecture}:{self.weights}:{self.image_size}:{self.mean}:{self.std}"
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`FeatureExtractor`."""
+        return weights_fingerprint(self._network, self.architecture, self.image_size, self.mean, self.std)
+
+    @property
+    def dim(self) -> int:
+        """Features of an image. Loads the weights."""
+        return int(self(torch.zeros(1, 3, 8, 8)).shape[1])
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images in [-1, 1] -> (B, D) features."""
+        unit = to_uint8(images).to(self.device).float() / 255
+        side = (self.image_size, self.image_size)
+        resized = torch.nn.functional.interpolate(unit, side, mode="bilinear", antialias=True)
+        shape = (1, 3, 1, 1)
+        mean, std = (torch.tensor(values, device=self.device).reshape(shape) for values in (self.mean, self.std))
+        return self._network((resized - mean) / std).flatten(1).float().cpu()
+
+    @cached_property
+    def _network(self) -> torch.nn.Module:
+        network = self._build()
+        try:
+            state = torch.load(self.weights, map_location="cpu", weights_only=True)
+            _load_backbone(network, state.get("state_dict", state))
+        except (RuntimeError, UnpicklingError, AttributeError, KeyError, EOFError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"backbone weights {self.weights}: not a state dict of {self.architecture}: {reason}"
+            ) from error
+        return network.eval().requires_grad_(False).to(self.device)
+
+
+def _builder(architecture: str) -> Callable[[], torch.nn.Module]:
+    library, _, name = architecture.partition("/")
+    if library == "timm" and timm.is_model(name):
+        return lambda: timm.create_model(name, pretrained=False, num_classes=0)
+    if library == "torchvision" and name in torchvision.models.list_models(torchvision.models):
+        return lambda: _without_classifier(torchvision.models.get_model(name, weights=None))
+    raise InputError(
+        f"backbone {architecture!r}: no such network; give torchvision/<name> or timm/<name>, such as "
+        "torchvision/resnet50"
+    )
+
+
+def _without_classifier(network: torch.nn.Module) -> torch.nn.Module:
+    for name in ("fc", "classifier", "head", "heads"):
+        if hasattr(network, name):
+            setattr(network, name, torch.nn.Identity())
+            return network
+    raise InputError(f"backbone {type(network).__name__}: its classifier is not known; choose another network")
+
+
+def _load_backbone(network: torch.nn.Module, state: Mapping[str, Any]) -> None:
+    """Load all weights that the network has; those of a classifier, which it lacks, are passed over."""
+    children = [name for name, _ in network.named_children()]
+    renamed = {}
+    for key, value in state.items():
+        parts = key.removeprefix("module.").removeprefix("backbone.").split(".")
+        if parts[0].isdigit() and int(parts[0]) < len(children):
+            parts[0] = children[int(parts[0])]
+        renamed[".".join(parts)] = value
+    wanted = network.state_dict()
+    if absent := sorted(name for name in wanted if name not in renamed):
+        raise KeyError(f"{len(absent)} of {len(wanted)} weights are missing, such as {absent[0]}")
+    network.load_state_dict({name: renamed[name] for name in wanted})
+
+
+def backbone_extractors(
+    backbones: Sequence[str | Mapping[str, Any]] | None, device: str | torch.device = "cpu"
+) -> list[FeatureExtractor]:
+    """Further networks on which the distances are measured, from the ``fid_backbones`` setting.
+
+    Args:
+        backbones: each a dictionary of the arguments of :class:`BackboneFeatures`, a text
+            ``<architecture>:<weights file>`` such as ``torchvision/resnet50:ResNet50.pt``, or ``open_clip:<model>``
+            for the image tower of a CLIP model (see :class:`nodule_plugin.metrics.openclip.OpenCLIPModel`).
+        device: where the networks run.
+
+    Raises:
+        InputError: if one cannot be understood, or two bear the same name.
+    """
+    extractors: list[FeatureExtractor] = []
+    for backbone in backbones or ():
+        if isinstance(backbone, Mapping):
+            try:
+                extractors.append(BackboneFeatures(**{"device": device, **backbone}))
+            except TypeError as error:
+                raise InputError(f"fid_backbones: {dict(backbone)}: {error}; see BackboneFeatures") from error
+            continue
+        kind, _, source = str(backbone).partition(":")
+        if not source:
+            raise InputError(
+                f"fid_backbones: {backbone!r}; give such as torchvision/resnet50:weights.pt, timm/resnet18:weights.pt "
+                "or open_clip:folder"
+            )
+        if kind == "open_clip":
+            extractors.append(OpenCLIPImageFeatures(source, f"image tower of {Path(source).name}", device))
+        else:
+            extractors.append(BackboneFeatures(kind, source, device=device))
+    names = [extractor.name for extractor in extractors]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"fid_backbones: two are called {repeated[0]!r}; give one of them another name")
+    return extractors

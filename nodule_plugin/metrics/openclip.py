@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from transformers import BertConfig
 
 from nodule_plugin.data.pixels import Images, to_pictures
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.feature_cache import weights_fingerprint
 
 CONFIG_NAME = "open_clip_config.json"
 BERT_BASE_TEXT_TOWERS = (
@@ -70,6 +72,13 @@ class OpenCLIPModel:
     def id(self) -> str:
         """Equal for encoders that give equal image embeddings."""
         return f"open_clip:{self.model}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the image tower's weights and preprocessing. Loads the model."""
+        loaded = self._loaded()
+        steps = re.sub(r" at 0x[0-9a-f]+", "", repr(loaded.preprocess))  # a function's address is no setting
+        return weights_fingerprint(loaded.network.visual, steps)
 
     def __call__(self, images: Images) -> Tensor:
         """As :meth:`encode_images`."""

@@ -45,7 +45,7 @@ class PairDistanceMeasure(Measure):
     def unavailable(self) -> str | None:
         return self.distance.unavailable
 
-    def _measure(self, images: ImageSet, real: ImageSet) -> Value:
+    def _measure(self, images: ImageSet, real: ImageSet, training: ImageSet | None) -> Value:
         if images.images is real.images:
             return missing("compared with itself")
         pairs, rule = self._pairs(images, real)
@@ -84,6 +84,7 @@ class DiversityMeasure(Measure):
     """
 
     better = NEAR_REAL
+    interval = "standard deviation over prompts, divided by the root of their number"
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class DiversityMeasure(Measure):
     def unavailable(self) -> str | None:
         return self.distance.unavailable
 
-    def _measure(self, images: ImageSet, real: ImageSet) -> Value:
+    def _measure(self, images: ImageSet, real: ImageSet, training: ImageSet | None) -> Value:
         draw = np.random.default_rng(self.seed)
         pairs: list[tuple[int, int]] = []
         prompts: list[int] = []
@@ -126,20 +127,28 @@ def pair_distances(
     batch_size: int,
     description: str,
 ) -> np.ndarray:
-    """The distance of every pair of places in two sets; the second image is resized to the first one's size."""
-    distances: list[np.ndarray] = []
-    by_size: dict[torch.Size, list[int]] = defaultdict(list)
-    for index, (first, _) in enumerate(pairs):
-        by_size[images.images[first].shape].append(index)
-    order = [index for indices in by_size.values() for index in indices]
-    batches = [indices[i : i + batch_size] for indices in by_size.values() for i in range(0, len(indices), batch_size)]
-    for batch in tqdm(batches, desc=description, leave=False, delay=2):
-        ones = torch.stack([_unit_range(images.images[pairs[index][0]]) for index in batch])
-        twos = [_resized(_unit_range(others.images[pairs[index][1]]), ones.shape[-2:]) for index in batch]
-        distances.append(distance(ones, torch.stack(twos)).numpy())
-    in_order = np.empty(len(pairs))
-    in_order[order] = np.concatenate(distances)
-    return in_order
+    """The distance of every pair of places in two sets; the second image is resized to the first one's size.
+
+    Images are looked at in the order of the pairs and held until a batch of their size is full.
+    """
+    distances = np.empty(len(pairs))
+    waiting: dict[torch.Size, list[tuple[int, Tensor, Tensor]]] = defaultdict(list)
+
+    def measure(batch: list[tuple[int, Tensor, Tensor]]) -> None:
+        places, ones, twos = zip(*batch)
+        distances[list(places)] = distance(torch.stack(ones), torch.stack(twos)).numpy()
+        batch.clear()
+
+    for index, (first, second) in enumerate(tqdm(pairs, desc=description, leave=False, delay=2)):
+        one = _unit_range(images.images[first])
+        batch = waiting[one.shape]
+        batch.append((index, one, _resized(_unit_range(others.images[second]), one.shape[-2:])))
+        if len(batch) == batch_size:
+            measure(batch)
+    for batch in waiting.values():
+        if batch:
+            measure(batch)
+    return distances
 
 
 def _unit_range(image: Tensor) -> Tensor:

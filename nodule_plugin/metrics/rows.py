@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
-from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageSet, SetKey
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageSet, SetKey
 from nodule_plugin.metrics.alignment import shuffle_prompts
-from nodule_plugin.metrics.measures import Measure, Value
+from nodule_plugin.metrics.measures import DistanceMeasure, Measure, Value, missing
 
 FLOOR = SetKey(CONTROL, "real images, half against half")
 HALVINGS = 20
@@ -31,7 +32,8 @@ def measure_rows(sets: Sequence[ImageSet], measures: Sequence[Measure], seed: in
     """Measure every set, and what real images themselves give.
 
     Args:
-        sets: exactly one of kind "real", any number of generated ones and controls.
+        sets: exactly one of kind "real", any number of generated ones and controls, at most one of training images;
+            others are no rows and passed over.
         measures: the columns.
         seed: of the real images' halves and of shuffled prompts.
 
@@ -40,35 +42,48 @@ def measure_rows(sets: Sequence[ImageSet], measures: Sequence[Measure], seed: in
         generated set of that size can be expected to fall below), generated sets by model and guidance scale, controls.
     """
     real = next(images for images in sets if images.key.kind == REAL)
+    training = next((images for images in sets if images.key.kind == TRAINING), None)
     generated = [images for images in sets if images.key.kind == GENERATED]
     generated.sort(key=lambda images: (images.key.model, images.key.guidance_scale or 0.0))
     controls = [images for images in sets if images.key.kind == CONTROL]
-    rows = [_row(real, real, measures)]
+    rows = [_row(real, real, training, measures)]
     if len(real) > 1:
-        rows.append(_floor_row(real, measures, seed))
+        rows.append(_floor_row(real, training, measures, seed))
     others = [*generated, *controls]
     if (wrong := _wrong_prompts(real, seed)) is not None:
         others.append(wrong)
-    return rows + [_row(images, real, measures) for images in tqdm(others, desc="rows")]
+    return rows + [_row(images, real, training, measures) for images in tqdm(others, desc="rows")]
 
 
-def _row(images: ImageSet, reference: ImageSet, measures: Sequence[Measure]) -> Row:
-    values = {measure.key: measure.measure(images, reference) for measure in measures}
+def _row(images: ImageSet, reference: ImageSet, training: ImageSet | None, measures: Sequence[Measure]) -> Row:
+    values = {measure.key: measure.measure(images, reference, training) for measure in measures}
     prompts = {record.prompt for record in images.records if record.prompt is not None}
     return Row(images.key, len(images), len(prompts), values)
 
 
-def _floor_row(real: ImageSet, measures: Sequence[Measure], seed: int) -> Row:
+def _floor_row(real: ImageSet, training: ImageSet | None, measures: Sequence[Measure], seed: int) -> Row:
     """Distances between sets as mean and standard deviation over many halvings; the rest from the first of them."""
     halvings = [real_halves(real, seed + index) for index in range(HALVINGS)]
-    row = _row(*halvings[0], measures)
-    for measure in measures:
-        if measure.between_sets and row.values[measure.key].value is not None:
-            values = [measure.measure(*halves).value for halves in halvings]
-            known = np.array([value for value in values if value is not None])
-            mean, deviation = float(known.mean()), float(known.std(ddof=1))
-            row.values[measure.key] = Value(mean, deviation, row.count, details={"halvings": len(known)})
-    return row
+    single = [measure for measure in measures if not isinstance(measure, DistanceMeasure)]
+    row = _row(*halvings[0], training, single)
+    values = {
+        measure.key: _over_halvings(measure, halvings)
+        if isinstance(measure, DistanceMeasure)
+        else row.values[measure.key]
+        for measure in measures
+    }
+    return Row(row.key, row.count, row.prompts, values)
+
+
+def _over_halvings(measure: DistanceMeasure, halvings: Sequence[tuple[ImageSet, ImageSet]]) -> Value:
+    if measure.unavailable:
+        return missing(measure.unavailable)
+    if (objection := measure.objection(*halvings[0])) is not None:
+        return missing(objection)
+    known = [value for value in (measure.between(*halves) for halves in halvings) if value is not None]
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    count = len(halvings[0][0])
+    return Value(float(np.mean(known)), deviation, count, None, {"halvings": len(known)}, measure.bounds)
 
 
 def real_halves(real: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:
@@ -85,6 +100,6 @@ def real_halves(real: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:
 
 def _wrong_prompts(real: ImageSet, seed: int) -> ImageSet | None:
     prompts = real.prompts()
-    if prompts is None or 2 * max(prompts.count(prompt) for prompt in set(prompts)) > len(prompts):
+    if prompts is None or 2 * max(Counter(prompts).values()) > len(prompts):
         return None
     return real.with_prompts(shuffle_prompts(prompts, seed), WRONG_PROMPTS)

@@ -1,9 +1,9 @@
-"""The metrics against the guidance scale."""
+"""The figures: metrics against the guidance scale, the sweep, dose response, nearness to training images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -47,6 +47,105 @@ def guidance_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     return panels
 
 
+def sweep_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """Fidelity against alignment, diversity and both, one point a guidance scale, the Pareto set ringed."""
+    sweep = results["sweep"]
+    if sweep is None:
+        return {}
+    names = {measure["key"]: f"{measure['name']} {arrow(measure)}" for measure in results["measures"]}
+    panels = {}
+    for across, up in (("alignment", "fidelity"), ("diversity", "fidelity"), ("diversity", "alignment")):
+        figure = Figure(figsize=(3.9, 3.2), layout="constrained")
+        axis = figure.subplots()
+        for model in dict.fromkeys(point["model"] for point in sweep["points"]):
+            points = [point for point in sweep["points"] if point["model"] == model]
+            xs, ys = ([point[aspect]["value"] for point in points] for aspect in (across, up))
+            bars = [_bars(values, [p[a]["ci95"] for p in points]) for values, a in ((xs, across), (ys, up))]
+            axis.errorbar(xs, ys, xerr=bars[0], yerr=bars[1], marker="o", capsize=2, linewidth=1, label=model)
+            for point, x, y in zip(points, xs, ys):
+                axis.annotate(f"{point['guidance_scale']:g}", (x, y), (4, 4), textcoords="offset points", fontsize=7)
+        best = [point for point in sweep["points"] if point["pareto"]]
+        axis.scatter(
+            [point[across]["value"] for point in best],
+            [point[up]["value"] for point in best],
+            s=110,
+            facecolors="none",
+            edgecolors="black",
+            zorder=3,
+            label="Pareto set",
+        )
+        for row in results["rows"]:
+            place = [row["values"][sweep[aspect]]["value"] for aspect in (across, up)]
+            if row["kind"] == REAL and place[0] is not None:
+                axis.axvline(place[0], color="black", linewidth=1, linestyle="--", label=row["model"])
+            if row["floor"] and place[1] is not None and up == "fidelity":
+                axis.axhline(place[1], color="black", linewidth=1, linestyle=":", label=row["model"])
+        axis.set_xlabel(names[sweep[across]], fontsize=8)
+        axis.set_ylabel(names[sweep[up]], fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=6)
+        panels[f"{up.capitalize()} against {across}"] = _png(figure)
+    return panels
+
+
+def dose_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """What is read off the pictures against what was asked for, one plot a finding."""
+    curves = results["studies"]["dose_response"]
+    panels = {}
+    for rating in dict.fromkeys(curve["rating"] for curve in curves):
+        figure = Figure(figsize=(3.6, 2.9), layout="constrained")
+        axis = figure.subplots()
+        own = [curve for curve in curves if curve["rating"] == rating]
+        for curve in own:
+            scale = curve["guidance_scale"]
+            label = curve["model"] if scale is None else f"{curve['model']} at {scale:g}"
+            bars = _bars(curve["read"], curve["ci95"])
+            axis.errorbar(curve["codes"], curve["read"], bars, marker="o", capsize=3, label=label)
+        real = [(code, value) for code, value in zip(own[0]["codes"], own[0]["real"]) if value is not None]
+        axis.plot(*zip(*real), color="black", linewidth=1, linestyle="--", marker=".", label=results["reference"])
+        axis.set_xticks(own[0]["codes"])
+        axis.set_title(rating.capitalize(), fontsize=9)
+        axis.set_xlabel("asked for", fontsize=8)
+        axis.set_ylabel("read", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=6)
+        panels[rating.capitalize()] = _png(figure)
+    return panels
+
+
+def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The distribution of likeness to the nearest training image, one plot a likeness."""
+    memorization = results["studies"]["memorization"]
+    panels = {}
+    for name in memorization["detector"]["missed_by"] if memorization else ():
+        figure = Figure(figsize=(3.9, 3.0), layout="constrained")
+        axis = figure.subplots()
+        for row in memorization["sets"]:
+            quantiles = row["nearness"][name]["quantiles"]
+            scale = row["guidance_scale"]
+            label = row["model"] if scale is None else f"{row['model']} at {scale:g}"
+            axis.plot(list(quantiles.values()), [float(share) for share in quantiles], linewidth=1, label=label)
+        usual = memorization["sets"][0]["nearness"][name]["held_out_quantiles"]
+        shares = [float(share) for share in usual]
+        axis.plot(list(usual.values()), shares, color="black", linestyle="--", label=f"held-out {results['reference']}")
+        if name in memorization["detector"]["thresholds"]:
+            limit = memorization["detector"]["thresholds"][name]
+            axis.axvline(limit, color="black", linewidth=1, linestyle=":", label="threshold")
+        axis.set_xlabel(f"likeness to the nearest training image ({name})", fontsize=8)
+        axis.set_ylabel("share of images below", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=6)
+        panels[f"Likeness by {name}"] = _png(figure)
+    return panels
+
+
+def _bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> list[list[float]]:
+    """Lengths below and above each value; none where there is no interval."""
+    ends = [interval or (value, value) for value, interval in zip(values, intervals)]
+    below = [max(0.0, value - low) for value, (low, _) in zip(values, ends)]
+    return [below, [max(0.0, high - value) for value, (_, high) in zip(values, ends)]]
+
+
 def _shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rows = [row for row in results["rows"] if row["kind"] == GENERATED and row["guidance_scale"] is not None]
     return [m for m in results["measures"] if any(row["values"][m["key"]]["value"] is not None for row in rows)]
@@ -63,13 +162,13 @@ def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) ->
     models = dict.fromkeys(row["model"] for row in results["rows"] if row["kind"] == GENERATED)
     for model in models:
         points = [
-            (row["guidance_scale"], row["values"][key]["value"], row["values"][key]["standard_error"] or 0.0)
+            (row["guidance_scale"], row["values"][key]["value"], row["values"][key]["ci95"])
             for row in results["rows"]
             if row["model"] == model and row["guidance_scale"] is not None and row["values"][key]["value"] is not None
         ]
         if points:
-            scales, values, errors = zip(*points)
-            axis.errorbar(scales, values, [1.96 * error for error in errors], marker="o", capsize=3, label=model)
+            scales, values, intervals = zip(*points)
+            axis.errorbar(scales, values, _bars(values, intervals), marker="o", capsize=3, label=model)
     for row in results["rows"]:
         value = row["values"][key]["value"]
         if value is not None and (row["kind"] == REAL or row["floor"]):

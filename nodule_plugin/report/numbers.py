@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def with_error(value: float, error: float | None) -> str:
@@ -18,3 +20,29 @@ def with_error(value: float, error: float | None) -> str:
         return f"{value:.3g} ± {error:.2g}"
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def with_interval(value: float, interval: Sequence[float] | None) -> str:
+    """``value [low, high]``, all to the second digit of a quarter of the interval's width; else four digits.
+
+    Example:
+        >>> with_interval(96.3412, [92.75, 99.93])
+        '96.3 [92.8, 99.9]'
+    """
+    if interval is None or not all(math.isfinite(end) for end in interval) or interval[1] <= interval[0]:
+        return f"{value:.4g}"
+    if abs(value) >= 1e5:
+        return f"{value:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
+    digits = max(0, 1 - math.floor(math.log10((interval[1] - interval[0]) / 3.9)))
+    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """``4.2 %`` of 0.042; the space does not break."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def share_with_interval(rate: Mapping[str, Any]) -> str:
+    """``3 of 72 (4.2 % [0.9 %, 11.7 %])`` of a rate as metrics.json holds it."""
+    low, high = rate["ci95"]
+    return f"{rate['hits']} of {rate['count']} ({percent(rate['share'])} [{percent(low)}, {percent(high)}])"

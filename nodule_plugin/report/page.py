@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
-from nodule_plugin.report.figures import guidance_panels
+from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageSet
+from nodule_plugin.report.figures import dose_panels, guidance_panels, nearness_panels, sweep_panels
 from nodule_plugin.report.html import data_url, png, render
+from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
 from nodule_plugin.report.tables import FOOTNOTES, TITLES, extractor_lines, groups, table
 
 MAX_PROMPTS = 8
@@ -30,7 +32,8 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
         {
             "title": TITLES[group],
             "headings": table(results, group)[0],
-            "rows": table(results, group)[1],
+            "rows": table(results, group)[1] if _computed(results, group) else [],
+            "absent": _why_absent(results, group),
             "footnote": FOOTNOTES[group],
             "extractors": extractor_lines(results, group),
         }
@@ -42,13 +45,108 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
         tables=tables,
         panels={name: data_url(panel) for name, panel in guidance_panels(results).items()},
         samples=sample_grids(sets, show_real),
+        studies=Markup(render_studies(results, sets, show_real)),
         settings=json.dumps(results["settings"], indent=2, ensure_ascii=False, default=str),
     )
 
 
+def render_studies(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real: bool) -> str:
+    """The part of the page on guidance, findings and copies, as HTML text."""
+    pictures = {
+        name: {title: data_url(panel) for title, panel in panels.items()}
+        for name, panels in (
+            ("sweep_panels", sweep_panels(results)),
+            ("dose_panels", dose_panels(results)),
+            ("nearness_panels", nearness_panels(results)),
+        )
+    }
+    return render(
+        "studies.html",
+        results=results,
+        sweep=results["sweep"],
+        agreement=agreement_table(results),
+        dose=dose_table(results),
+        strips=dose_strips(sets),
+        copies=copies_table(results),
+        detector=detector_sentences(results),
+        pairs=closest_pairs(results, sets, show_real),
+        show_real=show_real,
+        **pictures,
+    )
+
+
+def dose_strips(sets: Sequence[ImageSet]) -> list[dict[str, Any]]:
+    """For each dose-response set: a row a rating, a column a code, the pictures of its first seed."""
+    strips = []
+    for images in sets:
+        if images.key.kind != DOSE or not images.records:
+            continue
+        base, seed = images.records[0].ratings, images.records[0].seed
+        of_seed = {place: record for place, record in enumerate(images.records) if record.seed == seed}
+        rows, codes = [], sorted({code for record in of_seed.values() for code in record.ratings.values()})
+        for rating in base:
+            places = {
+                record.ratings[rating]: place
+                for place, record in of_seed.items()
+                if all(code == base[name] for name, code in record.ratings.items() if name != rating)
+            }
+            if len(places) > 1:
+                pictures = [data_url(_png(images.images[places[c]])) if c in places else None for c in codes]
+                rows.append({"rating": rating.capitalize(), "pictures": pictures})
+        strips.append({"model": _title(images), "codes": codes, "rows": rows})
+    return strips
+
+
+def closest_pairs(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real: bool) -> list[dict[str, Any]]:
+    """The closest pairs with their pictures; of training images only where real ones may be shown."""
+    memorization = results["studies"]["memorization"]
+    pairs = memorization["closest_pairs"] if memorization else []
+    shown = []
+    for pair in pairs:
+        own = next(s for s in sets if s.key.kind == GENERATED and _is_row(s, pair))
+        training = next(s for s in sets if s.key.kind == TRAINING)
+        shown.append(
+            {
+                **pair,
+                "title": _title(own),
+                "generated": _picture_of(own, pair["image"]),
+                "training_picture": _picture_of(training, pair["training"]) if show_real else None,
+            }
+        )
+    return shown
+
+
+def _is_row(images: ImageSet, row: Mapping[str, Any]) -> bool:
+    return (images.key.model, images.key.guidance_scale) == (row["model"], row["guidance_scale"])
+
+
+def _picture_of(images: ImageSet, image_id: str) -> str:
+    place = next(place for place, record in enumerate(images.records) if record.id == image_id)
+    return data_url(_png(images.images[place]))
+
+
+def _title(images: ImageSet) -> str:
+    scale = images.key.guidance_scale
+    return images.key.model if scale is None else f"{images.key.model} at {scale:g}"
+
+
+def _why_absent(results: Mapping[str, Any], group: str) -> str:
+    """Why a table without any number has none: a line says it as well as a page of cells."""
+    measures = [measure for measure in results["measures"] if measure["group"] == group]
+    names = ", ".join(measure["name"] for measure in measures)
+    reasons = dict.fromkeys(
+        row["values"][measure["key"]]["reason"]
+        for row in results["rows"]
+        for measure in measures
+        if row["kind"] == GENERATED
+    )
+    return f"Not computed: {names} ({'; '.join(str(reason) for reason in reasons)})."
+
+
 def _computed(results: Mapping[str, Any], group: str) -> bool:
     """Whether a table holds any number; one without comes last."""
-    return any(m["group"] == group and m["unavailable"] is None for m in results["measures"])
+    keys = [measure["key"] for measure in results["measures"] if measure["group"] == group]
+    return any(row["values"][key]["value"] is not None for row in results["rows"] for key in keys)
 
 
 def sample_grids(sets: Sequence[ImageSet], show_real: bool) -> list[dict[str, Any]]:
@@ -75,10 +173,8 @@ def _heading(images: ImageSet) -> str:
 
 
 def _first_picture(images: ImageSet, prompt: str | None) -> str | None:
-    for record, image in zip(images.records, images.images):
-        if record.prompt == prompt:
-            return data_url(_png(image))
-    return None
+    place = next((place for place, record in enumerate(images.records) if record.prompt == prompt), None)
+    return None if place is None else data_url(_png(images.images[place]))
 
 
 def _png(image: Tensor) -> bytes:

@@ -8,13 +8,14 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
-from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.rows import FLOOR, Row
-from nodule_plugin.report.numbers import with_error
+from nodule_plugin.report.numbers import share_with_interval, with_error
+from nodule_plugin.report.sweep import guidance_sweep
 
 FORMAT = "nodule-plugin evaluation"
-VERSION = 1
+VERSION = 2
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
 ATTRIBUTION = (
     "LIDC-IDRI, CC BY 3.0: Armato SG III et al. (2015) Data From LIDC-IDRI, The Cancer Imaging Archive, "
@@ -35,6 +36,7 @@ def build_results(
     settings: Mapping[str, Any],
     phantoms: bool = False,
     seen_in_training: int = 0,
+    studies: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
 
@@ -44,6 +46,7 @@ def build_results(
         settings: of the run.
         phantoms: the reference images are phantoms, and must not be called real.
         seen_in_training: how many reference images are of patients that the project's small models were trained on.
+        studies: as :func:`nodule_plugin.metrics.studies.run_studies` gives them; None: none were run.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -58,7 +61,9 @@ def build_results(
         "reference": reference,
         "seen_in_training": seen_in_training,
         "rows": [_row(row, reference) for row in rows],
+        "studies": dict(studies or {"memorization": None, "dose_response": [], "readers": {}}),
     }
+    results["sweep"] = guidance_sweep(results)
     results["verdict"] = verdict(results)
     return results
 
@@ -68,6 +73,7 @@ def _row(row: Row, reference: str) -> dict[str, Any]:
     return {
         "kind": row.key.kind,
         "floor": row.key == FLOOR,
+        "ceiling": row.key.kind == CONTROL and row.key != FLOOR,
         "model": row.key.model if generated else row.key.model.replace(REAL_IMAGES, reference),
         "guidance_scale": row.key.guidance_scale,
         "images": row.count,
@@ -112,7 +118,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     floor = next((row for row in results["rows"] if row["floor"]), None)
     if floor is not None and _value(floor, deciding) is not None:
         sentences.append(_against_floor(best, floor, deciding, f"Two halves of the {reference} have {measure['name']}"))
-    return sentences + _alignment_sentences(results, best)
+    return [*sentences, *_alignment_sentences(results, best), *_study_sentences(results, best)]
 
 
 def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, halves: str) -> str:
@@ -142,6 +148,34 @@ def _alignment_sentences(results: Mapping[str, Any], row: Mapping[str, Any]) -> 
         sentences.append(
             f"{follows}: {measure['name']} is {with_error(value['value'], value['standard_error'])}, "
             f"{with_error(above, error)} above that with shuffled prompts."
+        )
+    return sentences
+
+
+def _study_sentences(results: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    memorization, curves = results["studies"]["memorization"], results["studies"]["dose_response"]
+    if memorization is not None:
+        row = next(
+            row
+            for row in memorization["sets"]
+            if (row["model"], row["guidance_scale"]) == (best["model"], best["guidance_scale"])
+        )
+        detector = memorization["detector"]
+        sentences.append(
+            f"Copies of training images there: {share_with_interval(row['copies'])}; the detector takes "
+            f"{share_with_interval(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
+            f"{share_with_interval(detector['misses'])} of planted ones."
+        )
+    if curves:
+        moved = [curve for curve in curves if curve["p_value"] < 0.05 and curve["change"] > 0]
+        rising = sorted({curve["rating"] for curve in moved if curve["monotone"]})
+        partly = sorted({curve["rating"] for curve in moved} - set(rising))
+        ignored = sorted({curve["rating"] for curve in curves} - {curve["rating"] for curve in moved})
+        sentences.append(
+            "When one rating moves and all else stays, what is read off the pictures rises throughout for "
+            f"{', '.join(rising) or 'no rating'}; with reversals for {', '.join(partly) or 'none'}; and is not shown "
+            f"to rise for {', '.join(ignored) or 'none'}."
         )
     return sentences
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from tiny_inception import make_inception
 
 from nodule_plugin.data.generated import FORMAT, NOTICE
 
@@ -82,11 +83,47 @@ def test_the_documented_command_writes_the_report(repository: Path, sets: dict[s
     assert {path.name for path in output.iterdir()} >= {"metrics.csv", "metrics.md", "metrics.png", "report.html"}
 
 
+def test_any_two_folders_of_pictures_with_every_network(repository: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name, count in (("a", 7), ("b", 6)):
+        (tmp_path / name).mkdir()
+        for place in range(count):
+            grey = draw.integers(0, 256, (40, 40), dtype=np.uint8)
+            Image.fromarray(grey).convert("RGB").save(tmp_path / name / f"{place}.png")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pt")
+    tiny = repository / "bundle" / "models" / "tiny_scorer"
+    ran = _evaluate(
+        repository,
+        real_dir=tmp_path / "a",
+        generated_dir=tmp_path / "b",
+        output_dir=tmp_path / "out",
+        inception_weights=make_inception(tmp_path / "inception.pth"),
+        clip_model=tiny,
+        fid_backbones=f"['torchvision/resnet18:{tmp_path / 'resnet18.pt'}','open_clip:{tiny}']",
+        noise_images=2,
+        error_repeats=3,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    results = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    (generated,) = (row["values"] for row in results["rows"] if row["kind"] == "generated")
+    computed = {measure["name"] for measure in results["measures"] if generated[measure["key"]]["value"] is not None}
+    networks = ("resnet18 (resnet18.pt)", "image tower of tiny_scorer")
+    assert computed >= {"FID", "KID", "CMMD", *(f"{kind} ({name})" for kind in ("FD", "KD") for name in networks)}
+    # One network under two names gives one number.
+    assert generated["fd_backbone2"]["value"] == generated["fd_tiny"]["value"]
+    assert generated["fid"]["ci95"] is not None
+    assert generated["fid_infinity"]["reason"] == "6 images, 4098 needed (twice the 2048 features)"
+    assert generated["copies"]["reason"] == "no training images given"
+    ceiling = next(row["values"] for row in results["rows"] if row["ceiling"])
+    assert ceiling["fid"]["value"] is not None
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"generated_dir": "/absent"}, "error: generated set: there is no folder /absent"),
-        ({"clip_model": "/absent"}, "error: CLIP model /absent: no such folder"),
+        ({"fid_backbones": "['timm/resnet18:/absent.pt']"}, "error: backbone weights /absent.pt: no such file"),
     ],
 )
 def test_wrong_settings_end_with_one_line(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CONFIGS = ["prepare", "train", "inference", "evaluate", "sd15", "sd2", "metadata"]
+CONFIGS = ["prepare", "train", "inference", "evaluate", "dose_response", "attack", "release", "sd15", "sd2", "metadata"]
 REQUIRED = ["LICENSE", "configs/metadata.json", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"]
 MEGABYTE = 2**20
 

@@ -14,11 +14,13 @@ from nodule_plugin.data.evaluation_images import (
     describe_generated,
     generated_items,
     image_size,
+    joined_items,
     noise_items,
     real_items,
+    study_items,
 )
 from nodule_plugin.data.generated import FORMAT, NOTICE
-from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, REAL
 from nodule_plugin.errors import InputError
 
 
@@ -57,6 +59,37 @@ def test_sets_of_one_base_model_are_told_apart_by_folder(tmp_path: Path) -> None
         ("b", 3, "DDIM"),
     ]
     assert "images" not in described[0]
+
+
+def test_ratings_count_as_far_as_the_prompt_words_them(tmp_path: Path) -> None:
+    folder = write_generated(tmp_path / "a", (1.0,))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    findings = {"sphericity": 5, "margin": 5, "texture": 5, "spiculation": 1, "calcification": 3, "lobulation": 4}
+    for item, prompt in zip(
+        manifest["images"],
+        (
+            "The nodule is round in shape, solid internally, with well-defined margins. calcification is seen.",
+            "in words of its own",
+            "p2",
+        ),
+    ):
+        item |= {"prompt": prompt, "findings": findings}
+    manifest["images"][2] |= {"findings": None, "seed": None}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    records = [item["record"] for item in generated_items(folder)]
+    assert records[0].ratings == {name: code for name, code in findings.items() if name != "lobulation"}
+    assert records[1].ratings == findings
+    assert records[2].ratings == {}
+    assert [record.seed for record in records] == [0, 1, None]
+    with pytest.raises(InputError, match=r"dose response set .*: image 1-2\.png has no findings"):
+        study_items(DOSE, folder)
+    assert study_items(ATTACK, folder)[0]["set"].kind == ATTACK
+    assert study_items(DOSE, None) == []
+
+
+def test_all_items_are_numbered() -> None:
+    joined = joined_items([{"a": 1}], [], [{"a": 2}, {"a": 3}])
+    assert [(item["index"], item["a"]) for item in joined] == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_a_folder_of_pictures_and_slices_is_real_images(tmp_path: Path) -> None:

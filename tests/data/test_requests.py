@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodule_plugin.data.requests import generation_requests
+from nodule_plugin.data.requests import dose_response, generation_requests
 from nodule_plugin.errors import InputError
 
 ROUND = {"sphericity": 5, "margin": 5, "texture": 5, "spiculation": 1, "calcification": 6}
@@ -148,3 +148,41 @@ def test_bad_json_is_named(tmp_path: Path) -> None:
 def test_bad_use_of_the_datalist_is_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         generation_requests(datalist=datalist(tmp_path, ["a"]), **arguments)
+
+
+def test_parts_of_a_data_list_are_joined_and_unique_prompts_chosen(tmp_path: Path) -> None:
+    file = Path(datalist(tmp_path, ["a", "b", "c"]))
+    content = json.loads(file.read_text())
+    content["training"] = [{**item, "id": f"{item['id']}2", "prompt": "shared"} for item in content["test"][:2]]
+    content["training"].append({**content["test"][2], "id": "c2", "prompt": "own"})
+    file.write_text(json.dumps(content))
+    joined = generation_requests(datalist=str(file), part=["training", "test"])
+    assert [request["source_id"] for request in joined] == ["a2", "b2", "c2", "a", "b", "c"]
+    assert [request["seed"] for request in joined] == list(range(6))
+    attack = generation_requests(datalist=str(file), part="training", unique_prompts="true", seeds=[0, 1])
+    assert [(request["source_id"], request["seed"]) for request in attack] == [("c2", 0), ("c2", 1)]
+    content["training"] = content["training"][:2]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no items whose prompt is theirs alone"):
+        generation_requests(datalist=str(file), part="training", unique_prompts=True)
+
+
+def test_one_rating_moves_and_all_else_stays() -> None:
+    findings = dose_response(ROUND)
+    assert findings[0] == ROUND
+    moved = [{name for name in ROUND if step[name] != ROUND[name]} for step in findings[1:]]
+    assert all(len(names) == 1 for names in moved)
+    assert [len([names for names in moved if names == {rating}]) for rating in ROUND] == [4, 4, 4, 4, 1]
+    requests = generation_requests(findings=findings, seeds=[0, 1])
+    assert len(requests) == 36
+    assert len({request["prompt"] for request in requests}) == 18
+    detailed = dose_response({**ROUND, "lobulation": 1, "malignancy": 3}, "detailed", ["malignancy"])
+    assert [step["malignancy"] for step in detailed] == [3, 1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("rating", "message"), [("lobulation", "does not word 'lobulation'"), ("shine", "no rating is called 'shine'")]
+)
+def test_ratings_that_cannot_move_a_picture_are_refused(rating: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dose_response({**ROUND, "lobulation": 1}, ratings=[rating])

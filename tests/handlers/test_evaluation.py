@@ -1,22 +1,31 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import distributed_evaluation
 import pytest
 import torch
+from distributed_evaluation import evaluate
+from ignite.engine import Engine
 from monai.engines import Evaluator
+from PIL import Image
 
-from nodule_plugin.data.image_set import GENERATED, REAL, ImageRecord, SetKey
+from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, LoadedImages, SetKey
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.evaluation import EncodeImages, EvaluationReport, ImageSetCollector
-from nodule_plugin.metrics.measures import FrechetMeasure
+from nodule_plugin.handlers.evaluation import EncodeImages, EvaluationReport, ImageSetCollector, PromptScore
+from nodule_plugin.metrics.alignment import BiomedCLIPScorer
+from nodule_plugin.metrics.attributes import FindingMeasure, FindingReader
+from nodule_plugin.metrics.measures import FrechetMeasure, Measure
 
 
 class MeanFeatures:
     """Mean and deviation of an image; counts how many images it was given."""
 
-    id = name = "mean"
+    id = name = fingerprint = "mean"
     unavailable: str | None = None
     dim = 2
 
@@ -38,17 +47,22 @@ def _items(kind: str, count: int, size: int) -> list[dict[str, Any]]:
     ]
 
 
-def _run(items: list[dict[str, Any]], features: MeanFeatures, output: Path) -> EvaluationReport:
-    measures = [
+def _measures(features: MeanFeatures) -> list[Measure]:
+    return [
         FrechetMeasure("a", "A", features, standard=False, repeats=3),
         FrechetMeasure("b", "B", features, standard=False, repeats=3),
     ]
-    collector = ImageSetCollector()
+
+
+def _run(items: list[dict[str, Any]], measures: list[Measure], output: Path) -> EvaluationReport:
+    items = [item | {"index": index} for index, item in enumerate(items)]
+    encode = EncodeImages(measures, output / "features")
+    collector = ImageSetCollector(items, lambda item: item, encode)
     report = EvaluationReport(collector, output, measures, settings={"seed": 0})
     Evaluator(
         device=torch.device("cpu"),
         val_data_loader=torch.utils.data.DataLoader(items, batch_size=4, collate_fn=list),
-        iteration_update=EncodeImages(measures),
+        iteration_update=encode,
         val_handlers=[collector, report],
         decollate=False,
     ).run()
@@ -58,23 +72,79 @@ def _run(items: list[dict[str, Any]], features: MeanFeatures, output: Path) -> E
 def test_every_image_is_encoded_once_whatever_its_size(tmp_path: Path) -> None:
     items = [*_items(REAL, 7, 8), *_items(GENERATED, 6, 16)]
     features = MeanFeatures()
-    report = _run(items, features, tmp_path)
+    report = _run(items, _measures(features), tmp_path)
     assert features.seen == 13
     gathered = {images.key.kind: images for images in report.collector.image_sets}
     assert [record.id for record in gathered[GENERATED].records] == [f"generated{i}" for i in range(6)]
     expected = MeanFeatures()(torch.stack([item["image"] for item in items[7:]]))
-    assert torch.allclose(gathered[GENERATED].features["mean"], expected)
+    assert torch.allclose(torch.from_numpy(gathered[GENERATED].features_of("mean").read()).float(), expected, atol=5e-3)
+    assert isinstance(gathered[GENERATED].images, LoadedImages)
     assert report.results["rows"][2]["values"]["a"] == report.results["rows"][2]["values"]["b"]
     assert (tmp_path / "report.html").is_file()
 
 
+def test_a_second_run_encodes_nothing(tmp_path: Path) -> None:
+    items = [*_items(REAL, 7, 8), *_items(GENERATED, 6, 8)]
+    first = _run(items, _measures(MeanFeatures()), tmp_path)
+    again = MeanFeatures()
+    second = _run(items, _measures(again), tmp_path)
+    assert again.seen == 0
+    assert second.results["rows"] == first.results["rows"]
+
+
+def test_kinds_of_images_are_encoded_for_those_who_ask(tmp_path: Path) -> None:
+    for_distances, for_findings = MeanFeatures(), MeanFeatures()
+    for_findings.id = for_findings.fingerprint = "findings"
+    measures = [
+        FrechetMeasure("a", "A", for_distances, standard=False, repeats=3),
+        FindingMeasure("f", "F", "margin", FindingReader([for_findings])),
+    ]
+    items = [*_items(REAL, 3, 8), *_items(GENERATED, 4, 8), *_items(TRAINING, 5, 8), *_items(DOSE, 6, 8)]
+    _run(items, measures, tmp_path)
+    assert (for_distances.seen, for_findings.seen) == (7, 18)
+
+
 def test_one_image_a_side_is_reported_not_raised(tmp_path: Path) -> None:
-    report = _run([*_items(REAL, 1, 8), *_items(GENERATED, 1, 8)], MeanFeatures(), tmp_path)
+    report = _run([*_items(REAL, 1, 8), *_items(GENERATED, 1, 8)], _measures(MeanFeatures()), tmp_path)
     assert report.results["rows"][-1]["values"]["a"]["reason"] == "1 real image, 2 needed"
 
 
 @pytest.mark.parametrize("kind", [REAL, GENERATED])
-def test_one_side_missing_is_an_error_and_leaves_no_file(kind: str, tmp_path: Path) -> None:
+def test_one_side_missing_is_an_error_before_anything_is_encoded(kind: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="evaluation: no"):
-        _run(_items(kind, 3, 8), MeanFeatures(), tmp_path / "out")
+        _run(_items(kind, 3, 8), _measures(MeanFeatures()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_scores_are_an_ignite_metric(clip_folder: Path) -> None:
+    scorer = BiomedCLIPScorer(clip_folder, context_length=77)
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prompts = ["round", "oval", "round", "linear", "oval", "round"]
+    engine = Engine(lambda engine, batch: {"pred": images[batch], "prompts": [prompts[place] for place in batch]})
+    PromptScore(scorer, lambda output: (output["pred"], output["prompts"])).attach(engine, "bioclip_score")
+    # Batches of unequal size: the mean is over images, not over batches.
+    assert engine.run([[0, 1, 2, 3], [4, 5]]).metrics["bioclip_score"] == pytest.approx(scorer.score(images, prompts))
+    with pytest.raises(InputError, match="no image was given"):
+        PromptScore(scorer).compute()
+
+
+def test_several_processes_with_uneven_shares_equal_one(clip_folder: Path, tmp_path: Path) -> None:
+    for name, count in (("real", 9), ("generated", 10)):
+        (tmp_path / name).mkdir()
+        grey = torch.randint(0, 256, (count, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+        for place, picture in enumerate(grey):
+            Image.fromarray(picture.numpy()).save(tmp_path / name / f"{place}.png")
+    outputs = {processes: tmp_path / f"of-{processes}" for processes in (1, 2)}
+    evaluate(tmp_path, clip_folder, outputs[1])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, distributed_evaluation.__file__, str(tmp_path), str(clip_folder), str(outputs[2])]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    results = {}
+    for processes, output in outputs.items():
+        rows = json.loads((output / "metrics.json").read_text())["rows"]
+        numbers = [row["values"][key]["value"] for row in rows for key in ("fd", "kd")]
+        results[processes] = [number for number in numbers if number is not None]
+        results[processes] += [float(text) for text in (output / "values.txt").read_text().split()]
+    assert len(results[1]) == 7
+    assert results[2] == pytest.approx(results[1], rel=1e-4)

@@ -5,6 +5,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from tiny_inception import make_inception
 
 from nodule_plugin.tiny.scorer import save_scorer
 
@@ -28,3 +29,9 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images() -> torch.Tensor:
     """Six grey images in [-1, 1]."""
     return (torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1).expand(-1, 3, -1, -1)
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Inception with random weights in torch-fidelity's file format."""
+    return make_inception(tmp_path_factory.mktemp("inception") / "weights.pth")

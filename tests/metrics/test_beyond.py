@@ -10,7 +10,18 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.beyond import CopyMeasure, CoverageMeasure
 from nodule_plugin.metrics.coverage import manifold_coverage
 from nodule_plugin.metrics.features import InceptionFeatures
-from nodule_plugin.metrics.memorization import TrainingIndex, copy_threshold
+from nodule_plugin.metrics.memorization import (
+    GREY_VALUES,
+    CopyDetector,
+    FittedIndex,
+    Rate,
+    TrainingIndex,
+    attack_result,
+    copy_threshold,
+    nearness,
+    orientations,
+    planted_copies,
+)
 
 
 def _points(count: int, seed: int, spread: float = 1.0) -> torch.Tensor:
@@ -59,51 +70,112 @@ def test_too_few_images_for_a_neighbourhood() -> None:
     assert measure.measure(sets[1], sets[0]).reason == "4 images, 6 needed"
 
 
-def _disguised(image: torch.Tensor, seed: int) -> torch.Tensor:
-    """Turned, flipped, paler and noisy: a copy all the same."""
-    noise = 12 * torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
-    return (image.rot90(seed % 4, (1, 2)).flip(2) * 0.7 + 40 + noise).clamp(0, 255).to(torch.uint8)
+@pytest.fixture(scope="module")
+def detector() -> CopyDetector:
+    return CopyDetector.calibrate(_smooth(30, 0), _smooth(50, 1), planted=20)
 
 
-def test_planted_copies_are_found_and_named() -> None:
-    training, held_out, fresh = _smooth(40, 0), _smooth(100, 1), _smooth(30, 2)
-    copies = [_disguised(training[place], place) for place in range(10)]
-    index = TrainingIndex(training)
-    assert index.find(copies).place.tolist() == list(range(10))
-    threshold = copy_threshold(index.find(held_out).likeness)
-    assert (index.find(copies).likeness > threshold).all()
-    measure = CopyMeasure("copies", "Copies", _set(TRAINING, training))
-    value = measure.measure(_set(GENERATED, [*fresh, *copies]), _set(REAL, held_out))
-    assert value.value == pytest.approx(0.25, abs=0.05)
-    assert int(str(value.details["most_alike"]["image"]).removeprefix(GENERATED)) >= 30
-    assert value.to_dict()["ci95"][0] > 0.1
+def test_orientations_are_the_eight_of_a_square() -> None:
+    views = orientations(torch.arange(27).reshape(3, 3, 3))
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
+    assert torch.equal(views[0], torch.arange(27).reshape(3, 3, 3))
+
+
+def test_planted_copies_are_found_and_named(detector: CopyDetector) -> None:
+    training = _smooth(30, 0)
+    copies = list(planted_copies(training, 20, seed=7))
+    sources = np.random.default_rng(7).integers(30, size=20)
+    found = detector.inspect([*_smooth(20, 2), *copies])
+    assert found.nearest[GREY_VALUES].place[20:].tolist() == sources.tolist()
+    assert found.copies[20:].mean() >= 0.9
+    assert found.copies[:20].mean() <= 0.1
+
+
+def test_the_detector_states_its_errors(detector: CopyDetector) -> None:
+    assert detector.misses.count == 20
+    assert detector.misses.share <= 0.1
+    assert detector.false_alarms.count == 50
+    assert detector.false_alarms.share <= 0.1
+    low, high = detector.false_alarms.interval
+    assert low <= detector.false_alarms.share < high
+    assert (Rate(0, 20).share, Rate(0, 20).interval) == (0.0, (0.0, pytest.approx(0.168, abs=0.001)))
+
+
+def test_the_fit_finds_copies_that_plain_correlation_misses() -> None:
+    training = _smooth(12, 0)
+    shifted = [torch.roll(image, (4, 3), (1, 2)) for image in training]
+    plain, fitted = TrainingIndex(training).find(shifted), FittedIndex(training).find(shifted)
+    assert fitted.place.tolist() == list(range(12))
+    assert fitted.likeness.mean() > plain.likeness.mean() + 0.1
+
+
+def test_the_likeness_that_finds_planted_copies_is_chosen() -> None:
+    training, held_out = _smooth(20, 0), _smooth(30, 1)
+
+    def blind(images):
+        """The same for all images: never tells a copy."""
+        return np.ones((len(list(images)), 2))
+
+    chosen = CopyDetector.calibrate(training, held_out, blind, planted=10)
+    assert list(chosen.thresholds) == [GREY_VALUES]
+    assert chosen.missed_by["embedding"].share == 1.0
+    assert set(chosen.held_out) == {GREY_VALUES, "embedding"}
+
+
+def test_copies_are_a_column_with_the_detectors_rates() -> None:
+    training, held_out = _smooth(20, 0), _smooth(30, 1)
+    copies = list(planted_copies(training, 5, seed=3))
+    sets = [_set(GENERATED, [*_smooth(15, 2), *copies]), _set(REAL, held_out), _set(TRAINING, training)]
+    measure = CopyMeasure("copies", "Copies", planted=10)
+    value = measure.measure(*sets)
+    assert value.value == pytest.approx(0.25, abs=0.1)
+    assert int(str(value.details["most_alike (grey values)"]["image"]).removeprefix(GENERATED)) >= 15
+    assert value.to_dict()["ci95"][0] > 0.05
+    assert 0 <= value.details["miss_rate"] < 0.2
+    clean = measure.measure(_set(GENERATED, _smooth(20, 5)), *sets[1:])
+    assert clean.value == 0.0
+    assert clean.to_dict()["ci95"] == [0.0, pytest.approx(0.17, abs=0.02)]
+
+
+def test_nearness_is_the_chance_of_being_nearer() -> None:
+    draw = np.random.default_rng(0)
+    usual = draw.normal(size=400)
+    same, nearer = nearness(draw.normal(size=300), usual), nearness(usual[:300] + 1, usual)
+    assert abs(same.chance - 0.5) < 3 * same.error
+    assert nearer.chance == pytest.approx(0.76, abs=0.05)
+    assert same.error == pytest.approx(0.022, abs=0.003)
+    assert nearer.quantiles["0.50"] == pytest.approx(usual.mean() + 1, abs=0.2)
+
+
+def test_an_attack_tells_a_model_that_hands_out_its_images(detector: CopyDetector) -> None:
+    training = _smooth(30, 0)
+    sources = list(np.random.default_rng(7).integers(30, size=8))
+    handed_out = attack_result(detector, list(planted_copies(training, 8, seed=7)), sources)
+    assert handed_out.own_nearest.share == 1.0
+    assert handed_out.own_rank > 0.95
+    innocent = attack_result(detector, _smooth(8, 9), sources)
+    assert innocent.own_nearest.share < 0.5
+    assert abs(innocent.own_rank - 0.5) < 0.3
+    assert innocent.chance_nearest == 1 / 30
 
 
 def test_images_of_another_size_are_copies_too() -> None:
     training = _smooth(5, 0, size=64)
     larger = torch.nn.functional.interpolate(training[3][None].float(), (128, 128), mode="bilinear")[0]
-    found = TrainingIndex(training).find([larger])
+    found = FittedIndex(training).find([larger])
     assert found.place.tolist() == [3]
     assert found.likeness[0] > 0.99
 
 
-def test_without_copies_the_interval_still_has_a_width() -> None:
-    training, held_out = _smooth(20, 0), _smooth(100, 1)
-    noise = list((torch.rand(20, 3, 64, 64) * 255).to(torch.uint8))
-    value = CopyMeasure("copies", "Copies", _set(TRAINING, training)).measure(
-        _set(GENERATED, noise), _set(REAL, held_out)
-    )
-    assert (value.value, value.standard_error) == (0.0, None)
-    assert value.to_dict()["ci95"] == [0.0, pytest.approx(0.17, abs=0.02)]
-
-
 def test_what_cannot_be_said_of_copies() -> None:
-    images = _set(CONTROL, _smooth(3, 0))
-    assert CopyMeasure("copies", "Copies").measure(images, images).reason == "no training images given"
-    assert (
-        CopyMeasure("copies", "Copies", _set(TRAINING, _smooth(3, 1))).measure(images, images).reason
-        == "not an image of a model"
-    )
+    images, training = _set(CONTROL, _smooth(3, 0)), _set(TRAINING, _smooth(3, 1))
+    measure = CopyMeasure("copies", "Copies")
+    assert measure.measure(images, images).reason == "no training images given"
+    assert measure.measure(images, images, training).reason == "not an image of a model"
+    one = _set(REAL, _smooth(1, 0))
+    assert measure.measure(one, one, training).reason == "1 real image, 2 needed"
     with pytest.raises(InputError, match="no training images"):
         TrainingIndex([])
+    with pytest.raises(InputError, match="1 held-out real image"):
+        CopyDetector.calibrate(training.images, one.images)
     assert np.isclose(copy_threshold(np.arange(101.0)), 99)

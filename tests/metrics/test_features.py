@@ -3,27 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
-
-
-@pytest.fixture(scope="module")
-def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state dict with the published one's names and shapes, and random values."""
-    file = tmp_path_factory.mktemp("inception") / "weights.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.manual_seed(0)
-    torch.save(
-        {name: 0.05 * torch.randn_like(value.float()).abs() for name, value in network.state_dict().items()}, file
-    )
-    return file
+from nodule_plugin.metrics.features import (
+    BackboneFeatures,
+    InceptionFeatures,
+    OpenCLIPImageFeatures,
+    backbone_extractors,
+)
 
 
 def test_inception_features_are_those_of_torch_fidelity(inception_weights: Path, images: torch.Tensor) -> None:
@@ -31,6 +23,8 @@ def test_inception_features_are_those_of_torch_fidelity(inception_weights: Path,
     theirs = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_weights))
     ours = features(images[:2])
     assert ours.shape == (2, features.dim)
+    assert torch.isfinite(ours).all()
+    assert ours.std() > 0
     assert torch.allclose(ours, theirs(to_uint8(images[:2]))[0])
 
 
@@ -61,3 +55,95 @@ def test_eight_bits_are_kept_exactly() -> None:
     images = (values.float() / 127.5 - 1).reshape(1, 1, 16, 16).expand(-1, 3, -1, -1)
     assert torch.equal(to_uint8(images)[0, 0].flatten(), values)
     assert to_uint8(torch.full((1, 3, 1, 1), 7.0)).max() == 255
+
+
+def _resnet() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(weights=None).eval()
+
+
+def _radimagenet_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A ResNet's weights under the names of RadImageNet's files, which count its children and lack the classifier."""
+    children = [name for name, _ in _resnet().named_children()]
+    parts = {name: name.split(".", 1) for name in state}
+    return {
+        f"backbone.{children.index(first)}.{rest}": state[name]
+        for name, (first, rest) in parts.items()
+        if first != "fc"
+    }
+
+
+@pytest.mark.parametrize("style", ["torchvision", "radimagenet", "checkpoint"])
+def test_torchvision_backbones_give_their_pooled_features(style: str, tmp_path: Path, images: torch.Tensor) -> None:
+    network = _resnet()
+    state = network.state_dict()
+    saved = {"torchvision": state, "radimagenet": _radimagenet_names(state), "checkpoint": {"state_dict": state}}[style]
+    torch.save(saved, tmp_path / "weights.pt")
+    features = BackboneFeatures(
+        "torchvision/resnet18", tmp_path / "weights.pt", image_size=64, mean=[0.5] * 3, std=[0.5] * 3
+    )
+    network.fc = torch.nn.Identity()
+    expected = network(to_uint8(images[:2]).float() / 127.5 - 1)
+    assert torch.allclose(features(images[:2]), expected, atol=1e-4)
+    assert features.dim == 512
+    assert features.name == "resnet18 (weights.pt)"
+
+
+def test_timm_backbones_give_their_pooled_features(tmp_path: Path, images: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("resnet18", pretrained=False).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    (features,) = backbone_extractors([f"timm/resnet18:{tmp_path / 'weights.pt'}"])
+    assert features(images[:2]).shape == (2, 512)
+    assert torch.isfinite(features(images[:2])).all()
+
+
+def test_fingerprints_name_weights_and_preprocessing(tmp_path: Path, clip_folder: Path) -> None:
+    torch.save(_resnet().state_dict(), tmp_path / "one.pt")
+    torch.save(_resnet().state_dict(), tmp_path / "same.pt")
+    torch.save({name: value + 1 for name, value in _resnet().state_dict().items()}, tmp_path / "other.pt")
+    one, same, other = (
+        BackboneFeatures("torchvision/resnet18", tmp_path / f"{name}.pt") for name in ("one", "same", "other")
+    )
+    resized = BackboneFeatures("torchvision/resnet18", tmp_path / "one.pt", image_size=32)
+    assert one.fingerprint == same.fingerprint
+    assert len({one.fingerprint, other.fingerprint, resized.fingerprint}) == 3
+    assert OpenCLIPImageFeatures(clip_folder).fingerprint == OpenCLIPImageFeatures(clip_folder, name="x").fingerprint
+
+
+def test_backbones_are_chosen_by_setting(tmp_path: Path, clip_folder: Path) -> None:
+    torch.save(_resnet().state_dict(), tmp_path / "weights.pt")
+    chosen = backbone_extractors(
+        [
+            f"open_clip:{clip_folder}",
+            {"architecture": "torchvision/resnet18", "weights": str(tmp_path / "weights.pt"), "name": "RadImageNet"},
+        ]
+    )
+    assert [extractor.name for extractor in chosen] == [f"image tower of {clip_folder.name}", "RadImageNet"]
+    assert backbone_extractors(None) == []
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("resnet18", "give such as torchvision/resnet50:weights.pt"),
+        ("torchvision/absent:FILE", "no such network"),
+        ("torchvision/resnet18:/absent.pt", "/absent.pt: no such file"),
+        ({"architecture": "timm/resnet18", "weights": "FILE", "depth": 3}, "depth"),
+    ],
+)
+def test_unusable_backbones_are_named(backbone, message: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    file = str(tmp_path / "weights.pt")
+    given = backbone | {"weights": file} if isinstance(backbone, dict) else backbone.replace("FILE", file)
+    with pytest.raises(InputError, match=message):
+        backbone_extractors([given])
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path, images: torch.Tensor) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: not a state dict of torchvision/resnet18"):
+        BackboneFeatures("torchvision/resnet18", tmp_path / "other.pt")(images)
+    torch.save(_resnet().state_dict(), tmp_path / "one.pt")
+    with pytest.raises(InputError, match="two are called"):
+        backbone_extractors([f"torchvision/resnet18:{tmp_path / 'one.pt'}"] * 2)

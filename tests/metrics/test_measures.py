@@ -10,8 +10,20 @@ from nodule_plugin.data.image_set import GENERATED, REAL, ImageRecord, ImageSet,
 from nodule_plugin.metrics.alignment import CLIPScorer
 from nodule_plugin.metrics.distribution import frechet_distance, kernel_distance
 from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
-from nodule_plugin.metrics.measures import AlignmentMeasure, FrechetMeasure, KernelMeasure, Value
+from nodule_plugin.metrics.frechet import extrapolate_frechet_distance
+from nodule_plugin.metrics.measures import (
+    BACKBONES,
+    AlignmentMeasure,
+    CMMDMeasure,
+    ExtrapolatedFrechetMeasure,
+    FrechetMeasure,
+    KernelMeasure,
+    RadiomicsMeasure,
+    Value,
+    backbone_measures,
+)
 from nodule_plugin.metrics.pair_measures import DiversityMeasure, PairDistanceMeasure
+from nodule_plugin.metrics.radiomics import RadiomicFeatures
 from nodule_plugin.metrics.rows import FLOOR, WRONG_PROMPTS, measure_rows, real_halves
 
 PROMPTS = ("round", "oval", "round", "linear")
@@ -47,6 +59,7 @@ def inception(tmp_path: Path) -> InceptionFeatures:
 
 def test_distances_are_those_of_the_features_with_error_and_interval(inception: InceptionFeatures) -> None:
     real, fake = _set(REAL, list(range(40))), _set(GENERATED, list(range(30)))
+    fake.features["inception:w"] += 1.0
     features = [images.features["inception:w"] for images in (real, fake)]
     frechet = FrechetMeasure("fid", "FID", inception, standard=True).measure(fake, real)
     kernel = KernelMeasure("kid", "KID", inception, standard=True, subsets=10).measure(fake, real)
@@ -57,16 +70,47 @@ def test_distances_are_those_of_the_features_with_error_and_interval(inception: 
     assert (low + high) / 2 == pytest.approx(frechet.value)
     assert high - low == pytest.approx(2 * 1.96 * frechet.standard_error, rel=1e-3)
     assert written["real_count"] == 40
+    infinite = ExtrapolatedFrechetMeasure("fid_infinity", "FID∞", inception, standard=True).measure(fake, real)
+    assert infinite.value is not None
+    assert infinite.value == extrapolate_frechet_distance(*features).value
+    low, high = infinite.to_dict()["ci95"]
+    assert low < infinite.value < high
+    cmmd = CMMDMeasure("cmmd", "CMMD", inception, standard=True).measure(fake, real)
+    assert cmmd.value is not None
+    assert cmmd.standard_error is not None
+
+
+def test_intervals_stay_within_bounds() -> None:
+    assert Value(0.1, 0.2, bounds=(0.0, 1.0)).to_dict()["ci95"] == [0.0, pytest.approx(0.492, abs=1e-3)]
+
+
+def test_every_network_has_columns_that_bear_its_name(clip_folder: Path) -> None:
+    networks = [OpenCLIPImageFeatures(clip_folder, name=name) for name in ("one", "other")]
+    columns = backbone_measures(networks)
+    assert [column.name for column in columns] == ["FD (one)", "KD (one)", "FD (other)", "KD (other)"]
+    assert {column.group for column in columns} == {BACKBONES}
+    assert len({column.key for column in columns}) == 4
+
+
+def test_radiomic_features_are_measured_in_units_of_their_real_spread() -> None:
+    extractor = RadiomicFeatures()
+    draw = torch.Generator().manual_seed(0)
+    real, fake = (_set(kind, [0] * 60) for kind in (REAL, GENERATED))
+    rows = torch.randn(60, 2, generator=draw, dtype=torch.float64)
+    real.features = {extractor.id: rows * torch.tensor([1.0, 1000.0]) + 5}
+    fake.features = {extractor.id: (rows + torch.tensor([0.0, 2.0])) * torch.tensor([1.0, 1000.0]) + 5}
+    value = RadiomicsMeasure("frd", "FRD", extractor).measure(fake, real)
+    assert value.value == pytest.approx((2 / float(rows[:, 1].std())) ** 2)
 
 
 def test_what_cannot_be_computed_says_why(inception: InceptionFeatures) -> None:
     one, many = _set(REAL, [1]), _set(GENERATED, [1, 2, 3])
     fid = FrechetMeasure("fid", "FID", inception, standard=True)
-    assert fid.measure(many, one) == Value(None, reason="1 real image, 2 needed")
-    assert (
-        fid.measure(one, many) == Value(None, reason="1 real image, 2 needed") or fid.measure(one, many).value is None
-    )
+    assert (fid.measure(many, one).value, fid.measure(many, one).reason) == (None, "1 real image, 2 needed")
+    assert fid.measure(one, many).reason == "1 real image, 2 needed"
     assert fid.measure(many, many).reason == "compared with itself"
+    infinite = ExtrapolatedFrechetMeasure("fid_infinity", "FID∞", inception, standard=True)
+    assert infinite.measure(many, _set(REAL, [1] * 9)).reason == "3 images, 10 needed (twice the 4 features)"
     assert FrechetMeasure("fid", "FID", InceptionFeatures(), True).measure(many, one).reason == "no weights given"
     unprompted = ImageSet(many.key, [ImageRecord("a")], many.images[:1])
     scorer = CLIPScorer("model")

@@ -18,7 +18,7 @@ from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatu
 from nodule_plugin.metrics.measures import AlignmentMeasure, FrechetMeasure, KernelMeasure, Measure, Value, missing
 from nodule_plugin.metrics.rows import FLOOR, Row
 from nodule_plugin.report.files import write_report
-from nodule_plugin.report.numbers import with_error
+from nodule_plugin.report.numbers import share_with_interval, with_error, with_interval
 from nodule_plugin.report.page import render_page
 from nodule_plugin.report.results import build_results
 from nodule_plugin.report.tables import csv_text, markdown, table
@@ -75,9 +75,14 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
             "reference",
             "seen_in_training",
             "rows",
+            "studies",
+            "sweep",
             "verdict",
         )
     }
+    assert results["studies"] == {"memorization": None, "dose_response": [], "readers": {}}
+    assert "interval" in results["measures"][0]
+    assert [row["ceiling"] for row in results["rows"]] == [False, False, False, False, True]
     assert results["measures"][0]["unavailable"] == "no weights given"
     row = results["rows"][2]
     assert (row["kind"], row["model"], row["guidance_scale"], row["images"]) == (GENERATED, "tiny", 5.0, 20)
@@ -90,8 +95,9 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
 def test_table_is_laid_out_as_the_reference_methods() -> None:
     headings, rows = table(_results(), "stand-in")
     assert headings == ["Model", "Guidance scale", "KD (tiny nodule encoder) ↓", "Tiny CLIPScore ↑", "Images"]
-    assert rows[0] == ["real images", "–", "–", "0.200 ± 0.010", "20"]
-    assert rows[2] == ["tiny", "5", "0.50 ± 0.10", "0.200 ± 0.010", "20"]
+    assert rows[0] == ["real images", "–", "–", "0.200 [0.180, 0.220]", "20"]
+    assert rows[2] == ["tiny", "5", "0.50 [0.30, 0.70]", "0.200 [0.180, 0.220]", "20"]
+    assert [row[0].partition(":")[0] for row in rows] == ["real images", "floor", "tiny", "tiny", "ceiling"]
     assert table(_results(), "published")[1][2][2] == "not computed: no weights given"
 
 
@@ -144,6 +150,7 @@ def test_csv_has_numbers_and_blanks() -> None:
     lines = list(csv.DictReader(io.StringIO(csv_text(_results()))))
     assert lines[2]["kd_tiny"] == "0.5"
     assert lines[2]["kd_tiny_standard_error"] == "0.1"
+    assert float(lines[2]["kd_tiny_low"]) == pytest.approx(0.304, abs=1e-3)
     assert lines[2]["fid"] == ""
 
 
@@ -159,6 +166,25 @@ def test_csv_has_numbers_and_blanks() -> None:
 )
 def test_numbers_carry_the_digits_their_error_allows(value: float, error: float | None, text: str) -> None:
     assert with_error(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "text"),
+    [
+        (96.3412, [92.75, 99.93], "96.3 [92.8, 99.9]"),
+        (0.03812, [0.036, 0.0405], "0.0381 [0.0360, 0.0405]"),
+        (1.0, [0.86, 1.0], "1.000 [0.860, 1.000]"),
+        (1.23456, None, "1.235"),
+        (13659207.0, [12.7e6, 14.6e6], "1.37e+07 [1.27e+07, 1.46e+07]"),
+    ],
+)
+def test_numbers_carry_their_interval(value: float, interval: list[float] | None, text: str) -> None:
+    assert with_interval(value, interval) == text
+
+
+def test_shares_are_counts_with_an_interval() -> None:
+    rate = {"hits": 3, "count": 72, "share": 3 / 72, "ci95": [0.0087, 0.117]}
+    assert share_with_interval(rate) == "3 of 72 (4.2 % [0.9 %, 11.7 %])".replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def test_page_stands_alone_and_escapes() -> None:
@@ -184,7 +210,7 @@ def test_files_are_whole_and_leave_nothing_else(tmp_path: Path) -> None:
     written = write_report(_results(), _sets(), tmp_path / "out")
     names = {"metrics.csv", "metrics.json", "metrics.md", "metrics.png", "report.html"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names == {path.name for path in written}
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["version"] == 1
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["version"] == 2
     assert Image.open(tmp_path / "out" / "metrics.png").width > 400
 
 
