@@ -20,6 +20,7 @@ from scipy.stats import binomtest, mannwhitneyu
 from torch import Tensor
 from tqdm import tqdm
 
+from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
 
 SIDE = 32
@@ -31,7 +32,6 @@ FINE, COARSE = 1.5, 5.0
 CANDIDATES = 20
 ANGLES, SCALES, MOST_SHIFT = (-4.0, 0.0, 4.0), (0.96, 1.0, 1.04), 4
 """Degrees, factors and pixels that a candidate is fitted by."""
-ORIENTATIONS = 8
 FALSE_ALARMS = 0.01
 PLANTED = 200
 Embed = Callable[[Iterable[Tensor]], np.ndarray]
@@ -39,9 +39,8 @@ Embed = Callable[[Iterable[Tensor]], np.ndarray]
 
 
 def orientations(image: Tensor) -> list[Tensor]:
-    """An image (C, H, W) in the eight orientations of quarter turns and mirroring; the first is the image itself."""
-    turned = [image.rot90(turns, (1, 2)) for turns in range(4)]
-    return [*turned, *(view.flip(2) for view in turned)]
+    """An image (C, H, W) in the eight orientations of training's augmentation; the first is the image itself."""
+    return [orient(image, orientation) for orientation in range(ORIENTATIONS)]
 
 
 @dataclass(frozen=True)

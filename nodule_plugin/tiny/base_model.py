@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.diffusion.training import denoising_target
 from nodule_plugin.files import replacing
 from nodule_plugin.findings import Findings
@@ -101,9 +102,8 @@ class LatentPool:
 def encode_pool(vae: AutoencoderKL, images: torch.Tensor, findings: Sequence[Findings]) -> LatentPool:
     """Encode (N, 1, H, H) images in [-1, 1] under all 8 augmentations; these act on pixels, not on latents."""
     means, stds = [], []
-    for variant in tqdm(range(8), desc="encoding"):
-        turned = images.rot90(variant % 4, (-2, -1))
-        turned = turned.flip(-1) if variant >= 4 else turned
+    for orientation in tqdm(range(ORIENTATIONS), desc="encoding"):
+        turned = orient(images, orientation)
         posteriors = [vae.encode(part.repeat(1, 3, 1, 1)).latent_dist for part in turned.split(64)]
         means.append(torch.cat([posterior.mean for posterior in posteriors]) * vae.config.scaling_factor)
         stds.append(torch.cat([posterior.std for posterior in posteriors]) * vae.config.scaling_factor)
