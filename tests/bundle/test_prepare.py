@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
     kept = tmp_path / "out" / "list.json.headers.jsonl"
     command = _command(repository, "--dataset_dir", str(many), "--datalist", str(datalist))
     command["env"]["PYTHONPATH"] = os.pathsep.join([str(slow_disk), str(repository)])
+    # Who runs the tests in the background may have told them to ignore SIGINT, and children would inherit that.
+    command["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(**command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         while process.poll() is None and _lines(kept) < 3:
             time.sleep(0.002)
