@@ -64,9 +64,11 @@ class PairDistanceMeasure(Measure):
         draw = np.random.default_rng(self.seed)
         pairs = []
         for index, record in enumerate(images.records):
-            candidates = [p for p in with_prompt.get(record.prompt or "", []) if real.records[p].id != record.id]
-            chosen = draw.permutation(candidates)[: self.per_image]
-            pairs += [(index, int(other)) for other in chosen]
+            candidates = with_prompt.get(record.prompt or "", [])
+            # One more than needed, since one of them may be the image itself.
+            drawn = draw.choice(len(candidates), min(self.per_image + 1, len(candidates)), replace=False)
+            others = [candidates[place] for place in drawn if real.records[candidates[place]].id != record.id]
+            pairs += [(index, other) for other in others[: self.per_image]]
         return pairs, "prompt"
 
 
@@ -108,9 +110,8 @@ class DiversityMeasure(Measure):
         pairs: list[tuple[int, int]] = []
         prompts: list[int] = []
         for number, places in enumerate(_places_by_prompt(images).values()):
-            possible = [(a, b) for i, a in enumerate(places) for b in places[i + 1 :]]
-            chosen = draw.permutation(len(possible))[: self.per_prompt]
-            pairs += [possible[index] for index in chosen]
+            chosen = _some_pairs(places, self.per_prompt, draw)
+            pairs += chosen
             prompts += [number] * len(chosen)
         if not pairs:
             return missing("no two images share a prompt")
@@ -149,6 +150,17 @@ def pair_distances(
         if batch:
             measure(batch)
     return distances
+
+
+def _some_pairs(places: Sequence[int], most: int, draw: np.random.Generator) -> list[tuple[int, int]]:
+    """At most ``most`` different pairs of places, without a list of all of them, which grows with the square."""
+    count = len(places)
+    total = count * (count - 1) // 2
+    chosen = draw.choice(total, min(most, total), replace=False)
+    # Pairs are numbered row by row of the triangle above the diagonal.
+    rows = np.floor(count - 0.5 - np.sqrt((count - 0.5) ** 2 - 2.0 * chosen)).astype(int)
+    columns = chosen - rows * (2 * count - rows - 1) // 2 + rows + 1
+    return [(places[row], places[column]) for row, column in zip(rows, columns)]
 
 
 def _unit_range(image: Tensor) -> Tensor:

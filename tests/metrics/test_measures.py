@@ -22,7 +22,7 @@ from nodule_plugin.metrics.measures import (
     Value,
     backbone_measures,
 )
-from nodule_plugin.metrics.pair_measures import DiversityMeasure, PairDistanceMeasure
+from nodule_plugin.metrics.pair_measures import DiversityMeasure, PairDistanceMeasure, _some_pairs
 from nodule_plugin.metrics.radiomics import RadiomicFeatures
 from nodule_plugin.metrics.rows import FLOOR, WRONG_PROMPTS, measure_rows, real_halves
 
@@ -142,6 +142,15 @@ def test_diversity_is_within_a_prompt() -> None:
     # Images 0 and 2 share "round", nothing else is shared.
     value = DiversityMeasure("d", "d", PixelDistance(), True).measure(_set(REAL, [0, 255, 51, 255]), _set(REAL, [0]))
     assert value.value == pytest.approx(0.4, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 2000])
+def test_pairs_of_a_prompt_are_different_and_each_may_come(count: int) -> None:
+    places = list(range(100, 100 + count))
+    pairs = _some_pairs(places, 50, np.random.default_rng(0))
+    assert len(pairs) == len(set(pairs)) == min(50, count * (count - 1) // 2)
+    assert all(100 <= first < second < 100 + count for first, second in pairs)
+    assert _some_pairs([7], 50, np.random.default_rng(0)) == []
 
 
 def test_alignment_stands_beside_shuffled_prompts(clip_folder: Path) -> None:
