@@ -2,10 +2,13 @@
 
     python scripts/benchmarks/train_throughput.py --peer train_text_to_image.py --output output/train_throughput.json
 
-Both are real training programs in processes of their own, unchanged, one after the other in turn, on the same base model
-(random weights), the same images (phantoms), batch size, precision and number of threads. Without a GPU a small Stable
-Diffusion is trained; with one, SD 1.5 and 2.0 in full size at 512 x 512. The peer's script needs ``pip install datasets``.
-Without ``--peer`` only the project is timed. ``--small`` tries everything with a tiny model in a minute or two.
+Both are real training programs in processes of their own, unchanged, one after the other in turn, on the same base
+model (random weights), the same images (phantoms), batch size, precision and number of threads. Without a GPU a small
+Stable Diffusion is trained; with one, SD 1.5 and 2.0 in full size at 512 x 512. The peer's script needs ``pip install
+datasets``. Without ``--peer`` only the project is timed. ``--small`` tries everything with a tiny model in minutes.
+
+The project's cache is empty when a process starts, and its first epoch, which is the warm-up, fills it: the steps after
+it find all latents there. What the filling takes is measured in the warm-up and set against a training's length.
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -44,6 +46,7 @@ ALLOCATORS = {
     "tuned": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"},
 }
 PROJECT, PEER = "project", "peer"
+ENCODING = ("data", "image encoding")
 REFERENCE_IMAGES, REFERENCE_EPOCHS = 1453, 90
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -92,6 +95,7 @@ class Run:
         after_last_step: of these, after the last step (writing the model).
         peak_bytes: GPU memory allocated, or the process's resident memory where there is none.
         phases: median seconds of a step by phase, of processor time on CPUs; empty where they were not timed.
+        encoding: median seconds of a warm-up step for reading and encoding its images; 0 where phases were not timed.
     """
 
     step: float
@@ -101,6 +105,7 @@ class Run:
     after_last_step: float
     peak_bytes: int
     phases: dict[str, float]
+    encoding: float
 
 
 def cpu_plan(batch_size: int) -> list[Case]:
@@ -115,42 +120,50 @@ def cpu_plan(batch_size: int) -> list[Case]:
 
 def gpu_plan(batch_size: int) -> list[Case]:
     """Cases for a GPU."""
-    return [
-        Case(model, 512, batch_size, "bfloat16", compile) for model in ("sd15", "sd2") for compile in (False, True)
-    ]
+    return [Case(model, 512, batch_size, "bfloat16", compile) for model in ("sd15", "sd2") for compile in (False, True)]
 
 
 class Room:
-    """The folder where a benchmark works: base models, images, caches and the runs' own files.
+    """The folder where a benchmark works: base models, images and the runs' own files.
 
     Args:
         folder: kept between benchmarks, so that the next one need not prepare it again.
-        images: to train on.
+        warmup: steps of the first epoch; a case trains on so many times its batch size different images.
         environment: of every process.
+        nice: niceness of the timed processes; below 0 (for root) it keeps others from disturbing them.
     """
 
-    def __init__(self, folder: Path, images: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, warmup: int, environment: Mapping[str, str], nice: int = 0) -> None:
         self.folder = folder
-        self.images = images
+        self.warmup = warmup
         self.environment = dict(environment)
-        self.datalist = folder / f"datalist_{images}.json"
-        if not self.datalist.is_file():
-            nodules = load_nodules("phantom", phantom_dir=folder / "phantom", phantom_nodules=3 * images)
-            content = build_datalist(nodules)
-            whole = [item for item in content["training"] if item["padding"] == 0]
-            write_datalist(content | {"training": whole[:images], "numTraining": images}, self.datalist)
+        self.nice = nice
 
     def model(self, name: str) -> Path:
         """Folder of a base model with random weights."""
         return build_base_model(name, self.folder / "models" / name)
 
-    def settings(self, case: Case) -> dict[str, Any]:
-        """What the project's configurations are overridden with for a case: where it must do as the peer does."""
-        return {
+    def images(self, case: Case) -> int:
+        """Different images that a case trains on."""
+        return self.warmup * case.batch_size
+
+    def datalist(self, case: Case) -> Path:
+        """Data list of so many phantoms."""
+        images = self.images(case)
+        file = self.folder / f"datalist_{images}.json"
+        if not file.is_file():
+            nodules = load_nodules("phantom", phantom_dir=self.folder / f"phantom_{images}", phantom_nodules=3 * images)
+            content = build_datalist(nodules)
+            whole = [item for item in content["training"] if item["padding"] == 0]
+            write_datalist(content | {"training": whole[:images], "numTraining": images}, file)
+        return file
+
+    def config(self, case: Case, **settings: Any) -> list[str]:
+        """The project's configuration files for a case: its overlay for large models, and what makes both alike."""
+        alike = {
             "bundle_root": str(BUNDLE),
-            "datalist": str(self.datalist),
+            "datalist": str(self.datalist(case)),
             "base_model": str(self.model(case.model)),
-            "latent_cache": str(self.folder / "latents" / f"{case.model}_{case.image_size}_{self.images}"),
             "image_size": case.image_size,
             "batch_size": case.batch_size,
             "precision": case.precision,
@@ -160,20 +173,18 @@ class Room:
             "ema_decay": None,
             "caption_dropout": 0.0,
             "workers": 0,
+            "augment": False,  # so that one epoch fills the cache; drawing an orientation costs nothing
             "val_images": 0,
             "checkpoint_steps": 10**9,  # the last step's only; the peer writes none but the model
             "resume": False,
         }
-
-    def config(self, case: Case, **settings: Any) -> list[str]:
-        """The project's configuration files for a case."""
         overlay = self.folder / "overlay.json"
-        overlay.write_text(json.dumps(self.settings(case) | settings, indent=4))
+        overlay.write_text(json.dumps(alike | settings, indent=4))
         return [*map(str, CONFIGS), str(overlay)]
 
     def image_folder(self, case: Case) -> Path:
         """The images that the project trains on, as 8-bit PNG of the size of training with ``metadata.jsonl``."""
-        folder = self.folder / f"images_{case.image_size}_{self.images}"
+        folder = self.folder / f"images_{case.image_size}_{self.images(case)}"
         if (folder / "metadata.jsonl").is_file():
             return folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,18 +198,14 @@ class Room:
         (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
         return folder
 
-    def fill(self, case: Case) -> dict[str, float]:
-        """Fill the cache of a case; seconds for each image and orientation."""
-        output = self._process(["fill_cache.py", *self.config(case)], case)
-        return json.loads(output.strip().splitlines()[-1])
-
-    def run(self, who: str, case: Case, steps: int, warmup: int, phases: bool) -> Run:
-        """Train for ``steps`` steps, of which the first ``warmup`` do not count."""
+    def run(self, who: str, case: Case, steps: int, phases: bool) -> Run:
+        """Train for ``steps`` steps after the warm-up."""
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             times, output = Path(temporary) / "times.json", Path(temporary) / "output"
-            program = self._project(case, steps, output) if who == PROJECT else self._peer(case, steps, output)
-            self._process(["timed_process.py", str(times), "phases" if phases else "steps", *program], case)
-            return summarise(json.loads(times.read_text()), warmup, "cpu" if self.on_cpu else "cuda")
+            total = self.warmup + steps
+            program = self._project(case, total, output) if who == PROJECT else self._peer(case, total, output)
+            self._process([str(times), "phases" if phases else "steps", *program], case)
+            return summarise(json.loads(times.read_text()), self.warmup, "cpu" if self.on_cpu else "cuda")
 
     @property
     def on_cpu(self) -> bool:
@@ -206,7 +213,7 @@ class Room:
         return self.environment.get("CUDA_VISIBLE_DEVICES") == ""
 
     def _project(self, case: Case, steps: int, output: Path) -> list[str]:
-        epochs = math.ceil(steps / math.ceil(self.images / case.batch_size))
+        epochs = math.ceil(steps / self.warmup)
         files = self.config(case, output_dir=str(output), epochs=epochs)
         return ["-m", "monai.bundle", "run", "training", "--config_file", str(files)]
 
@@ -224,15 +231,19 @@ class Room:
             "lr_warmup_steps": 0,
             "seed": 0,
         }
-        flags = ["--random_flip", "--allow_tf32", *(["--gradient_checkpointing"] if case.gradient_checkpointing else [])]
+        flags = [
+            "--random_flip",
+            "--allow_tf32",
+            *(["--gradient_checkpointing"] if case.gradient_checkpointing else []),
+        ]
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         return [self.environment["PEER"], *words, *flags]
 
-    def _process(self, command: Sequence[str], case: Case) -> str:
+    def _process(self, arguments: Sequence[str], case: Case) -> None:
         extra = ALLOCATORS[case.allocator] | ({"ACCELERATE_DYNAMO_BACKEND": "inductor"} if case.compile else {})
-        script, *arguments = command
+        command = [sys.executable, str(HERE / "timed_process.py"), *arguments]
         done = subprocess.run(
-            [sys.executable, str(HERE / script), *arguments],
+            ["nice", "-n", str(self.nice), *command] if self.nice else command,
             cwd=self.folder,
             env=self.environment | extra,
             capture_output=True,
@@ -240,7 +251,6 @@ class Room:
         )
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
-        return done.stdout
 
 
 def summarise(times: Mapping[str, Any], warmup: int, device: str) -> Run:
@@ -261,6 +271,7 @@ def summarise(times: Mapping[str, Any], warmup: int, device: str) -> Run:
         times["ended"] - steps[-1][0],
         times["peak_bytes"],
         shares,
+        median(sum(taken.get(name, (0, 0))[clock] for name in ENCODING) for taken in phases[1:warmup]),
     )
 
 
@@ -292,64 +303,65 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4, help="on a CPU half of it at 512 x 512")
     parser.add_argument("--gradient_checkpointing", action="store_true", help="for both; off by default")
     parser.add_argument("--threads", type=int, default=1, help="of each process, on a CPU")
-    parser.add_argument("--images", type=int, default=16, help="different images to train on")
-    parser.add_argument("--steps", type=int, default=8, help="that count")
-    parser.add_argument("--warmup", type=int, default=4, help="steps before these")
+    parser.add_argument("--steps", type=int, default=6, help="that count")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before these: one epoch, 2 or more")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each, in turn")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of the processes; below 0 where others disturb")
     parser.add_argument("--work", type=Path, help="folder for models, images and caches; by default a temporary one")
     parser.add_argument("--output", type=Path, help="write all numbers here, as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        report = measure(options, (options.work or Path(temporary)).resolve())
+        for report in measure(options, (options.work or Path(temporary)).resolve()):
+            if options.output:
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                options.output.write_text(json.dumps(report, indent=4) + "\n")
     print(render(report))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=4) + "\n")
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run everything; see :func:`render` for the content."""
+def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Run everything; what has been found is given after every repeat. See :func:`render` for the content."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     if options.device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": ""}
+        torch.set_num_threads(options.threads)
     if options.peer:
         environment |= {"PEER": str(options.peer.resolve())}
-    room = Room(folder, options.images, environment)
+    room = Room(folder, options.warmup, environment, options.nice)
+    cases = chosen_cases(options)
+    sides = [PROJECT, PEER] if options.peer else [PROJECT]
+    results: dict[Case, dict[str, Any]] = {}
+    for case in cases:
+        room.image_folder(case)
+        operations = asdict(count_operations(case.model, case.image_size))
+        results[case] = {"case": asdict(case), "operations": operations, **{side: [] for side in sides}}
+        if options.device == "cuda" and not case.compile:  # waiting for the GPU would slow the timed runs
+            for side in sides:
+                results[case][f"{side}_phases"] = asdict(room.run(side, case, options.steps, phases=True))
+    precisions = sorted({case.precision for case in cases})
+    report = {
+        "machine": describe(options.device) | {"threads": str(options.threads)},
+        "device": options.device,
+        "matrix_rate": {name: matrix_rate(options.device, getattr(torch, name)) for name in precisions},
+        "cases": list(results.values()),
+    }
+    with tqdm(total=len(cases) * len(sides) * options.repeats, desc="processes") as bar:
+        for repeat in range(options.repeats):
+            for case in cases:
+                for side in sides if repeat % 2 == 0 else reversed(sides):
+                    phases = options.device == "cpu" and not case.compile
+                    results[case][side].append(asdict(room.run(side, case, options.steps, phases)))
+                    bar.update()
+            yield report
+
+
+def chosen_cases(options: argparse.Namespace) -> list[Case]:
+    """The cases of a plan that the command line asks for."""
     plan = {"cpu": cpu_plan, "gpu": gpu_plan}[options.plan or ("gpu" if options.device == "cuda" else "cpu")]
     cases = [replace(case, gradient_checkpointing=options.gradient_checkpointing) for case in plan(options.batch_size)]
     if options.small:
         cases = list(dict.fromkeys(replace(case, model="tiny", image_size=64) for case in cases))
-    cases = [case for case in cases if options.only in str(case)]
-    sides = [PROJECT, PEER] if options.peer else [PROJECT]
-    bar = tqdm(total=len(cases) * len(sides) * options.repeats, desc="processes")
-    results: dict[Case, dict[str, Any]] = {}
-    started = time.time()
-    for case in cases:
-        results[case] = {"case": asdict(case), "fill": room.fill(case), **{side: [] for side in sides}}
-    for repeat in range(options.repeats):
-        for case in cases:
-            for side in sides if repeat % 2 == 0 else reversed(sides):
-                phases = options.device == "cpu" and not case.compile
-                run = room.run(side, case, options.steps + options.warmup, options.warmup, phases)
-                results[case][side].append(asdict(run))
-                bar.update()
-    for case in cases:
-        if options.device == "cuda" and not case.compile:  # waiting for the GPU would slow the timed runs
-            for side in sides:
-                run = room.run(side, case, options.steps + options.warmup, options.warmup, phases=True)
-                results[case][f"{side}_phases"] = run.phases
-        results[case]["operations"] = asdict(count_operations(case.model, case.image_size))
-    bar.close()
-    torch.set_num_threads(options.threads)
-    rates = {name: matrix_rate(options.device, getattr(torch, name)) for name in {case.precision for case in cases}}
-    return {
-        "machine": describe(options.device) | {"threads": str(options.threads)},
-        "device": options.device,
-        "minutes": (time.time() - started) / 60,
-        "matrix_rate": rates,
-        "cases": list(results.values()),
-    }
+    return [case for case in cases if options.only in str(case)]
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -418,22 +430,27 @@ class Result:
         """Who -> phase -> seconds."""
         found = {}
         for side in self.sides:
-            runs = [run["phases"] for run in self.entry[side] if run["phases"]]
-            runs = runs or [phases for phases in [self.entry.get(f"{side}_phases")] if phases]
+            runs = [run["phases"] for run in self._with_phases(side)]
             if runs:
                 found[f"{self.case}: {side}"] = {name: median(run.get(name, 0.0) for run in runs) for name in runs[0]}
         return found
 
+    def _with_phases(self, side: str) -> list[dict[str, Any]]:
+        return [run for run in [*self.entry[side], self.entry.get(f"{side}_phases")] if run and run["phases"]]
+
     @property
-    def encoding(self) -> float:
-        """Seconds that encoding one image in one orientation for the cache took."""
-        return self.entry["fill"]["processor" if self.device == "cpu" else "wall"]
+    def encoding(self) -> float | None:
+        """Seconds that reading and encoding one image for the cache takes; None where it was not measured."""
+        runs = self._with_phases(PROJECT)
+        return median(run["encoding"] for run in runs) / self.case.batch_size if runs else None
 
     def fill_row(self) -> str:
         """Images a second, the filling of the cache included, by the length of the training."""
-        size, step = self.case.batch_size, self.step(PROJECT, "step_processor" if self.device == "cpu" else "step")
-        cells = [f"{size / amortised_step(step, size, self.encoding, epochs):.2f}" for epochs in EPOCHS]
-        return _row([str(self.case), f"{self.encoding:.4f}", *cells])
+        size, step, encoding = self.case.batch_size, self.step(PROJECT, self.own_step), self.encoding
+        if encoding is None:
+            return _row([str(self.case), *[""] * (1 + len(EPOCHS))])
+        cells = [f"{size / amortised_step(step, size, encoding, epochs):.2f}" for epochs in EPOCHS]
+        return _row([str(self.case), f"{encoding:.4f}", *cells])
 
     def process_rows(self) -> list[str]:
         """Whole processes, and memory."""
@@ -468,7 +485,7 @@ class Result:
         """Hours for 1,453 images in 8 orientations for 90 epochs, the filling of the cache included."""
         images = REFERENCE_IMAGES * ORIENTATIONS
         seconds = images * REFERENCE_EPOCHS * self.step(side, self.own_step) / self.case.batch_size
-        return (seconds + (images * self.encoding if side == PROJECT else 0)) / 3600
+        return (seconds + (images * (self.encoding or 0.0) if side == PROJECT else 0)) / 3600
 
 
 def _defaults(results: Sequence[Result]) -> list[str]:
