@@ -1,18 +1,31 @@
-"""Time per image of guided sampling: schedulers and steps, precision, images per call; beside diffusers' own pipeline.
+"""Guided sampling: schedulers and steps, precision, images per call; their time, what they change, beside diffusers.
 
-python scripts/benchmarks/sampling.py --base_model bundle/models/tiny --size 64
+    python scripts/benchmarks/sampling.py --base_model bundle/models/tiny --size 64
+    python scripts/benchmarks/sampling.py --random small --size 256 --images 8
+
+All cases start from the same seeds. How far a case's images are from the reference's (PNDM, 50 steps, float32, one
+image a call) is told by the mean difference of their pixels and by the kernel distance between both sets: KID's formula
+in the space of the feature network that is named. The reference with other seeds says what other seeds alone make.
+diffusers' StableDiffusionPipeline samples the same prompts with the same schedulers, steps, guidance and batch.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import json
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import diffusers
 import torch
+from base_models import build_base_model
+from hardware import describe
+from torch import Tensor
 from tqdm import tqdm
 
 from nodule_plugin.diffusion.components import (
@@ -23,77 +36,276 @@ from nodule_plugin.diffusion.components import (
     load_vae,
 )
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler
+from nodule_plugin.diffusion.sampling import PRECISIONS, GenerationPrepareBatch, GuidedSampler, derive_scheduler
+from nodule_plugin.findings import Findings
+from nodule_plugin.metrics.distribution import half_sample_error, squared_mmd
+from nodule_plugin.metrics.features import FeatureExtractor, InceptionFeatures, OpenCLIPImageFeatures
+from nodule_plugin.prompts import findings_to_prompt
 
-PROMPT = "The nodule is round in shape, solid internally, with well-defined margins."
-CASES: list[dict[str, Any]] = [
-    {"scheduler_class": "PNDMScheduler", "num_inference_steps": 50},
-    {"scheduler_class": "DPMSolverMultistepScheduler", "num_inference_steps": 20},
-    {"scheduler_class": "DPMSolverMultistepScheduler", "num_inference_steps": 20, "images_per_call": 4},
-    {"scheduler_class": "DPMSolverMultistepScheduler", "num_inference_steps": 20, "images_per_call": 16},
-    {"scheduler_class": "DPMSolverMultistepScheduler", "num_inference_steps": 20, "dtype": "bfloat16"},
-    {"scheduler_class": "DPMSolverMultistepScheduler", "num_inference_steps": 20, "guidance_interval": (0.2, 0.8)},
+PNDM, DPM = "PNDMScheduler", "DPMSolverMultistepScheduler"
+PROMPTS = [
+    findings_to_prompt(Findings(sphericity=sphericity, margin=margin, texture=texture, spiculation=spiculation))
+    for sphericity, margin, texture, spiculation in [(5, 5, 5, 1), (4, 4, 5, 1), (3, 3, 5, 5), (3, 2, 1, 1)]
 ]
 
 
-def seconds_per_image(generate: Callable[[], Any], images: int, repeats: int, device: str) -> float:
-    """The fastest of ``repeats`` calls after one that warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        generate()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:]) / images
+@dataclass(frozen=True)
+class Case:
+    """One way to sample.
+
+    Attributes:
+        scheduler: diffusers' class.
+        steps: of denoising.
+        per_call: images in one network call, which guidance doubles.
+        dtype: of the U-Net; the pipeline runs all its networks in it.
+        channels_last: memory format of the U-Net.
+        compile: torch.compile for the U-Net.
+        peer: diffusers' pipeline instead of this project's sampler.
+        first_seed: of the images.
+    """
+
+    scheduler: str
+    steps: int
+    per_call: int = 1
+    dtype: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    peer: bool = False
+    first_seed: int = 0
+
+    def __str__(self) -> str:
+        extras = [("channels_last", self.channels_last), ("compiled", self.compile), ("other seeds", self.first_seed)]
+        name = "diffusers' pipeline" if self.peer else "project"
+        parts = [name, f"{self.scheduler} {self.steps}", f"{self.per_call} a call", self.dtype]
+        return ", ".join(parts + [text for text, holds in extras if holds])
+
+
+def cases_of(batch: int) -> list[Case]:
+    """All cases, the reference first."""
+    return [
+        Case(PNDM, 50),
+        Case(PNDM, 50, batch),
+        Case(DPM, 20),
+        Case(DPM, 20, batch),
+        Case(DPM, 20, batch, "bfloat16"),
+        Case(DPM, 20, batch, "bfloat16", channels_last=True),
+        Case(DPM, 20, batch, "bfloat16", channels_last=True, compile=True),
+        Case(PNDM, 50, batch, peer=True),
+        Case(DPM, 20, batch, peer=True),
+        Case(DPM, 20, batch, "bfloat16", peer=True),
+    ]
+
+
+class Bench:
+    """Everything loaded once.
+
+    Args:
+        base_model: folder in diffusers' layout, or hub id.
+        size: of the images, pixels.
+        images: of each case.
+        guidance_scale: of all.
+        device: "cuda" or "cpu".
+    """
+
+    def __init__(self, base_model: str, size: int, images: int, guidance_scale: float, device: str) -> None:
+        self.base_model = base_model
+        self.size = size
+        self.prompts = [PROMPTS[index % len(PROMPTS)] for index in range(images)]
+        self.guidance_scale = guidance_scale
+        self.device = device
+        self.scheduler = load_noise_scheduler(base_model)
+        self.vae: Any = load_vae(base_model)
+        self.vae.to(device)
+        self.conditioner = TextConditioner(load_tokenizer(base_model), load_text_encoder(base_model).to(device))
+        self._networks: dict[tuple[bool, bool], DiffusionUNet] = {}
+        self._pipelines: dict[str, Any] = {}
+
+    def sample(self, case: Case) -> Tensor:
+        """(B, 3, H, W) images in [-1, 1]."""
+        return self._pipeline_images(case) if case.peer else self._project_images(case)
+
+    def _project_images(self, case: Case) -> Tensor:
+        prepare = GenerationPrepareBatch(self.conditioner, self.vae, self.size)
+        requests = [
+            {"prompt": prompt, "guidance_scale": self.guidance_scale, "seed": case.first_seed + number}
+            for number, prompt in enumerate(self.prompts)
+        ]
+        noise, _, _, conditions = prepare(requests, self.device)
+        sampler = GuidedSampler(
+            self.scheduler,
+            self.vae,
+            case.steps,
+            case.scheduler,
+            images_per_call=case.per_call,
+            dtype=case.dtype,
+        )
+        return sampler(noise, self._network(case), **conditions).cpu()
+
+    def _network(self, case: Case) -> DiffusionUNet:
+        key = case.channels_last, case.compile
+        if key not in self._networks:
+            network = DiffusionUNet.from_base(self.base_model, channels_last=case.channels_last, compile=case.compile)
+            self._networks[key] = network.to(self.device).eval()
+        return self._networks[key]
+
+    def _pipeline_images(self, case: Case) -> Tensor:
+        if case.dtype not in self._pipelines:
+            pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+                self.base_model, safety_checker=None, dtype=PRECISIONS[case.dtype]
+            )
+            pipeline.set_progress_bar_config(disable=True)
+            self._pipelines[case.dtype] = pipeline.to(self.device)
+        pipeline = self._pipelines[case.dtype]
+        pipeline.scheduler = derive_scheduler(self.scheduler, case.scheduler)
+        images = []
+        for first in range(0, len(self.prompts), case.per_call):
+            prompts = self.prompts[first : first + case.per_call]
+            seeds = range(case.first_seed + first, case.first_seed + first + len(prompts))
+            images.append(
+                pipeline(
+                    prompts,
+                    height=self.size,
+                    width=self.size,
+                    num_inference_steps=case.steps,
+                    guidance_scale=self.guidance_scale,
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                    output_type="pt",
+                ).images
+            )
+        return torch.cat(images).float().cpu() * 2 - 1
+
+
+def measure(bench: Bench, cases: Sequence[Case], repeats: int, features: FeatureExtractor | None) -> list[dict]:
+    """A dictionary for each case: seconds for each image, of every repeat, and how far from the reference it is.
+
+    The first case is the reference. The cases take turns, so that what disturbs the machine for a while disturbs all
+    of them. The first turn warms up, and is the one whose images are compared.
+    """
+    walls: dict[Case, list[float]] = {case: [] for case in cases}
+    processors: dict[Case, list[float]] = {case: [] for case in cases}
+    images: dict[Case, Tensor] = {}
+    with tqdm(total=len(cases) * (repeats + 1), desc="cases") as bar:
+        for repeat in range(repeats + 1):
+            for case in cases:
+                made, wall, processor = timed(lambda case=case: bench.sample(case))
+                if repeat == 0:
+                    images[case] = made
+                else:
+                    walls[case].append(wall / len(made))
+                    processors[case].append(processor / len(made))
+                bar.update()
+    reference, other_seeds = cases[0], replace(cases[0], first_seed=1_000_000)
+    images[other_seeds] = bench.sample(other_seeds)
+    embedded = {} if features is None else {case: features(batch) for case, batch in images.items()}
+    return [
+        {
+            "case": str(case),
+            "seconds": walls.get(case, []),
+            "processor_seconds": processors.get(case, []),
+            "pixel_difference": float((images[case] - images[reference]).abs().mean()),
+            **(_distance(embedded[reference], embedded[case]) if embedded and case != reference else {}),
+        }
+        for case in [*cases, other_seeds]
+    ]
+
+
+def timed(work: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
+    """What ``work`` returns, wall-clock and processor seconds. It returns tensors on the CPU: CUDA has finished."""
+    wall, processor = time.perf_counter(), time.process_time()
+    made = work()
+    return made, time.perf_counter() - wall, time.process_time() - processor
+
+
+def _distance(reference: Tensor, other: Tensor) -> dict[str, float]:
+    return {
+        "kernel_distance": squared_mmd(reference, other),
+        "standard_error": half_sample_error(squared_mmd, reference, other),
+    }
+
+
+def render(report: dict[str, Any]) -> str:
+    """The table, in Markdown."""
+    clock = "processor_seconds" if report["device"] == "cpu" else "seconds"
+    rows = report["cases"]
+    reference = median(rows[0][clock])
+    lines = [f"- {name}: {value}" for name, value in report["machine"].items()]
+    lines += [f"- {name}: {value}" for name, value in report["settings"].items()]
+    name = report["features"] or "no features"
+    lines += [
+        "",
+        f"| | s/image | images/s | times the reference | pixels | kernel distance ({name}) |",
+        "|---" * 6 + "|",
+    ]
+    for row in rows:
+        distance = f"{row['kernel_distance']:.3g} ± {row['standard_error']:.2g}" if "kernel_distance" in row else ""
+        cells = ["", "", ""]
+        if row[clock]:
+            seconds = median(row[clock])
+            cells = [f"{seconds:.3f}", f"{1 / seconds:.2f}", f"{reference / seconds:.2f}"]
+        lines.append(" | ".join([f"| {row['case']}", *cells, f"{row['pixel_difference']:.4f}", f"{distance} |"]))
+    pairs = {row["case"]: row for row in rows if row[clock]}
+    lines.append("")
+    for name, row in pairs.items():
+        own = name.replace("diffusers' pipeline", "project")
+        if own != name and own in pairs:
+            ratio = median(theirs / ours for ours, theirs in zip(pairs[own][clock], row[clock]))
+            lines.append(f"- ratio to {name}: {ratio:.2f}")
+    return "\n".join([*lines, *(f"- left out: {text}" for text in report["left_out"])])
 
 
 def main() -> None:
-    """Print one line per case."""
+    """Measure, print the table, write all numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_model", default="bundle/models/tiny", help="folder in diffusers' layout, or hub id")
-    parser.add_argument("--size", type=int, default=64, help="image size, pixels")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--guidance_scale", type=float, default=5.0)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-
-    base = options.base_model
-    scheduler = load_noise_scheduler(base)
-    vae: Any = load_vae(base)
-    vae.to(options.device)
-    network = DiffusionUNet.from_base(base).to(options.device).eval()
-    conditioner = TextConditioner(load_tokenizer(base), load_text_encoder(base).to(options.device))
-    prepare = GenerationPrepareBatch(conditioner, vae, options.size)
-    requests = [
-        {"prompt": PROMPT, "guidance_scale": options.guidance_scale, "seed": seed} for seed in range(options.images)
-    ]
-    noise, _, _, conditions = prepare(requests, options.device)
-
-    rows = []
-    for case in tqdm(CASES, desc="cases"):
-        sampler = GuidedSampler(scheduler, vae, **case)
-        run = functools.partial(sampler, noise, network, **conditions)
-        label = ", ".join(str(value) for value in case.values())
-        rows.append((label, seconds_per_image(run, options.images, options.repeats, options.device)))
-
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(base, safety_checker=None).to(options.device)
-    pipeline.set_progress_bar_config(disable=True)
-
-    def peer() -> None:
-        pipeline([PROMPT] * options.images, height=options.size, width=options.size, num_inference_steps=50,
-                 guidance_scale=options.guidance_scale, output_type="pt")  # fmt: skip
-
-    rows.append(
-        (
-            "diffusers pipeline, its scheduler, 50",
-            seconds_per_image(peer, options.images, options.repeats, options.device),
-        )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--base_model", default="bundle/models/tiny", help="folder in diffusers' layout, or hub id")
+    model.add_argument("--random", help="an architecture of base_models.py with random weights")
+    parser.add_argument(
+        "--scorer", default="bundle/models/tiny_scorer", help="OpenCLIP model whose images are compared"
     )
-    print(f"{torch.get_num_threads()} threads, {options.device}, {options.size} x {options.size}")
-    for label, seconds in rows:
-        print(f"{seconds:8.3f} s/image  {label}")
+    parser.add_argument("--inception_weights", help="compare with Inception instead: the distance is then the KID")
+    parser.add_argument("--size", type=int, default=64, help="image size, pixels")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8, help="images in one network call, where several are")
+    parser.add_argument("--guidance_scale", type=float, default=5.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="also on a CPU, where compiling takes minutes")
+    parser.add_argument("--output", type=Path, help="write all numbers here, as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    features: FeatureExtractor = (
+        InceptionFeatures(options.inception_weights, options.device)
+        if options.inception_weights
+        else OpenCLIPImageFeatures(options.scorer, "tiny nodule encoder", options.device)
+    )
+    cases, left_out = cases_of(options.batch), []
+    if options.device == "cpu" and not options.compile:
+        cases = [case for case in cases if not case.compile]
+        left_out.append(
+            "torch.compile, which takes minutes on a CPU and gains a few per cent there (--compile tries it)"
+        )
+    if features.unavailable:
+        left_out.append(f"kernel distance: {features.unavailable}")
+    with tempfile.TemporaryDirectory() as temporary:
+        base = str(build_base_model(options.random, Path(temporary))) if options.random else options.base_model
+        bench = Bench(base, options.size, options.images, options.guidance_scale, options.device)
+        rows = measure(bench, cases, options.repeats, None if features.unavailable else features)
+    report = {
+        "machine": describe(options.device) | {"threads": str(options.threads)},
+        "settings": {
+            "model": f"{options.random}, random weights" if options.random else options.base_model,
+            "images": f"{options.images} of {options.size} x {options.size}, guidance {options.guidance_scale:g}",
+        },
+        "device": options.device,
+        "features": None if features.unavailable else features.name,
+        "cases": rows,
+        "left_out": left_out,
+    }
+    print(render(report))
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(report, indent=4) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""Run a training program, unchanged, and note when its optimizer steps end; the same instrument for any program.
+
+    python timed_process.py TIMES.json phases -m monai.bundle run training --config_file ...
+    python timed_process.py TIMES.json steps train_text_to_image.py --resolution 512 ...
+
+A hook of torch.optim marks the end of each optimizer step. With ``phases`` the calls of the autoencoder, the text
+encoder, the U-Net, ``Tensor.backward``, the optimizer and the data loader are timed as well, and CUDA is waited for
+after each, which slows a GPU down: take ``steps`` there for the speed itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import runpy
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+from transformers import CLIPTextModel
+
+PHASES: dict[str, list[tuple[Any, str]]] = {
+    "data": [(_BaseDataLoaderIter, "__next__")],
+    "image encoding": [(AutoencoderKL, "encode")],
+    "text encoding": [(CLIPTextModel, "forward")],
+    "U-Net forward": [(UNet2DConditionModel, "forward")],
+    "backward": [(torch.Tensor, "backward")],
+    "clipping": [(torch.nn.utils, "clip_grad_norm_")],
+    "optimizer": [(torch.optim.AdamW, "step")],
+}
+"""What is timed by that name: methods of classes, functions of modules. None of them calls another."""
+
+
+class StepTimes:
+    """Wall-clock and processor time at the end of every optimizer step, and what each phase took of it.
+
+    Args:
+        file: JSON, written when the process ends.
+        phases: whether to time :data:`PHASES`.
+    """
+
+    def __init__(self, file: Path, phases: bool) -> None:
+        self.file = file
+        self.steps: list[tuple[float, float]] = []
+        self.phases: list[dict[str, tuple[float, float]]] = []
+        self._wall: Counter[str] = Counter()
+        self._processor: Counter[str] = Counter()
+        self._wait = phases and torch.cuda.is_available()
+        if phases:
+            for name, places in PHASES.items():
+                for owner, attribute in places:
+                    setattr(owner, attribute, self._timed(name, getattr(owner, attribute)))
+        else:
+            register_optimizer_step_post_hook(lambda *_: self._end_step())
+        atexit.register(self._write)
+
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            wall, processor = self._clock()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                after = self._clock()
+                self._wall[name] += after[0] - wall
+                self._processor[name] += after[1] - processor
+                if name == "optimizer":
+                    self._end_step()
+
+        return timed
+
+    def _clock(self) -> tuple[float, float]:
+        if self._wait:
+            torch.cuda.synchronize()
+        return time.time(), time.process_time()
+
+    def _end_step(self) -> None:
+        self.steps.append(self._clock())
+        self.phases.append({name: (self._wall[name], self._processor[name]) for name in self._wall})
+        self._wall.clear()
+        self._processor.clear()
+
+    def _write(self) -> None:
+        cuda = torch.cuda.is_available()
+        peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes()
+        times = {
+            "started": psutil.Process().create_time(),
+            "ended": time.time(),
+            "steps": self.steps,
+            "phases": self.phases,
+            "peak_bytes": peak,
+        }
+        self.file.write_text(json.dumps(times))
+
+
+def _peak_resident_bytes() -> int:
+    """Linux: the kernel's high-water mark of this program (getrusage's also counts the process it was forked from)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def main() -> None:
+    """See the module."""
+    file, what, *program = sys.argv[1:]
+    StepTimes(Path(file), phases=what == "phases")
+    if program[0] == "-m":
+        sys.argv = program[1:]
+        sys.path[0] = ""
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = program
+        sys.path[0] = str(Path(program[0]).parent)
+        runpy.run_path(program[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
