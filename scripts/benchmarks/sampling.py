@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -187,7 +188,7 @@ def measure(bench: Bench, cases: Sequence[Case], repeats: int, features: Feature
     with tqdm(total=len(cases) * (repeats + 1), desc="cases") as bar:
         for repeat in range(repeats + 1):
             for case in cases:
-                made, wall, processor = timed(lambda case=case: bench.sample(case))
+                made, wall, processor = timed(partial(bench.sample, case))
                 if repeat == 0:
                     images[case] = made
                 else:

@@ -16,7 +16,7 @@ import json
 import runpy
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ class StepTimes:
         self.file = file
         self.steps: list[tuple[float, float]] = []
         self.phases: list[dict[str, tuple[float, float]]] = []
-        self._wall: Counter[str] = Counter()
-        self._processor: Counter[str] = Counter()
+        self._wall: defaultdict[str, float] = defaultdict(float)
+        self._processor: defaultdict[str, float] = defaultdict(float)
         self._wait = phases and torch.cuda.is_available()
         if phases:
             for name, places in PHASES.items():
