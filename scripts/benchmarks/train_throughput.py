@@ -300,6 +300,7 @@ def main() -> None:
     parser.add_argument("--plan", choices=["cpu", "gpu"], help="which cases; by default the device's")
     parser.add_argument("--small", action="store_true", help="the plan's cases with a tiny model at 64 x 64")
     parser.add_argument("--only", default="", help="only the cases whose description holds this text")
+    parser.add_argument("--eager", action="store_true", help="leave out the cases with torch.compile")
     parser.add_argument("--batch_size", type=int, default=4, help="on a CPU half of it at 512 x 512")
     parser.add_argument("--gradient_checkpointing", action="store_true", help="for both; off by default")
     parser.add_argument("--threads", type=int, default=1, help="of each process, on a CPU")
@@ -361,7 +362,7 @@ def chosen_cases(options: argparse.Namespace) -> list[Case]:
     cases = [replace(case, gradient_checkpointing=options.gradient_checkpointing) for case in plan(options.batch_size)]
     if options.small:
         cases = list(dict.fromkeys(replace(case, model="tiny", image_size=64) for case in cases))
-    return [case for case in cases if options.only in str(case)]
+    return [case for case in cases if options.only in str(case) and not (options.eager and case.compile)]
 
 
 def render(report: Mapping[str, Any]) -> str:
