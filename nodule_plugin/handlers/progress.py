@@ -155,7 +155,11 @@ def draw_curves(rows: list[dict[str, float]], metric_name: str, path: Path) -> N
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, distance = figure.subplots(1, 2)
-    for name, label in (("loss", "training"), (TRAINING_LOSS, "training images"), (HELD_OUT_LOSS, "held-out images")):
+    for name, label in (
+        ("loss", "training steps, as weighted"),
+        (TRAINING_LOSS, "training images"),
+        (HELD_OUT_LOSS, "held-out images"),
+    ):
         epochs, values = _series(rows, name)
         if epochs:
             losses.plot(epochs, values, label=label, alpha=0.45 if name == "loss" else 1, lw=1 if name == "loss" else 2)
