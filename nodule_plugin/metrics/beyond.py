@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
-from nodule_plugin.metrics.coverage import manifold_coverage
+from nodule_plugin.metrics.coverage import Coverage, manifold_coverage
 from nodule_plugin.metrics.feature_cache import embedder
 from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.measures import BEYOND, HIGHER, DistanceMeasure, Measure, Value, missing
 from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Inspection, Rate
-from nodule_plugin.metrics.two_samples import MIN_IMAGES, half_sample_error
+from nodule_plugin.metrics.two_samples import MIN_IMAGES, random_halves
 
 
 class CoverageMeasure(DistanceMeasure):
@@ -65,10 +66,23 @@ class CoverageMeasure(DistanceMeasure):
     def _error(self, real: FeatureRows, fake: FeatureRows) -> float:
         if min(len(real), len(fake)) < 2 * (self.neighbours + 1):
             return float("nan")
-        return half_sample_error(self._share, real, fake, self.repeats, self.seed)
+        halves = _halved(real, fake, self.neighbours, self.repeats, self.seed)
+        return float(np.std([getattr(found, self.share) for found in halves], ddof=1))
 
     def _share(self, real: FeatureRows, fake: FeatureRows) -> float:
-        return float(getattr(manifold_coverage(real, fake, self.neighbours), self.share))
+        return float(getattr(_whole(real, fake, self.neighbours), self.share))
+
+
+# The four shares are columns of their own but come from one computation.
+@lru_cache(maxsize=64)
+def _whole(real: FeatureRows, fake: FeatureRows, neighbours: int) -> Coverage:
+    return manifold_coverage(real, fake, neighbours)
+
+
+@lru_cache(maxsize=64)
+def _halved(real: FeatureRows, fake: FeatureRows, neighbours: int, repeats: int, seed: int) -> list[Coverage]:
+    """Of random halves of both sets, for the jackknife."""
+    return [manifold_coverage(*pair, neighbours) for pair in random_halves(real, fake, repeats, seed)]
 
 
 class CopyMeasure(Measure):

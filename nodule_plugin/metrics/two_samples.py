@@ -5,7 +5,7 @@ Source: Shao and Wu, "A general theory for jackknife variance estimation", Ann S
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor
@@ -78,9 +78,17 @@ def half_sample_error(
     first, second = checked_pair(real, fake)
     if min(len(first), len(second)) < 2 * MIN_IMAGES:
         return float("nan")
-    draw = np.random.default_rng(seed)
-    values = [statistic(_half(first, draw), _half(second, draw)) for _ in range(repeats)]
+    values = [statistic(*pair) for pair in random_halves(first, second, repeats, seed)]
     return float(np.std(values, ddof=1))
+
+
+def random_halves(
+    first: FeatureRows, second: FeatureRows, repeats: int, seed: int
+) -> Iterator[tuple[FeatureRows, FeatureRows]]:
+    """A random half of either set, ``repeats`` times."""
+    draw = np.random.default_rng(seed)
+    for _ in range(repeats):
+        yield _half(first, draw), _half(second, draw)
 
 
 def _half(features: FeatureRows, draw: np.random.Generator) -> FeatureRows:
