@@ -1,8 +1,8 @@
 """More training images of the same nodules: the slices next to the centre one, and the same slice in other words.
 
-A network trained from scratch on a few hundred nodules soon knows each of them by heart. A slice a little off the centre
-shows the same findings in another outline and other noise. Only training parts are enlarged; what validates and tests
-stays one image a nodule, as the reference method has it.
+A network trained from scratch on a few hundred nodules soon knows each of them by heart. A slice a little off the
+centre shows the same findings in another outline and other noise. Only training parts are enlarged; what validates and
+tests stays one image a nodule, as the reference method has it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def enlarge_training(datalist: Mapping[str, Any], reach: float = 0.25, template:
 def _neighbours(item: Mapping[str, Any], root: Path, reach: float) -> Iterator[dict[str, Any]]:
     if item["slice_index"] is None:
         raise InputError(f"{item['id']}: neighbouring slices are taken from NIfTI volumes, not from {item['image']}")
-    header = nibabel.load(root / item["image"]).header  # type: ignore[attr-defined]
+    header: Any = nibabel.load(root / item["image"]).header
     depth, spacing = header.get_data_shape()[2], float(header.get_zooms()[2])
     steps = int(reach * item["diameter_mm"] / spacing)
     for offset in range(-steps, steps + 1):
