@@ -146,7 +146,8 @@ def export(options: argparse.Namespace, base: Path) -> None:
         "text_encoder": CLIPTextModel.from_pretrained(base / "text_encoder"),
         "unet": network.unet,
     }
-    save_base_model(options.output / "tiny", parts, CARD)
+    for folder in (options.work / "trained", options.output / "tiny"):
+        save_base_model(folder, parts, CARD)
     with replacing(options.output / "model.pt") as temporary:
         shutil.copyfile(weights, temporary)
 
