@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from nodule_plugin.diffusion.sampling import decode_latents
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 
-ONNX_NAMES = ("unet.onnx", "decoder.onnx")
 TOLERANCE = 1e-3
 """The largest difference between an exported network and PyTorch's that is accepted, absolute."""
 
@@ -29,6 +29,7 @@ class LatentDecoder(nn.Module):
     def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
+        self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, latent channels, h, w) latents to (B, 3, H, W) pixels; see :func:`decode_latents`."""
@@ -128,8 +129,6 @@ def _export(network: nn.Module, path: Path, shapes: dict[str, tuple[int, ...]]) 
 
 
 def _missing_packages() -> list[str]:
-    from importlib.util import find_spec
-
     return [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
 
 

@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
-CONFIGS = ["prepare", "train", "inference", "evaluate", "dose_response", "attack", "release", "sd15", "sd2", "metadata"]
+CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "bundle" / "configs").glob("*.json"))
 REQUIRED = ["LICENSE", "configs/metadata.json", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"]
 MEGABYTE = 2**20
 
@@ -48,15 +50,37 @@ def test_the_metadata_meets_the_zoos_schema(repository: Path, tmp_path: Path) ->
 
 def test_the_metadata_names_the_pinned_versions(repository: Path) -> None:
     metadata = json.loads((repository / "bundle" / "configs" / "metadata.json").read_text())
-    pins = dict(line.strip().lower().split("==") for line in (repository / "constraints.txt").read_text().splitlines())
-    pins = {name.replace("_", "-"): pin for name, pin in pins.items()}
-    own = {"nodule-plugin": version("nodule-plugin")}
+    lines = (repository / "constraints.txt").read_text().splitlines()
+    pins = {canonical(name): pin for name, pin in (line.strip().split("==") for line in lines)}
     for name, wanted in metadata["required_packages_version"].items():
-        assert (pins | own)[name] == wanted
+        assert pins[name] == wanted
     assert metadata["version"] in metadata["changelog"]
+    assert metadata["version"] == version("nodule-plugin")
     assert metadata["monai_version"] == pins["monai"]
     assert metadata["pytorch_version"] == pins["torch"]
     assert metadata["numpy_version"] == pins["numpy"]
+
+
+def test_the_listed_packages_are_all_that_the_plugin_needs(repository: Path) -> None:
+    metadata = json.loads((repository / "bundle" / "configs" / "metadata.json").read_text())
+    needed = {"monai": set(), **{canonical(one.name): one.extras for one in requirements_of("nodule-plugin")}}
+    extras = {canonical(one.name) for one in requirements_of("monai", needed["monai"])}
+    listed = {"monai", "torch", "numpy", *metadata["required_packages_version"]}
+    assert needed["monai"]
+    assert (needed.keys() | extras) <= listed
+    assert "nodule-plugin" not in listed  # no registry has it: it travels in the zip
+
+
+def requirements_of(package: str, extras: Iterable[str] = ()) -> list[Requirement]:
+    """What an installed package requires, with these of its extras; without any, what it always requires."""
+    found = [Requirement(line) for line in requires(package) or []]
+    return [
+        one for one in found if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras)
+    ]
+
+
+def canonical(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def test_the_shipped_models_are_small(repository: Path) -> None:
