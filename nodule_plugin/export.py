@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -89,23 +90,28 @@ def export_onnx(
     latent = (vae.config.latent_channels, side, side)
     folder = Path(output_dir)
     return {
-        "unet.onnx": _export(network, folder / "unet.onnx", {"image": latent, "timesteps": (), "context": context}),
-        "decoder.onnx": _export(LatentDecoder(vae), folder / "decoder.onnx", {"image": latent}),
+        "unet.onnx": export_network(
+            network, folder / "unet.onnx", {"image": latent, "timesteps": (), "context": context}
+        ),
+        "decoder.onnx": export_network(LatentDecoder(vae), folder / "decoder.onnx", {"image": latent}),
     }
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"weights: there is no file {path}; give a model.pt of the bundle's training, or none")
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"weights: {path} does not fit the base model's U-Net: {first}") from error
+def export_network(network: nn.Module, path: Path, shapes: dict[str, tuple[int, ...]]) -> float:
+    """Write a network as ONNX, if onnxruntime gives what it gives.
 
+    Args:
+        network: in evaluation mode.
+        path: of the file.
+        shapes: name of each input -> its shape without the batch, which is free. ``timesteps`` are whole numbers
+            below 1000, everything else is float32.
 
-def _export(network: nn.Module, path: Path, shapes: dict[str, tuple[int, ...]]) -> float:
-    """Write ``network`` for inputs of these shapes, batch aside; returns how far the file is from ``network``."""
+    Returns:
+        The largest absolute difference between the file's and the network's output.
+
+    Raises:
+        InputError: see :func:`export_onnx`.
+    """
     missing = _missing_packages()
     if missing:
         raise InputError(f"ONNX export needs {', '.join(missing)}; pip install 'nodule-plugin[onnx]'")
@@ -126,6 +132,16 @@ def _export(network: nn.Module, path: Path, shapes: dict[str, tuple[int, ...]]) 
         if not difference <= TOLERANCE:
             raise InputError(f"{path}: the exported network differs from PyTorch's by {difference:.2g} (> {TOLERANCE})")
     return difference
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"weights: there is no file {path}; give a model.pt of the bundle's training, or none")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"weights: {path} does not fit the base model's U-Net: {first}") from error
 
 
 def _missing_packages() -> list[str]:

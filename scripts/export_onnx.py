@@ -17,7 +17,9 @@ if __name__ == "__main__":
     parser.add_argument("--base-model", default=str(BUNDLE / "models" / "tiny"), help="folder or hub id")
     parser.add_argument("--revision", help="of the hub id: a commit")
     parser.add_argument("--variant", help="of the weights files, such as fp16")
-    parser.add_argument("--weights", default=str(BUNDLE / "models" / "model.pt"), help="'base' for the base model's own")
+    parser.add_argument(
+        "--weights", default=str(BUNDLE / "models" / "model.pt"), help="'base' for the base model's own"
+    )
     parser.add_argument("--image-size", type=int, default=64)
     given = parser.parse_args()
     weights = None if given.weights == "base" else given.weights

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tiny_sd import make_tiny_sd
+
+from nodule_plugin import export
+from nodule_plugin.diffusion.components import load_vae
+from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.sampling import decode_latents
+from nodule_plugin.errors import InputError
+from nodule_plugin.export import LatentDecoder, export_network, export_onnx
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_sd(tmp_path_factory.mktemp("base"), "v_prediction")
+
+
+@pytest.fixture(scope="module")
+def tuned(base: Path) -> Path:
+    """Weights of a U-Net that is not the base model's."""
+    network = DiffusionUNet.from_base(str(base))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.05)
+    torch.save(network.state_dict(), base / "tuned.pt")
+    return base / "tuned.pt"
+
+
+@pytest.fixture(scope="module")
+def exported(repository: Path, base: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the script wrote."""
+    output = tmp_path_factory.mktemp("exported") / "onnx"
+    command = [sys.executable, str(repository / "scripts" / "export_onnx.py"), "--output", str(output)]
+    command += ["--base-model", str(base), "--weights", str(tuned), "--image-size", str(SIZE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "unet.onnx: largest difference from PyTorch" in done.stdout
+    assert sorted(path.name for path in output.iterdir()) == ["decoder.onnx", "unet.onnx"]
+    return output
+
+
+def run(path: Path, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["pred"], {name: value.numpy() for name, value in inputs.items()})[0]
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_unet_in_onnxruntime_is_the_fine_tuned_one(base: Path, tuned: Path, exported: Path, batch: int) -> None:
+    inputs = {"image": torch.randn(batch, 4, 4, 4), "timesteps": torch.arange(batch) * 199 + 3,
+              "context": torch.randn(batch, 77, 16)}  # fmt: skip
+    network = DiffusionUNet.from_base(str(base)).eval()
+    with torch.no_grad():
+        untuned = network(**inputs).numpy()
+        network.load_state_dict(torch.load(tuned, weights_only=True))
+        expected = network(**inputs).numpy()
+    found = run(exported / "unet.onnx", inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - untuned).max() > 0.01
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_decoder_in_onnxruntime_gives_the_samplers_pixels(base: Path, exported: Path, batch: int) -> None:
+    latents = torch.randn(batch, 4, 4, 4)
+    with torch.no_grad():
+        expected = decode_latents(load_vae(str(base)), latents).numpy()
+    found = run(exported / "decoder.onnx", {"image": latents})
+    assert found.shape == (batch, 3, SIZE, SIZE)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+class Drawing(torch.nn.Module):
+    """Adds noise drawn anew in each call, so that no file can agree with it."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image + torch.randn_like(image)
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"drawing\.onnx: the exported network differs from PyTorch's by"):
+        export_network(Drawing().eval(), tmp_path / "drawing.onnx", {"image": (1, 4)})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file"),
+        ({"other": torch.zeros(1)}, "does not fit the base model's U-Net"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(base: Path, tmp_path: Path, content: dict | None, message: str) -> None:
+    weights = tmp_path / "model.pt"
+    if content is not None:
+        torch.save(content, weights)
+    with pytest.raises(InputError, match=rf"weights: .*model\.pt.*{message}|weights: {message} .*model\.pt"):
+        export_onnx(str(base), weights, tmp_path, SIZE)
+
+
+def test_weights_of_code_are_refused(base: Path, tmp_path: Path) -> None:
+    torch.save(LatentDecoder(load_vae(str(base))), tmp_path / "model.pt")  # a pickled object, not tensors
+    with pytest.raises(InputError, match=r"weights: .*model\.pt does not fit"):
+        export_onnx(str(base), tmp_path / "model.pt", tmp_path, SIZE)
+
+
+def test_the_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(InputError, match=r"needs onnxruntime; pip install 'nodule-plugin\[onnx\]'"):
+        export_network(Drawing(), tmp_path / "drawing.onnx", {"image": (1, 4)})
