@@ -19,6 +19,8 @@ from nodule_plugin.files import replacing
 TOLERANCE = 1e-3
 """The largest difference between an exported network and PyTorch's that is accepted, absolute."""
 
+_LARGEST = 2**31 - 2**20  # a protobuf message's limit, less what is not weights
+
 
 class LatentDecoder(nn.Module):
     """Sampled latents to pixels in [-1, 1], as the sampler does it: one tensor in, one out, which can be traced.
@@ -110,11 +112,14 @@ def export_network(network: nn.Module, path: Path, shapes: dict[str, tuple[int, 
         The largest absolute difference between the file's and the network's output.
 
     Raises:
-        InputError: see :func:`export_onnx`.
+        InputError: see :func:`export_onnx`; also if the network is too large for one file.
     """
     missing = _missing_packages()
     if missing:
         raise InputError(f"ONNX export needs {', '.join(missing)}; pip install 'nodule-plugin[onnx]'")
+    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    if size > _LARGEST:
+        raise InputError(f"{path}: ONNX holds at most 2 GiB in one file, and the network has {size / 2**30:.1f} GiB")
     batch = torch.export.Dim("batch", min=1, max=64)
     with replacing(path) as temporary, torch.no_grad():
         torch.onnx.export(

@@ -116,3 +116,9 @@ def test_the_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(InputError, match=r"needs onnxruntime; pip install 'nodule-plugin\[onnx\]'"):
         export_network(Drawing(), tmp_path / "drawing.onnx", {"image": (1, 4)})
+
+
+def test_a_network_too_large_for_one_file_is_refused(tmp_path: Path) -> None:
+    network = torch.nn.Linear(30_000, 20_000, device="meta")
+    with pytest.raises(InputError, match=r"large\.onnx: ONNX holds at most 2 GiB in one file, .* 2\.2 GiB"):
+        export_network(network, tmp_path / "large.onnx", {"input": (30_000,)})

@@ -110,7 +110,7 @@ class DryRun:
             ("moving average", _gib(averaged)),
             (
                 "peak memory of these steps",
-                _gib(_peak(engine)),
+                _gib(peak) if (peak := _peak(engine)) else "this system does not tell",
             ),
             ("training images", f"{sampler.length:,}"),
             ("step", f"{group} images, {step_seconds:.3g} s ({group / step_seconds:.3g} images/s)"),
@@ -133,11 +133,13 @@ def _bytes_of(parameters: Any) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
-def _peak(engine: Engine) -> int:
+def _peak(engine: Engine) -> int | None:
     if torch.device(engine.state.device).type == "cuda":
         return torch.cuda.max_memory_allocated()
-    import resource  # not on Windows, where a CPU run has no figure
-
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

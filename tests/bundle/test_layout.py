@@ -90,3 +90,11 @@ def test_the_shipped_models_are_small(repository: Path) -> None:
     base = [path.stat().st_size for path in (repository / "bundle" / "models" / "tiny").rglob("*") if path.is_file()]
     assert sum(base) < 40 * MEGABYTE
     assert sum(path.stat().st_size for path in files) < 60 * MEGABYTE
+
+
+def test_the_revision_of_a_hub_id_is_a_commit(repository: Path) -> None:
+    overlays = [json.loads(path.read_text()) for path in (repository / "bundle" / "configs").glob("sd*.json")]
+    revisions = [overlay["revision"] for overlay in overlays if "revision" in overlay]
+    assert len(overlays) == 2
+    assert revisions  # a name such as "main" could mean other weights tomorrow
+    assert all(re.fullmatch(r"[0-9a-f]{40}", revision) for revision in revisions)
