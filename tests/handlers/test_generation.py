@@ -175,9 +175,9 @@ def test_damaged_run_file_is_named(tmp_path: Path) -> None:
         writer_of(tmp_path)
 
 
-@pytest.mark.parametrize("formats", ["nifti", "jpg", ["png", "dicom"], []])
+@pytest.mark.parametrize("formats", ["nifti", "jpg", ["png", "gif"], ["dicom"], []])
 def test_formats_that_cannot_be_written(formats: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="formats: png, or png and nifti"):
+    with pytest.raises(InputError, match="formats: png, and beside it nifti and dicom"):
         writer_of(tmp_path, formats=formats)
 
 
