@@ -52,8 +52,8 @@ class GeneratedSetWriter:
 
     Every image is an 8-bit grey PNG and, if asked for, a NIfTI of one slice in Hounsfield units (int16; axes x, y, z)
     and a DICOM CT image with a structured report; all carry what made them. The manifest is written last. A run
-    that was interrupted is taken up where it stopped, and a finished set can be extended by further requests, as long as
-    the settings are the same.
+    that was interrupted is taken up where it stopped, and a finished set can be extended by further requests, as long
+    as the settings are the same.
 
     The evaluator's batches are lists of requests and its ``pred`` is (B, C, H, W) in [-1, 1]; channels are averaged.
 
