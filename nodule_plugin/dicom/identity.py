@@ -110,17 +110,15 @@ def long_string(text: str) -> str:
     return text.replace("\\", "/")[:_LONG_STRING]
 
 
-def parse_created(created: str | None) -> datetime:
+def parse_created(created: str) -> datetime:
     """The time that DICOM files carry.
 
     Args:
-        created: in ISO 8601; None for now. Without a time zone it is taken as UTC.
+        created: in ISO 8601; without a time zone it is taken as UTC.
 
     Raises:
         InputError: if it is not a time.
     """
-    if created is None:
-        return datetime.now(timezone.utc)
     try:
         parsed = datetime.fromisoformat(created)
     except (TypeError, ValueError) as error:

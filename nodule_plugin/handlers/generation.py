@@ -97,13 +97,16 @@ class GeneratedSetWriter:
         found = _read_run(self.folder)
         self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
         if not overwrite:
-            self._check_same_set(found)
+            self._check_same_set(found, created)
             # All files of a set belong to one DICOM study, whenever they are made.
             created = created or (found or {}).get("created")
         self.pending = [request for request in self.requests if overwrite or not self._is_written(request)]
         """The requests that are still to be made, for the evaluator's dataset."""
         self._numbers = {request["id"]: number for number, request in enumerate(self.requests, start=1)}
-        self._dicom = _dicom_encoder(self.run, created) if "dicom" in self.formats else None
+        if created is None and "dicom" in self.formats:
+            created = datetime.now(timezone.utc).isoformat()
+        self._created = created
+        self._dicom = _dicom_encoder(self.run, created) if created and "dicom" in self.formats else None
 
     def attach(self, engine: Engine) -> None:
         """Write after each iteration, and the manifest when the run is complete."""
@@ -125,7 +128,7 @@ class GeneratedSetWriter:
             for stale in self._stale:
                 for path in _paths(stale, FILES).values():
                     (self.folder / path).unlink(missing_ok=True)
-            created = {} if self._dicom is None else {"created": self._dicom.identity.created.isoformat()}
+            created = {} if self._created is None else {"created": self._created}
             _write_json(self.folder / RUN_FILE, {"settings": self.run, **created, "requests": self.requests})
         except OSError as error:
             raise InputError(f"output_dir: {self.folder} cannot be written: {error}; give another folder") from error
@@ -162,7 +165,7 @@ class GeneratedSetWriter:
         _write_json(self.folder / MANIFEST, manifest)
         logger.info("%d images and %s are in %s", len(self.requests), MANIFEST, self.folder)
 
-    def _check_same_set(self, found: dict[str, Any] | None) -> None:
+    def _check_same_set(self, found: dict[str, Any] | None, created: str | None) -> None:
         remedy = "give another output_dir, or overwrite=true to replace it"
         if found is None:
             if self.folder.is_dir() and any(self.folder.iterdir()):
@@ -173,6 +176,9 @@ class GeneratedSetWriter:
             if old.get(name) != new.get(name):
                 change = f"made with {name} {old.get(name)}, not {new.get(name)}"
                 raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
+        if created is not None and found.get("created", created) != created:
+            change = f"made with created {found['created']}, not {created}"
+            raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
         wanted = {request["id"]: request for request in json.loads(json.dumps(self.requests))}
         for request in found["requests"]:
             if wanted.get(request["id"]) != request:
@@ -324,7 +330,7 @@ def _checked_formats(formats: str | Sequence[str]) -> list[str]:
     return [name for name in FILES if name in names]
 
 
-def _dicom_encoder(run: Mapping[str, Any], created: str | None) -> DicomEncoder:
+def _dicom_encoder(run: Mapping[str, Any], created: str) -> DicomEncoder:
     try:
         from nodule_plugin.dicom import DicomEncoder, parse_created
     except ModuleNotFoundError as error:

@@ -48,9 +48,7 @@ def test_findings_in_dicom_out(repository: Path, tmp_path: Path) -> None:
 
 def test_a_wrong_order_ends_with_one_line_and_writes_nothing(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "order.json").write_text(json.dumps({"findings": {**FINDINGS, "margin": 7}}))
-    done = start(
-        repository, "-i", str(tmp_path), "-m", str(repository / "bundle"), "-o", str(tmp_path / "out")
-    )  # fmt: skip
+    done = start(repository, "-i", str(tmp_path), "-m", str(repository / "bundle"), "-o", str(tmp_path / "out"))
     assert done.returncode == 1
     assert "error: findings[0]: margin: whole numbers 1 to 5 are ratings, not 7" in done.stderr.splitlines()
     assert not list((tmp_path / "out").rglob("*.dcm"))

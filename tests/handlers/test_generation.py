@@ -134,10 +134,11 @@ def test_finished_set_can_be_extended(tmp_path: Path) -> None:
         ({"weights_sha256": "other"}, "made with model.weights_sha256 abc, not other"),
         ({"scales": "5"}, "holds another set"),
         ({"window_hu": (-160, 240)}, "made with window_hu"),
+        ({"created": "2026-02-01T12:00:00"}, "made with created 2026-01-31T12:00:00, not 2026-02-01T12:00:00"),
     ],
 )
 def test_another_set_is_not_mixed_in_but_can_be_replaced(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    generate(writer_of(tmp_path))
+    generate(writer_of(tmp_path, created="2026-01-31T12:00:00"))
     before = hashes(tmp_path)
     with pytest.raises(InputError, match=f"output_dir: .*{message}.*overwrite=true"):
         writer_of(tmp_path, **change)
@@ -280,8 +281,6 @@ def test_dicom_without_highdicom_says_what_to_install(tmp_path: Path, monkeypatc
     for name in [name for name in sys.modules if name.startswith(("nodule_plugin.dicom", "highdicom"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(
-        InputError, match=r'formats: dicom needs the package highdicom; pip install "nodule-plugin\[dic'
-    ):
+    with pytest.raises(InputError, match=r'dicom needs the package highdicom; pip install "nodule-plugin\[dicom\]"'):
         writer_of(tmp_path, formats="png,dicom")
     assert writer_of(tmp_path, formats="png,nifti").pending
