@@ -66,6 +66,7 @@ def train_autoencoder(
     learning_rate: float = 1e-3,
     adversarial_share: float = 0.5,
     kl_weight: float = 1e-5,
+    latent_channels: int = 4,
     precision: str = "float32",
     seed: int = 0,
 ) -> AutoencoderKL:
@@ -76,6 +77,7 @@ def train_autoencoder(
         steps: the learning rate falls along them by a half cosine.
         adversarial_share: the discriminator joins for this last share of the steps.
         kl_weight: of the latents' divergence from a standard normal, summed over an image's latents.
+        latent_channels: of each of the latents' pixels, which stand for 4 x 4 of the image's.
         precision: of the forward pass, see :data:`nodule_plugin.diffusion.sampling.PRECISIONS`.
 
     Returns:
@@ -83,7 +85,7 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    vae, judge = build_autoencoder(sample_size=patches.shape[-1]), PatchDiscriminator()
+    vae, judge = build_autoencoder(latent_channels, patches.shape[-1]), PatchDiscriminator()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.01)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
     dtype = sampling.precision("precision", precision)
