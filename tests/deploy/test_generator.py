@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,5 +86,3 @@ def test_the_sdk_is_imported_by_the_operators_alone(repository: Path) -> None:
     sources = (repository / "nodule_plugin").rglob("*.py")
     users = {path.relative_to(repository).as_posix() for path in sources if "monai.deploy" in path.read_text("utf-8")}
     assert users == {"nodule_plugin/deploy/operators.py", "nodule_plugin/deploy/__main__.py"}
-    line = "import sys, nodule_plugin.deploy.generator; sys.exit(any('monai.deploy' in name for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", line], cwd=repository, check=False).returncode == 0
