@@ -19,6 +19,8 @@ VERSION = 1
 MANIFEST = "manifest.json"
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+FILE_FIELDS = ("image", "nifti", "dicom", "dicom_report")
+"""The fields of an item that name files, relative to the set's folder; all but the first may be missing or None."""
 _IMAGE_FIELDS = ("id", "image", "prompt", "findings", "guidance_scale", "seed", "roi_mm", "source_id")
 _FIELDS = ("synthetic", "window_hu", "model", "scheduler", "num_inference_steps", "images")
 
@@ -30,7 +32,7 @@ class GeneratedSet:
     Attributes:
         folder: where they lie.
         manifest: the content of ``manifest.json``; None for a plain folder of pictures.
-        items: one dictionary per image, as the manifest lists them, ``image`` and ``nifti`` as absolute paths (str);
+        items: one dictionary per image, as the manifest lists them, the files as absolute paths (str);
             of a plain folder's items only ``id`` and ``image`` are known, the rest is None.
     """
 
@@ -102,7 +104,7 @@ def _checked_item(root: Path, where: str, item: Any) -> dict[str, Any]:
         raise InputError(f"{where}: an object is needed, not {item!r}")
     _require(where, item, _IMAGE_FIELDS)
     checked = dict(item)
-    for name in ("image", "nifti"):
+    for name in FILE_FIELDS:
         if item.get(name) is not None:
             file = root / str(item[name])
             if not file.is_file():

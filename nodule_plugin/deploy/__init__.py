@@ -1,0 +1,1 @@
+"""Where the bundle is used outside this project: an application of MONAI Deploy."""
