@@ -40,7 +40,7 @@ def has_decoder(syntax: UID) -> bool:
 
 
 def save_conforming(dataset: pydicom.Dataset, path: Path) -> None:
-    """Write a file with all that PS3.10 wants of one, in the transfer syntax of the data set's file meta information."""
+    """Write a file with all that PS3.10 wants of one, in the transfer syntax that the file meta information names."""
     if _FIRST >= 3:
         dataset.save_as(path, enforce_file_format=True)
     else:

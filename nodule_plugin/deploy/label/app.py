@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -83,6 +84,17 @@ def _as_http(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[s
         raise HTTPException(422, str(error)) from error
     except MONAILabelException as error:
         raise HTTPException(404, error.msg) from error
+    except Exception as error:
+        logger.exception("a request failed")
+        # The last line of a failed training is all that its status keeps room for.
+        cause = _innermost(error)
+        raise HTTPException(500, f"{type(cause).__name__}: {cause}") from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 class TextToImage(InferTask):
@@ -112,9 +124,9 @@ class TextToImage(InferTask):
         Raises:
             InputError: if a setting cannot be used.
         """
-        given = {name: _first(value) for name, value in {**self.config(), **request}.items()}
+        given = {**self.config(), **request}
         image = self.generator(
-            image_settings(given), self._find_weights(given["weights"]), torch_device(name_to_device(given["device"]))
+            image_settings(given), self._find_weights(given["weights"]), _find_device(given["device"])
         )
         return str(image.nifti), image.description
 
@@ -122,7 +134,8 @@ class TextToImage(InferTask):
         """A file of weights by its name, so that no client reaches any other file."""
         known: dict[Any, str | None] = {BUNDLE_WEIGHTS: None, BASE_WEIGHTS: BASE_WEIGHTS}
         known |= {run: str(path) for run, path in self.runs.models().items()}
-        if name not in known:
+        name = _first(name)
+        if not isinstance(name, str) or name not in known:
             raise InputError(f"weights: there are none of the name {name!r}; choose one of {', '.join(known)}")
         return known[name]
 
@@ -131,9 +144,7 @@ class FineTuning(TrainTask):
     """Fine-tune the bundle's base model on the data list of the studies' folder."""
 
     def __init__(self, files: BundleFiles, runs: TrainingRuns, studies: Path) -> None:
-        super().__init__(
-            "Fine-tune the base model on pairs of images and prompts (datalist.json in the studies' folder)"
-        )
+        super().__init__(f"Fine-tune the base model on pairs of images and prompts, the {DATALIST} of the studies")
         self.defaults = default_training_settings(files.read("train.json"))
         self.runs = runs
         self.studies = studies
@@ -152,13 +163,17 @@ class FineTuning(TrainTask):
         Raises:
             InputError: if the data list or a setting cannot be used.
         """
-        given = {name: _first(value) for name, value in {**self.config(), **request}.items()}
-        device = torch_device(name_to_device(given["device"]))
-        result = self.runs.train(self.studies / DATALIST, training_settings(given), device)
+        given = {**self.config(), **request}
+        result = self.runs.train(self.studies / DATALIST, training_settings(given), _find_device(given["device"]))
         logger.info("The model is %s", result["model"])
         return result
 
 
+def _find_device(name: Any) -> torch.device:
+    """A device by the name that MONAI Label shows for it, or by torch's."""
+    return torch_device(name_to_device(_first(name)))
+
+
 def _first(value: Any) -> Any:
-    """Clients may send a list of choices as it was shown to them."""
+    """What is chosen; clients may send the list of choices as it was shown to them."""
     return value[0] if isinstance(value, list) and value else value
