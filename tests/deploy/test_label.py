@@ -19,7 +19,7 @@ from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.sources import load_nodules
 from nodule_plugin.deploy.label.client_settings import default_image_settings, image_settings, torch_device
 from nodule_plugin.deploy.label.configs import BundleFiles, bundle_files
-from nodule_plugin.deploy.label.generation import BundleGenerator
+from nodule_plugin.deploy.label.generation import ImageService
 from nodule_plugin.deploy.label.runs import TrainingRuns, default_training_settings, training_settings
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
@@ -49,19 +49,19 @@ def write_weights(base: Path, path: Path, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def generator(files: BundleFiles) -> BundleGenerator:
-    return BundleGenerator(files)
+def service(files: BundleFiles) -> ImageService:
+    return ImageService(files)
 
 
-def take(generator: BundleGenerator, weights: str | None = None, **changes: Any) -> tuple[bytes, dict[str, Any]]:
+def take(service: ImageService, weights: str | None = None, **changes: Any) -> tuple[bytes, dict[str, Any]]:
     """The bytes and the description of an image; its file is removed, as MONAI Label does."""
-    image = generator(image_settings({**SETTINGS, **changes}), weights, CPU)
+    image = service(image_settings({**SETTINGS, **changes}), weights, CPU)
     content = image.nifti.read_bytes()
     image.nifti.unlink()
     return content, image.description
 
 
-def test_the_image_is_the_bundles_own(files: BundleFiles, generator: BundleGenerator, tmp_path: Path) -> None:
+def test_the_image_is_the_bundles_own(files: BundleFiles, service: ImageService, tmp_path: Path) -> None:
     """Byte for byte what ``monai.bundle run`` writes, for the first request and for those that find the networks."""
     flow = ConfigWorkflow(
         files.config_files("inference.json"), workflow_type="inference", run_id="evaluating", logging_file=False,
@@ -71,13 +71,13 @@ def test_the_image_is_the_bundles_own(files: BundleFiles, generator: BundleGener
     flow.initialize()
     flow.run()
     expected = Path(load_generated(tmp_path / "made").items[0]["nifti"]).read_bytes()
-    assert [take(generator)[0] for _ in range(2)] == [expected] * 2
-    assert take(generator, seed=4)[0] != expected
-    assert take(generator)[0] == expected
+    assert [take(service)[0] for _ in range(2)] == [expected] * 2
+    assert take(service, seed=4)[0] != expected
+    assert take(service)[0] == expected
 
 
-def test_the_description_says_what_made_it(files: BundleFiles, generator: BundleGenerator) -> None:
-    description = take(generator)[1]
+def test_the_description_says_what_made_it(files: BundleFiles, service: ImageService) -> None:
+    description = take(service)[1]
     assert description["synthetic"] is True
     assert "not for diagnosis" in description["notice"]
     digest = hashlib.sha256((files.root / "models" / "model.pt").read_bytes()).hexdigest()
@@ -92,37 +92,35 @@ def test_the_description_says_what_made_it(files: BundleFiles, generator: Bundle
 
 
 @pytest.mark.parametrize("prompt", ["$1 / 0", "@device", "%imports", "/etc/passwd.txt", "prompts.json"])
-def test_a_prompt_is_a_text_and_nothing_else(generator: BundleGenerator, prompt: str) -> None:
+def test_a_prompt_is_a_text_and_nothing_else(service: ImageService, prompt: str) -> None:
     """In a configuration the first three would be evaluated; the inference run reads prompts from the last two."""
-    assert take(generator, prompt=prompt)[1]["image"]["prompt"] == prompt
+    assert take(service, prompt=prompt)[1]["image"]["prompt"] == prompt
 
 
-def test_other_weights_are_used_and_new_ones_noticed(
-    files: BundleFiles, generator: BundleGenerator, tmp_path: Path
-) -> None:
+def test_other_weights_are_used_and_new_ones_noticed(files: BundleFiles, service: ImageService, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     hashes, images = [], []
     for seed in (2, 3):
         write_weights(files.root / "models" / "tiny", path, seed)
         os.utime(path, (seed, seed))
-        image, description = take(generator, str(path))
+        image, description = take(service, str(path))
         assert description["model"]["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         hashes.append(description["model"]["weights_sha256"])
         images.append(image)
     for weights in (None, "base"):
-        image, description = take(generator, weights)
+        image, description = take(service, weights)
         hashes.append(description["model"]["weights_sha256"])
         images.append(image)
     assert len(set(hashes)) == len(set(images)) == 4
 
 
-def test_an_error_leaves_the_next_request_alone(generator: BundleGenerator) -> None:
-    before = take(generator)[0]
+def test_an_error_leaves_the_next_request_alone(service: ImageService) -> None:
+    before = take(service)[0]
     with pytest.raises(InputError, match=r"prompt: \d+ tokens"):
-        take(generator, prompt="nodule " * 99)
+        take(service, prompt="nodule " * 99)
     with pytest.raises(InputError, match=r"weights: there is no file none\.pt"):
-        take(generator, "none.pt")
-    assert take(generator)[0] == before
+        take(service, "none.pt")
+    assert take(service)[0] == before
 
 
 @pytest.mark.parametrize(
@@ -194,7 +192,7 @@ def datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_trains_the_bundles_way_and_its_model_generates(
-    files: BundleFiles, generator: BundleGenerator, datalist: Path, tmp_path: Path
+    files: BundleFiles, service: ImageService, datalist: Path, tmp_path: Path
 ) -> None:
     runs = TrainingRuns(tmp_path / "model", files)
     assert (runs.models(), runs.results()) == ({}, {})
@@ -205,7 +203,7 @@ def test_a_run_trains_the_bundles_way_and_its_model_generates(
     assert result["model"] == str(model)
     assert result["last"]["epoch"] == "1"
     assert float(result["last"]["learning_rate"]) == 1e-3
-    description = take(generator, str(model))[1]
+    description = take(service, str(model))[1]
     assert description["model"]["weights_sha256"] == result["weights_sha256"]
     assert result["weights_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
 

@@ -18,7 +18,7 @@ from monailabel.utils.others.generic import device_list, name_to_device, strtobo
 
 from nodule_plugin.deploy.label.client_settings import default_image_settings, image_settings, torch_device
 from nodule_plugin.deploy.label.configs import BundleFiles, bundle_files
-from nodule_plugin.deploy.label.generation import BundleGenerator
+from nodule_plugin.deploy.label.generation import ImageService
 from nodule_plugin.deploy.label.runs import DATALIST, TrainingRuns, default_training_settings, training_settings
 from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.generation import BASE_WEIGHTS
@@ -101,7 +101,7 @@ class TextToImage(InferTask):
     """Generate one image for one prompt. The result is no label map: a NIfTI of one slice in Hounsfield units."""
 
     def __init__(self, files: BundleFiles, runs: TrainingRuns) -> None:
-        self.generator = BundleGenerator(files)
+        self.generator = ImageService(files)
         self.defaults = default_image_settings(self.generator.config["displayable_configs"])
         self.runs = runs
         super().__init__(InferType.OTHERS, None, 2, files.metadata()["description"])

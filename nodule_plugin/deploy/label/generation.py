@@ -43,7 +43,7 @@ class GeneratedImage:
     description: dict[str, Any]
 
 
-class BundleGenerator:
+class ImageService:
     """Generate one image at a time; requests from several threads wait for each other.
 
     Args:
