@@ -198,6 +198,14 @@ def test_infer_can_return_both_and_leaves_no_files(client: Client, folder: Path)
     assert left == []
 
 
+def test_the_client_of_monai_label_takes_it(client: Client, tmp_path: Path) -> None:
+    from monailabel.client import MONAILabelClient
+
+    file, said = MONAILabelClient(client.url, str(tmp_path)).infer("text_to_image", "none", QUICK)
+    assert Path(file).read_bytes() == client.infer("image", **QUICK).content
+    assert said["image"]["prompt"] == PROMPT
+
+
 def test_what_is_not_given_is_as_info_says(client: Client) -> None:
     config = client.call("/info/").json()["models"]["text_to_image"]["config"]
     image = client.infer("json", steps=1).json()["image"]
