@@ -17,7 +17,7 @@ from nodule_plugin.data.generated import load_generated
 from nodule_plugin.deploy.label.client_settings import ImageSettings
 from nodule_plugin.deploy.label.configs import BundleFiles
 from nodule_plugin.errors import find_input_error
-from nodule_plugin.handlers.generation import BASE_WEIGHTS
+from nodule_plugin.handlers.generation import BASE_WEIGHTS, SUFFIXES
 
 _RESIDENT = (
     "network_def",
@@ -113,8 +113,8 @@ def _take_out(folder: Path) -> GeneratedImage:
     assert made.manifest is not None
     manifest = {**made.manifest}
     image = dict(manifest.pop("images")[0])
-    for name in ("image", "nifti"):
-        image.pop(name)
+    for file_name in ("image", *SUFFIXES):
+        image.pop(file_name, None)
     with tempfile.NamedTemporaryFile(prefix="synthetic_nodule_", suffix=".nii.gz", delete=False) as file:
         nifti = Path(file.name)
     shutil.move(made.items[0]["nifti"], nifti)
