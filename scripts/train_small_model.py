@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=3000)
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--scorer-steps", type=int, default=800)
-    parser.add_argument("--epochs", type=int, help="of the U-Net's training; by default from_scratch.json's")
+    parser.add_argument("--overlay", type=Path, help="further configuration of the U-Net's training")
     parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -131,9 +131,10 @@ def train(options: argparse.Namespace, base: Path) -> None:
         "precision": options.precision,
         "seed": options.seed,
     }
-    if options.epochs is not None:
-        settings["epochs"] = options.epochs
-    bundle_run(str([str(BUNDLE / "configs" / name) for name in ("train.json", "from_scratch.json")]), settings)
+    files = [BUNDLE / "configs" / "train.json", BUNDLE / "configs" / "from_scratch.json"]
+    if options.overlay is not None:
+        files.append(options.overlay.resolve())
+    bundle_run(str([str(file) for file in files]), settings)
 
 
 def export(options: argparse.Namespace, base: Path) -> None:
