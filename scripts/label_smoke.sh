@@ -12,6 +12,7 @@ if [ ! -x "$VENV/bin/monailabel" ]; then
     pinned="$(mktemp)"
     trap 'rm -f "$pinned"' EXIT
     grep -E '^(torch|torchvision|monai|pytorch-ignite|diffusers|transformers)==' "$ROOT/constraints.txt" > "$pinned"
+    "$VENV/bin/python" -m pip install --quiet --upgrade pip
     "$VENV/bin/python" -m pip install --quiet --constraint "$pinned" torch torchvision wheel "setuptools<81"
     # sam2, which MONAI Label names and this does not use, has no wheel: without isolation it is built beside the torch
     # that is there already, and without its CUDA code.

@@ -36,7 +36,7 @@ from nodule_plugin.data.sources import load_nodules
 
 PROMPT = "The nodule is oval in shape, solid internally, with well-defined margins."
 QUICK = {"prompt": PROMPT, "guidance_scale": 3, "seed": 7, "steps": 3}
-PATIENCE = 600
+PATIENCE = 900
 """Seconds; a start takes half a minute where nothing else runs."""
 
 
