@@ -1,1 +1,1 @@
-"""Where the bundle is used outside this project: an application of MONAI Deploy."""
+"""Where the bundle is used: MONAI Label, MONAI Deploy."""
