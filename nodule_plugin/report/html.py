@@ -6,16 +6,22 @@ import base64
 import io
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader(__package__, ""),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+
+def environment(*loaders: BaseLoader) -> Environment:
+    """Jinja over the templates beside this file (``base.html`` and ``page.css`` among them) and those of ``loaders``."""
+    return Environment(
+        loader=ChoiceLoader([*loaders, PackageLoader(__package__, "")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+_ENVIRONMENT = environment()
 
 
 def render(template: str, **content: Any) -> str:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
+from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.rows import FLOOR, Row
 from nodule_plugin.report.numbers import share_with_interval, with_error
@@ -17,11 +18,6 @@ from nodule_plugin.report.sweep import guidance_sweep
 FORMAT = "nodule-plugin evaluation"
 VERSION = 2
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
-ATTRIBUTION = (
-    "LIDC-IDRI, CC BY 3.0: Armato SG III et al. (2015) Data From LIDC-IDRI, The Cancer Imaging Archive, "
-    "doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al. (2011) Med Phys 38:915-931; "
-    "Clark K et al. (2013) J Digit Imaging 26:1045-1057."
-)
 FEW_IMAGES = 20
 """Fewer reference images than this are said to be too few in the verdict's first sentences."""
 REAL_IMAGES, PHANTOMS = "real images", "phantoms"
