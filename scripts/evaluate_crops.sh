@@ -2,7 +2,7 @@
 # The evaluation of docs/evaluation_crops.md, from a folder of NIfTI crops with nodules.csv to the report:
 #     bash scripts/evaluate_crops.sh CROPS WORK [--limit N] [settings of evaluate.json, such as --error_repeats 20]
 # Run again after an interruption, it goes on where it stopped; for another model choose another WORK. --limit N takes N
-# nodules, N prompts to attack and 3 seeds, to see in minutes whether everything runs. Sets itself up.
+# nodules, N prompts to attack, 3 seeds and 5 steps, to see in minutes whether everything runs. Sets itself up.
 set -euo pipefail
 
 [ $# -ge 2 ] || { sed -n '2,5p' "${BASH_SOURCE[0]}"; exit 2; }
@@ -10,7 +10,7 @@ crops="$1" work="$2"
 shift 2
 few=() few_prompts=() few_seeds=()
 if [ "${1:-}" = --limit ]; then
-    few=(--limit "${2:?--limit needs a number}") few_prompts=("${few[@]}" --seeds 0) few_seeds=(--seeds 0,1,2)
+    few=(--steps 5 --limit "${2:?--limit needs a number}") few_prompts=("${few[@]}" --seeds 0) few_seeds=(--steps 5 --seeds 0,1,2)
     shift 2
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

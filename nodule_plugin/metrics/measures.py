@@ -36,6 +36,8 @@ BEYOND, FINDINGS = "beyond", "findings"
 MEASURED = (REAL, GENERATED, CONTROL)
 """Kinds of sets that are rows of the table."""
 NORMAL_95 = 1.959963984540054
+NOT_HELD_OUT = "{} of {} real images are of training patients"
+"""Why what only held-out images can tell is not told."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def environment(*loaders: BaseLoader) -> Environment:
-    """Jinja over the templates beside this file (``base.html`` and ``page.css`` among them) and those of ``loaders``."""
+    """Jinja over the templates beside this file, such as ``base.html`` and ``page.css``, and those of ``loaders``."""
     return Environment(
         loader=ChoiceLoader([*loaders, PackageLoader(__package__, "")]),
         autoescape=True,

@@ -33,6 +33,7 @@ def build_results(
     phantoms: bool = False,
     seen_in_training: int = 0,
     studies: Mapping[str, Any] | None = None,
+    not_held_out: int = 0,
 ) -> dict[str, Any]:
     """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
 
@@ -43,6 +44,7 @@ def build_results(
         phantoms: the reference images are phantoms, and must not be called real.
         seen_in_training: how many reference images are of patients that the project's small models were trained on.
         studies: as :func:`nodule_plugin.metrics.studies.run_studies` gives them; None: none were run.
+        not_held_out: how many are of patients of the training part that copies are looked for in.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -56,6 +58,7 @@ def build_results(
         "measures": [measure.describe() for measure in measures],
         "reference": reference,
         "seen_in_training": seen_in_training,
+        "not_held_out": not_held_out,
         "rows": [_row(row, reference) for row in rows],
         "studies": dict(studies or {"memorization": None, "dose_response": [], "readers": {}}),
     }
@@ -91,6 +94,11 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{results['seen_in_training']} of the {reference} are of patients that the bundle's small models were "
             "trained on: for these models they are no test."
+        )
+    if results["not_held_out"]:
+        sentences.append(
+            f"{results['not_held_out']} of the {reference} are of patients whose images the model was trained on: low "
+            "distances prove nothing, and copies are not looked for. Choose another part, or another training_datalist."
         )
     few = [row["images"] for row in results["rows"] if row["kind"] == REAL and row["images"] < FEW_IMAGES]
     if few:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,19 @@ def test_pair_distance_compares_with_the_source_then_with_the_prompt() -> None:
     from_prompt = measure.measure(_set(GENERATED, [51]), real)
     assert (from_prompt.value, from_prompt.count) == (pytest.approx(0.4, rel=1e-5), 1)
     assert from_prompt.details == {"pairs": "prompt"}
+
+
+def test_pair_distance_under_shuffled_prompts_is_a_ceiling() -> None:
+    # "round" is dark and "oval" is bright: images of one prompt are near each other.
+    real = _set(REAL, [0, 204, 51, 255] * 3)
+    real.records = [replace(record, prompt=("round", "oval")[i % 2]) for i, record in enumerate(real.records)]
+    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
+    values = {row.key: row.values["lpips"] for row in measure_rows([_set(GENERATED, [0, 255]), real], [measure])}
+    assert values[real.key].reason == "compared with itself"
+    floor, ceiling = values[FLOOR].value, values[WRONG_PROMPTS].value
+    assert floor is not None
+    assert ceiling is not None
+    assert floor <= 0.4 + 1e-6 < 1.2 - 1e-6 <= ceiling
 
 
 def test_pair_distance_brings_images_to_one_size() -> None:
