@@ -384,7 +384,8 @@ class AlignmentMeasure(Measure):
     def __init__(
         self, key: str, name: str, scorer: CLIPScorer, standard: bool, extractor: str | None = None, seed: int = 0
     ) -> None:
-        super().__init__(key, name, extractor or scorer.clip.name, standard)
+        words = f"after {scorer.prefix!r}" if scorer.prefix else "as they are"
+        super().__init__(key, name, f"{extractor or scorer.clip.name}, prompts {words}", standard)
         self.scorer, self.seed = scorer, seed
 
     @property

@@ -45,7 +45,7 @@ def _evaluate(repository: Path, **settings: object) -> subprocess.CompletedProce
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
     environment = os.environ | {"PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")

@@ -178,6 +178,15 @@ def test_alignment_stands_beside_shuffled_prompts(clip_folder: Path) -> None:
     assert value.details["above_shuffled"] == pytest.approx(2.5 - value.details["shuffled"], abs=1e-4)
 
 
+def test_the_words_before_a_prompt_are_stated(clip_folder: Path) -> None:
+    plain, prefixed = (CLIPScorer(clip_folder, prefix=prefix) for prefix in ("", "A photo depicts "))
+    names = [AlignmentMeasure("clip", "CLIPScore", scorer, True).extractor for scorer in (plain, prefixed)]
+    assert names == [
+        f"{clip_folder.name}, prompts as they are",
+        f"{clip_folder.name}, prompts after 'A photo depicts '",
+    ]
+
+
 def test_features_of_one_model_are_computed_once(clip_folder: Path) -> None:
     distance = FrechetMeasure("fd", "FD", OpenCLIPImageFeatures(clip_folder), standard=False)
     score = AlignmentMeasure("clip", "CLIPScore", CLIPScorer(clip_folder), standard=False)
