@@ -27,8 +27,9 @@ def environment(*loaders: BaseLoader) -> Environment:
 
 
 def unbroken_intervals(text: str) -> str:
-    """``12.5 [10.0, 14.9]`` so that a narrow cell breaks it before the bracket, not within."""
-    return _INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", text)
+    """``12.5 [10.0, 14.9]`` so that a narrow cell breaks it before the bracket, not within; nor around a slash."""
+    unbroken = _INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", text)
+    return unbroken.replace(" / ", "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}").replace(" /\n", "\N{NO-BREAK SPACE}/\n")
 
 
 _ENVIRONMENT = environment()
