@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Engine
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
@@ -65,6 +66,7 @@ class Run:
         prepare: dict[str, Any] | None = None,
         iteration: dict[str, Any] | None = None,
         workers: int = 0,
+        evaluator: Engine | None = None,
     ) -> None:
         torch.manual_seed(0)
         base = str(base_model)
@@ -84,7 +86,10 @@ class Run:
         if folder is not None:
             saved = {"network": self.network, "optimizer": self.optimizer, "ema": self.average}
             saved |= {"iteration": self.iteration}
-            handlers.append(TrainingCheckpoint(str(folder), saved, self.sampler, every_steps, resume=resume))
+            checkpoint = TrainingCheckpoint(
+                str(folder), saved, self.sampler, every_steps, resume=resume, evaluator=evaluator
+            )
+            handlers.append(checkpoint)
         self.trainer = SupervisedTrainer(
             device="cpu",
             max_epochs=epochs,

@@ -12,6 +12,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 
 from nodule_plugin.data.order import StepSampler
@@ -36,7 +37,8 @@ class TrainingCheckpoint:
     Files are written at optimizer steps only. Which samples a step takes and their random numbers follow from the run's
     seed and the step's number (:mod:`nodule_plugin.data.order`), so a file holds no data loader's state. The first
     SIGTERM or SIGINT saves after the current step and ends the process with status 128 plus the signal's number; a
-    second one ends it at once. Of several processes the first writes and all read.
+    second one ends it at once. Of several processes the first writes and all read. While one run goes on, another into
+    the same folder is refused.
 
     Args:
         directory: where ``step_00001234.pt`` and the like are kept.
@@ -45,6 +47,8 @@ class TrainingCheckpoint:
         every_steps: steps between two files; None for the end of each epoch. The run's last step is always saved.
         keep: how many files stay.
         resume: False starts anew and removes older files.
+        evaluator: validates at the end of epochs. A signal that finds it at work ends it after its current batch, and
+            the validation is made anew when the run goes on; of several processes each first ends its validation.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class TrainingCheckpoint:
         every_steps: int | None = None,
         keep: int = 2,
         resume: bool | str = True,
+        evaluator: Engine | None = None,
     ) -> None:
         for name, value in (("checkpoint_steps", every_steps), ("keep_checkpoints", keep)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -65,6 +70,8 @@ class TrainingCheckpoint:
         self.every_steps = every_steps
         self.keep = keep
         self.resume = as_flag("resume", resume)
+        self.evaluator = evaluator
+        self._lock = FileLock(self.directory / ".lock", timeout=0)
         self._signal = 0
         self._handlers: dict[int, Any] = {}
         self._saved: tuple[int, bool] | None = None
@@ -75,8 +82,10 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(StepEvents.STEP_COMPLETED, self._after_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
-        engine.add_event_handler(Events.COMPLETED, self._release_signals)
+        engine.add_event_handler(Events.COMPLETED, self._release)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._during_validation, engine)
 
     def files(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
@@ -86,8 +95,9 @@ class TrainingCheckpoint:
         """Restore every object and the trainer's place from the newest whole file, if there are any.
 
         Raises:
-            InputError: if none can be read, or the newest is of another run.
+            InputError: if none can be read, the newest is of another run, or another process trains here.
         """
+        self._take_folder()
         self._hold_signals()
         if not self.resume and idist.get_rank() == 0:
             for path in self.files():
@@ -168,15 +178,35 @@ class TrainingCheckpoint:
             self.save(engine, epoch_closed=False)
         number = int(idist.all_reduce(self._signal, op="MAX"))
         if number:
-            self.save(engine, epoch_closed=False)
-            self._release_signals(engine)
-            name = signal.Signals(number).name
-            logger.warning("Stopped by %s after step %d; the same command goes on from there.", name, engine.state.step)
-            raise SystemExit(128 + number)
+            self._stop(engine, number)
+
+    def _during_validation(self, evaluator: Engine, engine: Engine) -> None:
+        # Shards may differ in their number of batches: several processes cannot agree on a batch to end after.
+        if self._signal and idist.get_world_size() == 1:
+            self._stop(engine, self._signal)
+
+    def _stop(self, engine: Engine, number: int) -> None:
+        self.save(engine, epoch_closed=False)
+        self._release(engine)
+        name = signal.Signals(number).name
+        logger.warning("Stopped by %s after step %d; the same command goes on from there.", name, engine.state.step)
+        raise SystemExit(128 + number)
 
     def _after_epoch(self, engine: Engine) -> None:
         if self.every_steps is None or engine.state.epoch == engine.state.max_epochs or engine.should_terminate:
             self.save(engine, epoch_closed=True)
+
+    def _take_folder(self) -> None:
+        if idist.get_rank() > 0:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"checkpoints in {self.directory}: another process trains into this folder; wait for its end or give"
+                " another output_dir"
+            ) from None
 
     def _hold_signals(self) -> None:
         try:
@@ -187,15 +217,16 @@ class TrainingCheckpoint:
     def _note_signal(self, number: int, frame: Any) -> None:
         self._signal = number
         signal.signal(number, self._handlers[number])
-        logger.warning("%s: saving after this step.", signal.Signals(number).name)
+        logger.warning("%s: saving after this step or batch of validation.", signal.Signals(number).name)
 
-    def _release_signals(self, engine: Engine) -> None:
+    def _release(self, engine: Engine) -> None:
+        self._lock.release()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        self._release_signals(engine)
+        self._release(engine)
         raise error
 
 

@@ -7,13 +7,13 @@ keeps the noise texture of CT, which an absolute error alone would smooth away.
 
 from __future__ import annotations
 
-import time
-
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn.functional import l1_loss, relu
 from tqdm import tqdm
+
+from nodule_plugin.diffusion import sampling
 
 
 def build_autoencoder(latent_channels: int = 4, sample_size: int = 64) -> AutoencoderKL:
@@ -61,40 +61,44 @@ def random_crop(images: torch.Tensor, side: int, generator: torch.Generator) -> 
 
 def train_autoencoder(
     patches: torch.Tensor,
-    minutes: float,
+    steps: int,
     batch_size: int = 24,
     learning_rate: float = 1e-3,
     adversarial_share: float = 0.5,
     kl_weight: float = 1e-5,
+    latent_channels: int = 4,
+    precision: str = "float32",
     seed: int = 0,
 ) -> AutoencoderKL:
-    """Train from scratch for a given time.
+    """Train from scratch.
 
     Args:
         patches: (N, 1, H, H) in [-1, 1].
-        minutes: wall-clock time; the learning rate falls along it by a half cosine.
-        adversarial_share: the discriminator joins for this last share of the time.
-        kl_weight: of the latents' divergence from a standard normal, per pixel.
+        steps: the learning rate falls along them by a half cosine.
+        adversarial_share: the discriminator joins for this last share of the steps.
+        kl_weight: of the latents' divergence from a standard normal, summed over an image's latents.
+        latent_channels: of each of the latents' pixels, which stand for 4 x 4 of the image's.
+        precision: of the forward pass, see :data:`nodule_plugin.diffusion.sampling.PRECISIONS`.
 
     Returns:
         The autoencoder in evaluation mode, its ``scaling_factor`` set so that scaled latents have unit variance.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    vae, judge = build_autoencoder(sample_size=patches.shape[-1]), PatchDiscriminator()
+    vae, judge = build_autoencoder(latent_channels, patches.shape[-1]), PatchDiscriminator()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.01)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
-    start, elapsed, step = time.monotonic(), 0.0, 0
-    seconds = round(minutes * 60)
-    with tqdm(total=seconds, desc="autoencoder", unit="s", mininterval=10) as bar:
-        while elapsed < 1:
+    dtype = sampling.precision("precision", precision)
+    with tqdm(range(steps), desc="autoencoder", unit="step", mininterval=10) as bar:
+        for step in bar:
+            elapsed = step / steps
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1, step / 50) * (0.02 + 0.49 * (1 + _cosine(elapsed)))
             chosen = torch.randint(len(patches), (batch_size,), generator=generator)
             # Small crops first: four times the steps in the same time, and the network is convolutional.
             side = patches.shape[-1] // 2 if elapsed < 0.85 else patches.shape[-1]
             images = random_crop(augment(patches[chosen], generator), side, generator).repeat(1, 3, 1, 1)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
                 posterior = vae.encode(images).latent_dist
                 output = vae.decode(posterior.sample()).sample
             output = output.float()
@@ -111,11 +115,7 @@ def train_autoencoder(
                 judge_optimizer.zero_grad()
                 judge_loss.backward()
                 judge_optimizer.step()
-            step += 1
-            elapsed = (time.monotonic() - start) / (60 * minutes)
-            bar.n = min(round(elapsed * seconds), seconds)
-            bar.set_postfix(step=step, error=f"{error.item():.4f}", refresh=False)
-            bar.update(0)
+            bar.set_postfix(error=f"{error.item():.4f}", refresh=False)
     vae.requires_grad_(False).eval()
     vae.register_to_config(scaling_factor=1 / latent_std(vae, patches[:1024]))
     return vae

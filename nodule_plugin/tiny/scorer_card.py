@@ -99,7 +99,7 @@ def model_card(results: Mapping[str, HeldOut], training_images: Mapping[str, int
     return f"""# Tiny nodule CLIP
 
 A small CLIP of chest CT nodules (64 x 64 regions of interest, lung window) and their prompts, trained from scratch by
-`scripts/train_tiny_scorer.py` on {trained_on} images for {steps} steps. It stands in for
+`scripts/train_small_model.py` on {trained_on} images for {steps} steps. It stands in for
 Inception, CLIP and BiomedCLIP where their weights are not at hand, under names of its own: FD and KD (tiny nodule
 encoder), Tiny CLIPScore. **Its numbers compare sets measured alike. They are not FID, KID, LPIPS, CLIPScore or
 BioCLIPScore and must not be set beside published values.** For research use only; not for diagnosis.

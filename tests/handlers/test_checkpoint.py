@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,47 @@ def test_a_signal_saves_and_ends_the_run(base: Path, whole: Run, tmp_path: Path,
     assert closed == [1, 2], "an epoch's end, with its validation, must not be lost between two parts of a run"
 
 
+def test_a_signal_does_not_wait_for_the_end_of_a_validation(base: Path, whole: Run, tmp_path: Path) -> None:
+    batches: list[int] = []
+
+    def validate(evaluator: Engine, batch: int) -> None:
+        batches.append(batch)
+        if batch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(process_function: Callable[[Engine, int], None]) -> Run:
+        evaluator = Engine(process_function)
+        run = Run(base, tmp_path, evaluator=evaluator)
+        run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: evaluator.run(range(5)))
+        return run
+
+    first = run(validate)
+    with pytest.raises(SystemExit) as ended:
+        first.train()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert batches == [0, 1]
+    validated: list[int] = []
+    second = run(lambda evaluator, batch: validated.append(batch)).train()
+    assert validated == [*range(5), *range(5)], "the validation that was cut short is made anew"
+    assert first.losses + second.losses == whole.losses
+
+
+def test_a_second_run_into_the_same_folder_is_refused(base: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def start_another(engine: Engine) -> None:
+        with pytest.raises(InputError) as error:
+            Run(base, tmp_path).train()
+        refused.append(str(error.value))
+
+    first = Run(base, tmp_path)
+    first.trainer.add_event_handler(Events.EPOCH_COMPLETED, start_another)
+    first.train()
+    assert len(refused) == 2
+    assert all("another process trains into this folder" in message and str(tmp_path) in message for message in refused)
+    Run(base, tmp_path, epochs=3).train()
+
+
 def test_a_finished_run_is_not_trained_again(base: Path, tmp_path: Path) -> None:
     Run(base, tmp_path, epochs=1).train()
     again = Run(base, tmp_path, epochs=1).train()
@@ -117,14 +159,14 @@ def test_a_finished_run_is_not_trained_again(base: Path, tmp_path: Path) -> None
 
 def test_only_the_last_files_are_kept(base: Path, tmp_path: Path) -> None:
     Run(base, tmp_path, every_steps=2).train()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004.pt", "step_00000006.pt"]
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["step_00000004.pt", "step_00000006.pt"]
 
 
 def test_resume_false_starts_anew(base: Path, whole: Run, tmp_path: Path) -> None:
     Run(base, tmp_path).train()
     again = Run(base, tmp_path, epochs=1, resume=False).train()
     assert len(again.losses) == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000003.pt"]
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["step_00000003.pt"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
@@ -175,4 +217,4 @@ def test_no_half_written_file_stays(base: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch, "save", write_half)
     with pytest.raises(OSError, match="disk full"):
         run.train()
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -9,7 +10,9 @@ from safetensors import safe_open
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.alignment import CLIPScorer
-from nodule_plugin.tiny.scorer import MODEL_CONFIG, degrade, random_view, save_scorer, train_scorer
+from nodule_plugin.tiny.contrast import degrade, random_view
+from nodule_plugin.tiny.examples import Examples
+from nodule_plugin.tiny.scorer import MODEL_CONFIG, save_scorer, train_scorer
 from nodule_plugin.tiny.scorer_card import evaluate_scorer, model_card
 
 SMALL = {
@@ -20,7 +23,7 @@ SMALL = {
 PROMPTS = ("The nodule is round in shape.", "The nodule is linear in shape.")
 
 
-def _bars_and_discs(count: int, seed: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+def _bars_and_discs(count: int, seed: int) -> Examples:
     generator = torch.Generator().manual_seed(seed)
     row, column = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     images, prompts = [], []
@@ -30,15 +33,13 @@ def _bars_and_discs(count: int, seed: int) -> tuple[torch.Tensor, list[str], tor
         noise = 0.05 * torch.randn(64, 64, generator=generator)
         images.append((2 * shape - 1 + noise).clamp(-1, 1).expand(3, -1, -1))
         prompts.append(PROMPTS[index % 2])
-    return torch.stack(images), prompts, torch.tensor([[float(index % 2)] for index in range(count)])
+    ratings = torch.tensor([[float(index % 2)] for index in range(count)])
+    return Examples(torch.stack(images), prompts, ratings, "drawn")
 
 
 def test_training_learns_which_prompt_is_whose_and_the_saved_model_still_knows(tmp_path: Path) -> None:
-    images, prompts, ratings = _bars_and_discs(32, 0)
     model = train_scorer(
-        images,
-        prompts,
-        ratings,
+        _bars_and_discs(32, 0),
         steps=60,
         batch_size=16,
         softness=0,
@@ -47,7 +48,8 @@ def test_training_learns_which_prompt_is_whose_and_the_saved_model_still_knows(t
         config=SMALL,
     )
     save_scorer(model, tmp_path, card="card", config=SMALL)
-    result = evaluate_scorer(tmp_path, *_bars_and_discs(20, 1)[:2])
+    unseen = _bars_and_discs(20, 1)
+    result = evaluate_scorer(tmp_path, unseen.images, unseen.prompts)
     assert result.auc > 0.9
     assert result.above > 3 * result.above_error
     assert result.distances["noise, deviation 140 HU"] > result.distances["noise, deviation 35 HU"]
@@ -62,8 +64,8 @@ def test_training_learns_which_prompt_is_whose_and_the_saved_model_still_knows(t
 
 
 def test_a_seed_gives_the_same_weights() -> None:
-    images, prompts, ratings = _bars_and_discs(8, 0)
-    first, again = (train_scorer(images, prompts, ratings, steps=2, batch_size=8, config=SMALL) for _ in range(2))
+    examples = _bars_and_discs(8, 0)
+    first, again = (train_scorer(examples, steps=2, batch_size=8, config=SMALL) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
 
 
@@ -79,11 +81,11 @@ def test_views_move_pixels_and_invent_none() -> None:
 
 
 def test_inputs_that_do_not_match_are_refused() -> None:
-    images, prompts, ratings = _bars_and_discs(4, 0)
+    examples = _bars_and_discs(4, 0)
     with pytest.raises(InputError, match="are needed"):
-        train_scorer(images, prompts[:2], ratings)
+        train_scorer(replace(examples, prompts=examples.prompts[:2]))
     with pytest.raises(InputError, match="are needed"):
-        train_scorer(images[..., :32], prompts, ratings)
+        train_scorer(replace(examples, images=examples.images[..., :32]))
 
 
 def test_the_bundles_scorer_is_the_architecture_here_and_tells_prompts_apart(repository: Path) -> None:

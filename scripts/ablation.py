@@ -1,0 +1,192 @@
+"""What the design of the small model rests on: one change at a time, its held-out loss and its kernel distance.
+
+    python scripts/ablation.py --work WORK --output output/ablation.md
+
+WORK is the folder of scripts/train_small_model.py, whose data list, autoencoder, text encoder and scorer are used. Each
+variant of the training is trained from scratch for a fraction of the shipped model's epochs, on the same samples and
+noise; the variants of sampling all start from the finished model. A variant that WORK already holds is not trained
+again. Distances are kernel distances to the validation part in the judging scorer's space, with 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from monai.bundle import ConfigParser
+from transformers import CLIPTextModel
+
+from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.diffusion.components import freeze
+from nodule_plugin.errors import show_input_errors
+from nodule_plugin.files import write_text_atomically
+from nodule_plugin.tiny.autoencoder import train_autoencoder
+from nodule_plugin.tiny.base_model import build_unet, save_base_model
+from nodule_plugin.tiny.examples import IMAGE_SIZE
+from nodule_plugin.tiny.patches import crop_patches
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+TRAINING: Mapping[str, dict[str, Any]] = {
+    "as shipped": {},
+    "predicts noise, terminal SNR not zero": {
+        "scheduler": {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
+    },
+    "terminal SNR not zero": {"scheduler": {"rescale_betas_zero_snr": False}},
+    "cosine noise schedule": {"scheduler": {"beta_schedule": "squaredcos_cap_v2"}},
+    "min-SNR off": {"settings": {"snr_gamma": None}},
+    "caption dropout 0": {"settings": {"caption_dropout": 0.0}},
+    "caption dropout 0.2": {"settings": {"caption_dropout": 0.2}},
+    "EMA 0.99": {"settings": {"ema_decay": 0.99}},
+    "EMA 0.9995": {"settings": {"ema_decay": 0.9995}},
+    "centre slices only": {"settings": {"datalist": "crops.json"}},
+    "2 latent channels": {"latent_channels": 2},
+    "8 latent channels": {"latent_channels": 8},
+}
+"""Variant -> what it changes: the scheduler's configuration, settings of train.json, the autoencoder's channels."""
+SAMPLING: Mapping[str, dict[str, Any]] = {
+    "DPM-Solver++, 25 steps, guidance 3": {},
+    **{f"guidance {scale}": {"val_guidance_scale": float(scale)} for scale in (1, 1.5, 2, 5, 10)},
+    **{f"{steps} steps": {"val_steps": steps} for steps in (10, 15, 50)},
+    "DDIM, 50 steps": {"val_steps": 50, "validate#inferer#scheduler_class": "DDIMScheduler"},
+    "guided in the middle 60 % of steps": {"validate#inferer#guidance_interval": [0.2, 0.8]},
+    "guidance rescaled by 0.7": {"validate#inferer#guidance_rescale": 0.7},
+}
+"""Variant -> settings of train.json's validation."""
+HEADER = "| {} | held-out loss | kernel distance | |\n|---|---|---|---|"
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, write the table."""
+    show_input_errors()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", required=True, type=Path, help="folder of train_small_model.py")
+    parser.add_argument("--output", required=True, type=Path, help="Markdown file")
+    parser.add_argument("--epochs", type=int, default=20, help="of each variant of the training")
+    parser.add_argument("--autoencoder-steps", type=int, default=3000, help="as the shipped one's")
+    parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
+    parser.add_argument("--only", default="", help="only variants whose name holds this text")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rows = [HEADER.format(f"training, {options.epochs} epochs")]
+    for name in (name for name in TRAINING if options.only in name):
+        rows.append(row(name, trained(options, name, TRAINING[name])))
+        write_text_atomically(options.output, "\n".join(rows) + "\n")
+    rows += ["", HEADER.format("sampling of the finished model")]
+    for name in (name for name in SAMPLING if options.only in name):
+        rows.append(row(name, sampled(options, SAMPLING[name])))
+        write_text_atomically(options.output, "\n".join(rows) + "\n")
+    print(options.output.read_text())
+
+
+def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> dict[str, str]:
+    """The last validation of a variant of the training."""
+    folder = options.work / "ablation" / name.replace(" ", "_").replace(",", "")
+    settings: dict[str, Any] = {
+        "datalist": "enlarged.json",
+        "epochs": options.epochs,
+        "val_interval": options.epochs,
+        "val_images": 149,
+        "val_steps": 25,
+        "precision": options.precision,
+        "seed": options.seed,
+        **change.get("settings", {}),
+    }
+    if settings["datalist"] != "enlarged.json":
+        settings |= same_steps(options, settings)
+    settings |= {
+        "datalist": str((options.work / settings["datalist"]).resolve()),
+        "base_model": str(base_model(options, folder, change).resolve()),
+        "scorer": str((options.work / "tiny_scorer").resolve()),
+        "output_dir": str((folder / "training").resolve()),
+        "bundle_root": str(BUNDLE),
+    }
+    overlay = folder / "overlay.json"
+    overlay.write_text(json.dumps(settings, indent=4) + "\n")
+    files = [*(str(BUNDLE / "configs" / part) for part in ("train.json", "from_scratch.json")), str(overlay)]
+    subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)], check=True)
+    with (folder / "training" / "curves.csv").open() as file:
+        return list(csv.DictReader(file))[-1]
+
+
+def same_steps(options: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Epochs of a smaller data list that make as many steps."""
+    counts = [
+        len(load_datalist(options.work / name, "training", drop_padded=True))
+        for name in ("enlarged.json", settings["datalist"])
+    ]
+    epochs = round(options.epochs * counts[0] / counts[1])
+    return {"epochs": epochs, "val_interval": epochs}
+
+
+def base_model(options: argparse.Namespace, folder: Path, change: Mapping[str, Any]) -> Path:
+    """The untrained base model of a variant."""
+    target = folder / "base"
+    if not target.is_dir():
+        channels = change.get("latent_channels")
+        if channels is None:
+            shutil.copytree(options.work / "untrained", target)
+        else:
+            torch.manual_seed(options.seed)
+            parts = {
+                "vae": autoencoder(options, folder, channels),
+                "text_encoder": CLIPTextModel.from_pretrained(options.work / "text_encoder"),
+                "unet": build_unet(IMAGE_SIZE // 4, channels),
+            }
+            save_base_model(target, parts, card="")
+        scheduler = target / "scheduler" / "scheduler_config.json"
+        scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | change.get("scheduler", {}), indent=2))
+    return target
+
+
+def autoencoder(options: argparse.Namespace, folder: Path, channels: int) -> AutoencoderKL:
+    """An autoencoder with so many latent channels, trained as the shipped one was."""
+    kept = folder / "vae"
+    if not kept.is_dir():
+        items = load_datalist(options.work / "crops.json", "training", drop_padded=True)
+        patches = crop_patches(items, 9000, IMAGE_SIZE, options.seed)
+        settings = {"precision": options.precision, "seed": options.seed, "latent_channels": channels}
+        train_autoencoder(patches, options.autoencoder_steps, **settings).save_pretrained(kept)
+    return freeze(AutoencoderKL.from_pretrained(kept))
+
+
+def sampled(options: argparse.Namespace, change: Mapping[str, Any]) -> dict[str, Any]:
+    """The validation of the finished model with other settings of the sampler."""
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / "train.json")])
+    settings = {
+        "bundle_root": str(BUNDLE),
+        "datalist": str(options.work / "crops.json"),
+        "base_model": str(options.work / "trained"),
+        "scorer": str(options.work / "tiny_scorer"),
+        "output_dir": str(options.work / "ablation" / "sampling"),
+        "precision": options.precision,
+        "latent_cache": None,
+        "ema_decay": None,
+        "val_images": 149,
+        "val_steps": 25,
+    }
+    for name, value in (settings | dict(change)).items():
+        parser[name] = value
+    evaluator = parser.get_parsed_content("validate#evaluator")
+    evaluator.run()
+    return dict(evaluator.state.metrics)
+
+
+def row(name: str, found: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    loss = f"{float(found['held_out_loss']):.4f}" if found.get("held_out_loss") else ""
+    distance, low, high = (float(found[f"kernel_distance{part}"]) for part in ("", "_low", "_high"))
+    return f"| {name} | {loss} | {distance:.3f} | [{low:.3f}, {high:.3f}] |"
+
+
+if __name__ == "__main__":
+    main()
