@@ -114,7 +114,7 @@ def _curve(
         [count for _, count in real],
         len(table),
         float(taus.mean()),
-        _interval(taus),
+        np.clip(_interval(taus), -1.0, 1.0).tolist(),
         p_value,
         float(change.mean()),
         _interval(change),
