@@ -111,7 +111,10 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return "–"
+    # An odds ratio of separated scores has no upper end to speak of, but thirty digits.
+    return f"{value:.{digits}e}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
 
 
 def _share(value: float | None) -> str:
