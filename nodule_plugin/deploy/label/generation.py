@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from nodule_plugin.data.generated import load_generated
+from nodule_plugin.data.generated import FILE_FIELDS, load_generated
 from nodule_plugin.deploy.label.client_settings import ImageSettings
 from nodule_plugin.deploy.label.configs import BundleFiles
 from nodule_plugin.errors import find_input_error
-from nodule_plugin.handlers.generation import BASE_WEIGHTS, SUFFIXES
+from nodule_plugin.handlers.generation import BASE_WEIGHTS
 
 _RESIDENT = (
     "network_def",
@@ -113,7 +113,7 @@ def _take_out(folder: Path) -> GeneratedImage:
     assert made.manifest is not None
     manifest = {**made.manifest}
     image = dict(manifest.pop("images")[0])
-    for file_name in ("image", *SUFFIXES):
+    for file_name in FILE_FIELDS:
         image.pop(file_name, None)
     with tempfile.NamedTemporaryFile(prefix="synthetic_nodule_", suffix=".nii.gz", delete=False) as file:
         nifti = Path(file.name)
