@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nodule_plugin.errors import InputError
+
 _TEMPORARY = re.compile(r"\.(?P<host>.+)-(?P<process>\d+)\.part\..+")
 
 
@@ -60,6 +62,32 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``output`` when all is written, and vanishes on any error.
+
+    Raises:
+        InputError: if ``output`` is there and not an empty folder, or cannot be written.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: already there and not an empty folder; choose another output folder or remove it")
+    remove_leftovers(output.parent)
+    partial = temporary_name(output)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pydicom wraps it
+        raise InputError(
+            f"{output}: cannot be written ({cause.strerror or cause}); choose another output folder, or make room"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -18,6 +18,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from nodule_plugin.lidc.pydicom_versions import save_conforming
+
 SERIES_UID = "2.25.1001"
 STUDY_UID = "2.25.1000"
 _GDCM_SYNTAXES = {
@@ -95,7 +97,7 @@ def make_slice(z: float, size: int = 16, syntax: str = ExplicitVRLittleEndian, *
 def write_slice(path: Path, z: float, size: int = 16, **elements: Any) -> Path:
     """Write :func:`make_slice`'s instance."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    make_slice(z, size, **elements).save_as(path, enforce_file_format=True)
+    save_conforming(make_slice(z, size, **elements), path)
     return path
 
 

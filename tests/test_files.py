@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nodule_plugin.files import remove_leftovers, replacing, temporary_name, write_text_atomically
+from nodule_plugin.errors import InputError
+from nodule_plugin.files import new_folder, remove_leftovers, replacing, temporary_name, write_text_atomically
 
 KILLED = """
 import os, signal
@@ -53,3 +54,20 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     remove_leftovers(tmp_path)
     assert set(tmp_path.iterdir()) == {own, elsewhere, tmp_path / ".hidden"}
     remove_leftovers(tmp_path / "absent")
+
+
+def test_a_new_folder_appears_when_all_is_written(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "a").touch()
+        assert not (tmp_path / "new").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "a"]
+
+
+def test_a_new_folder_never_takes_the_place_of_another(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "a").touch()
+    with pytest.raises(InputError, match="old: already there and not an empty folder"), new_folder(tmp_path / "old"):
+        pass
+    with pytest.raises(InputError, match="cannot be written"), new_folder(tmp_path / "other"):
+        raise OSError(28, "No space left on device")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "old"]

@@ -215,7 +215,10 @@ class LoadSetImaged(MapTransform):
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self._image(item, key).expand(3, -1, -1).contiguous()
+            image = self._image(item, key)
+            if not torch.isfinite(image).all():
+                raise InputError(f"image: {item[key]} has values that are not finite; correct it, or leave it out")
+            item[key] = image.expand(3, -1, -1).contiguous()
         return {name: item[name] for name in (*self.keys, "set", "record", "index") if name in item}
 
     def _image(self, item: dict[Hashable, Any], key: Hashable) -> Tensor:

@@ -19,7 +19,10 @@ VERSION = 1
 MANIFEST = "manifest.json"
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+FILE_FIELDS = ("image", "nifti", "dicom", "dicom_report")
+"""The fields of an item that name files, relative to the set's folder; all but the first may be missing or None."""
 _IMAGE_FIELDS = ("id", "image", "prompt", "findings", "guidance_scale", "seed", "roi_mm", "source_id")
+_UNKNOWN: dict[str, Any] = dict.fromkeys((*_IMAGE_FIELDS, *FILE_FIELDS, "size", "spacing_mm"))
 _FIELDS = ("synthetic", "window_hu", "model", "scheduler", "num_inference_steps", "images")
 
 
@@ -29,8 +32,9 @@ class GeneratedSet:
 
     Attributes:
         folder: where they lie.
-        manifest: the content of ``manifest.json``; None for a plain folder of pictures.
-        items: one dictionary per image, as the manifest lists them, ``image`` and ``nifti`` as absolute paths (str);
+        manifest: the content of ``manifest.json``; None for a plain folder of pictures, or one whose ``manifest.json``
+            has no "format" and merely lists its images.
+        items: one dictionary per image, as the manifest lists them, the files as absolute paths (str);
             of a plain folder's items only ``id`` and ``image`` are known, the rest is None.
     """
 
@@ -58,7 +62,8 @@ def load_generated(folder: str | Path) -> GeneratedSet:
     """A generated set, or a plain folder of pictures.
 
     Args:
-        folder: with ``manifest.json``, or with pictures and without it.
+        folder: with ``manifest.json``, or with pictures and without it. Somebody else's set needs no more than
+            ``{"images": [{"image": "a.png", "prompt": "..."}, ...]}``, with ``guidance_scale`` where there is one.
 
     Raises:
         InputError: if the folder or a file that the manifest lists is missing, or the manifest is damaged.
@@ -71,8 +76,7 @@ def load_generated(folder: str | Path) -> GeneratedSet:
     pictures = sorted(path for path in root.iterdir() if path.suffix.lower() in PICTURES)
     if not pictures:
         raise InputError(f"generated set: {root} holds neither {MANIFEST} nor a picture ({', '.join(PICTURES)})")
-    unknown = dict.fromkeys((*_IMAGE_FIELDS, "nifti", "size", "spacing_mm"))
-    return GeneratedSet(root, None, [{**unknown, "id": path.stem, "image": str(path)} for path in pictures])
+    return GeneratedSet(root, None, [{**_UNKNOWN, "id": path.stem, "image": str(path)} for path in pictures])
 
 
 def _load_manifest(root: Path) -> GeneratedSet:
@@ -81,6 +85,8 @@ def _load_manifest(root: Path) -> GeneratedSet:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}; generate the set again") from error
+    if isinstance(manifest, dict) and "format" not in manifest and "images" in manifest:
+        return GeneratedSet(root, None, _listed_items(root, manifest["images"]))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{path}: field 'format' must be {FORMAT!r}; this is another kind of file")
     if manifest.get("version") != VERSION:
@@ -90,6 +96,27 @@ def _load_manifest(root: Path) -> GeneratedSet:
         raise InputError(f"{path}: field 'images' lists no image")
     items = [_checked_item(root, f"{path}: images[{index}]", item) for index, item in enumerate(manifest["images"])]
     return GeneratedSet(root, manifest, items)
+
+
+def _listed_items(root: Path, images: Any) -> list[dict[str, Any]]:
+    """Of a manifest in no format of ours: picture and, where they are given, prompt and guidance scale."""
+    path = root / MANIFEST
+    if not isinstance(images, list) or not images:
+        raise InputError(f"{path}: field 'images' lists no image")
+    items = []
+    for index, item in enumerate(images):
+        where = f"{path}: images[{index}]"
+        if not isinstance(item, dict) or not isinstance(item.get("image"), str):
+            raise InputError(f"{where}: an object with the field 'image', a file's name, is needed, not {item!r}")
+        known = {"prompt": item.get("prompt"), "guidance_scale": item.get("guidance_scale")}
+        for name, kind in (("prompt", str), ("guidance_scale", (int, float))):
+            if known[name] is not None and not isinstance(known[name], kind):
+                raise InputError(f"{where}: field {name!r}: {known[name]!r} is of another kind")
+        file = root / item["image"]
+        if not file.is_file():
+            raise InputError(f"{where}: field 'image': there is no file {file}; correct the manifest")
+        items.append({**_UNKNOWN, **known, "id": str(Path(item["image"]).with_suffix("")), "image": str(file)})
+    return items
 
 
 def _require(where: object, content: dict[str, Any], fields: Sequence[str]) -> None:
@@ -102,7 +129,7 @@ def _checked_item(root: Path, where: str, item: Any) -> dict[str, Any]:
         raise InputError(f"{where}: an object is needed, not {item!r}")
     _require(where, item, _IMAGE_FIELDS)
     checked = dict(item)
-    for name in ("image", "nifti"):
+    for name in FILE_FIELDS:
         if item.get(name) is not None:
             file = root / str(item[name])
             if not file.is_file():

@@ -146,6 +146,15 @@ class ImageSet:
         ]
         return ImageSet(key, records, self.images, self.features)
 
+    def patients(self) -> set[str]:
+        """Those that are known."""
+        return {record.patient_id for record in self.records if record.patient_id is not None}
+
+    def of_patients(self, others: ImageSet) -> int:
+        """How many of these images are of patients that ``others`` holds images of, too."""
+        shared = self.patients() & others.patients()
+        return sum(record.patient_id in shared for record in self.records)
+
     def prompts(self) -> list[str] | None:
         """Every image's prompt, or None where one has none."""
         prompts = [record.prompt for record in self.records if record.prompt is not None]

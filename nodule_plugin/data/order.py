@@ -122,7 +122,8 @@ class StepSampler(Sampler[list[SampleKey]]):
 
 def sample_seed(*words: int) -> int:
     """A seed from 0 to 2^63 - 1 that differs, as good as surely, for different words (whole numbers, 0 or above)."""
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    # As Python's integer before the shift: NumPy 1 does not shift its own by one.
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def seeded_generator(seed: int) -> torch.Generator:

@@ -208,7 +208,9 @@ class EvaluationReport:
         reference = [record for images in sets if images.key.kind == REAL for record in images.records]
         phantoms = any(record.phantom for record in reference)
         seen = sum(record.patient_id in self.training_patients for record in reference)
-        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies)
+        trained_on = [images for images in sets if images.key.kind == TRAINING]
+        shared = sum(real.of_patients(trained_on[0]) for real in sets if real.key.kind == REAL and trained_on)
+        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared)
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))
 

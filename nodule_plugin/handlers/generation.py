@@ -8,11 +8,11 @@ import io
 import json
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
@@ -29,12 +29,19 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
 
+if TYPE_CHECKING:
+    from nodule_plugin.dicom import DicomEncoder
+
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "request.json"
 BASE_WEIGHTS = "base"
-SUFFIXES = {"png": ".png", "nifti": ".nii.gz"}
-"""The formats, each in a folder of its name, and the suffix of its files."""
+FILES = {
+    "png": {"image": "png/{}.png"},
+    "nifti": {"nifti": "nifti/{}.nii.gz"},
+    "dicom": {"dicom": "dicom/image/{}.dcm", "dicom_report": "dicom/report/{}.dcm"},
+}
+"""The formats, and of each the files it writes for an image: field in the manifest -> path with the image's id."""
 DESCRIPTION = b"SYNTHETIC, not for diagnosis"
 _SLICE_THICKNESS_MM = 1.0
 _LIBRARIES = ("torch", "diffusers", "monai")
@@ -43,9 +50,10 @@ _LIBRARIES = ("torch", "diffusers", "monai")
 class GeneratedSetWriter:
     """Write what an evaluator generates as a generated set, see :mod:`nodule_plugin.data.generated`.
 
-    Every image is an 8-bit grey PNG and, if asked for, a NIfTI of one slice in Hounsfield units (int16; axes x, y, z);
-    both carry what made them. The manifest is written last. A run that was interrupted is taken up where it stopped,
-    and a finished set can be extended by further requests, as long as the settings are the same.
+    Every image is an 8-bit grey PNG and, if asked for, a NIfTI of one slice in Hounsfield units (int16; axes x, y, z)
+    and a DICOM CT image with a structured report; all carry what made them. The manifest is written last. A run
+    that was interrupted is taken up where it stopped, and a finished set can be extended by further requests, as long
+    as the settings are the same.
 
     The evaluator's batches are lists of requests and its ``pred`` is (B, C, H, W) in [-1, 1]; channels are averaged.
 
@@ -57,8 +65,10 @@ class GeneratedSetWriter:
         weights_sha256: of the network, see :func:`identify_weights`.
         image_size: height and width, pixels.
         window_hu: Hounsfield units of -1 and 1.
-        formats: "png" alone or "png" and "nifti".
+        formats: "png", and any of "nifti" and "dicom".
         overwrite: replace another set in ``output_dir``, and make anew what is there already.
+        created: time that DICOM files carry, in ISO 8601; None for the run's start. Their identifiers depend on it, so
+            that only runs with the same one give the same DICOM files; other formats hold no time.
 
     Raises:
         InputError: if a setting makes no sense or ``output_dir`` holds something else.
@@ -75,31 +85,28 @@ class GeneratedSetWriter:
         window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
         formats: Sequence[str] = ("png", "nifti"),
         overwrite: bool | str = False,
+        created: str | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
         self.window_hu = checked_window(window_hu)
         self.formats = _checked_formats(formats)
         self.image_size = image_size
-        settings = dict(settings)
-        self.run = {
-            "model": {
-                "base_model": Path(base_model).resolve().name if Path(base_model).is_dir() else str(base_model),
-                "weights_sha256": weights_sha256,
-                "prediction_type": settings.pop("prediction_type"),
-            },
-            **settings,
-            "window_hu": [int(end) if end == int(end) else end for end in self.window_hu],
-            "size": [image_size, image_size],
-            "software": {"nodule_plugin": __version__, **{name: version(name) for name in _LIBRARIES}},
-        }
+        self.run = describe_run(settings, base_model, weights_sha256, image_size, self.window_hu)
         overwrite = as_flag("overwrite", overwrite)
         found = _read_run(self.folder)
         self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
         if not overwrite:
-            self._check_same_set(found)
+            self._check_same_set(found, created)
+            # All files of a set belong to one DICOM study, whenever they are made.
+            created = created or (found or {}).get("created")
         self.pending = [request for request in self.requests if overwrite or not self._is_written(request)]
         """The requests that are still to be made, for the evaluator's dataset."""
+        self._numbers = {request["id"]: number for number, request in enumerate(self.requests, start=1)}
+        if created is None and "dicom" in self.formats:
+            created = datetime.now(timezone.utc).isoformat()
+        self._created = created
+        self._dicom = _dicom_encoder(self.run, created) if created and "dicom" in self.formats else None
 
     def attach(self, engine: Engine) -> None:
         """Write after each iteration, and the manifest when the run is complete."""
@@ -114,14 +121,15 @@ class GeneratedSetWriter:
             InputError: if that is not possible.
         """
         try:
-            for name in self.formats:
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            for path in _paths("", self.formats).values():
+                (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
             if self._stale:
                 (self.folder / MANIFEST).unlink(missing_ok=True)
             for stale in self._stale:
-                for name in SUFFIXES:
-                    (self.folder / _relative(stale, name)).unlink(missing_ok=True)
-            _write_json(self.folder / RUN_FILE, {"settings": self.run, "requests": self.requests})
+                for path in _paths(stale, FILES).values():
+                    (self.folder / path).unlink(missing_ok=True)
+            created = {} if self._created is None else {"created": self._created}
+            _write_json(self.folder / RUN_FILE, {"settings": self.run, **created, "requests": self.requests})
         except OSError as error:
             raise InputError(f"output_dir: {self.folder} cannot be written: {error}; give another folder") from error
         done = len(self.requests) - len(self.pending)
@@ -157,7 +165,7 @@ class GeneratedSetWriter:
         _write_json(self.folder / MANIFEST, manifest)
         logger.info("%d images and %s are in %s", len(self.requests), MANIFEST, self.folder)
 
-    def _check_same_set(self, found: dict[str, Any] | None) -> None:
+    def _check_same_set(self, found: dict[str, Any] | None, created: str | None) -> None:
         remedy = "give another output_dir, or overwrite=true to replace it"
         if found is None:
             if self.folder.is_dir() and any(self.folder.iterdir()):
@@ -168,13 +176,16 @@ class GeneratedSetWriter:
             if old.get(name) != new.get(name):
                 change = f"made with {name} {old.get(name)}, not {new.get(name)}"
                 raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
+        if created is not None and found.get("created", created) != created:
+            change = f"made with created {found['created']}, not {created}"
+            raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
         wanted = {request["id"]: request for request in json.loads(json.dumps(self.requests))}
         for request in found["requests"]:
             if wanted.get(request["id"]) != request:
                 raise InputError(f"output_dir: {self.folder} holds another set (image {request['id']}); {remedy}")
 
     def _is_written(self, request: Mapping[str, Any]) -> bool:
-        return all((self.folder / _relative(request["id"], name)).is_file() for name in self.formats)
+        return all((self.folder / path).is_file() for path in _paths(request["id"], self.formats).values())
 
     def _spacing(self, request: Mapping[str, Any]) -> float:
         return float(request["roi_mm"]) / self.image_size
@@ -182,22 +193,49 @@ class GeneratedSetWriter:
     def _describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **request,
-            "image": _relative(request["id"], "png"),
-            "nifti": _relative(request["id"], "nifti") if "nifti" in self.formats else None,
+            "nifti": None,
+            **_paths(request["id"], self.formats),
             "size": [self.image_size, self.image_size],
             "spacing_mm": [self._spacing(request)] * 2,
         }
 
     def _write(self, request: Mapping[str, Any], unit: np.ndarray) -> None:
         origin = {"notice": NOTICE, **self.run, "request": dict(request)}
-        content = {"png": encode_png(unit, origin)}
+        hu, spacing = unit_to_hu(unit, self.window_hu), self._spacing(request)
+        content = {"image": encode_png(unit, origin)}
         if "nifti" in self.formats:
-            content["nifti"] = encode_nifti(unit_to_hu(unit, self.window_hu), self._spacing(request), origin)
+            content["nifti"] = encode_nifti(hu, spacing, origin)
+        if self._dicom is not None:
+            encoded = self._dicom.encode(hu, spacing, request, self._numbers[request["id"]])
+            content["dicom"], content["dicom_report"] = encoded
+        paths = _paths(request["id"], self.formats)
         for name, data in content.items():
             try:
-                _write_bytes(self.folder / _relative(request["id"], name), data)
+                _write_bytes(self.folder / paths[name], data)
             except OSError as error:
                 raise InputError(f"output_dir: image {request['id']} cannot be written: {error}") from error
+
+
+def describe_run(
+    settings: Mapping[str, Any],
+    base_model: str,
+    weights_sha256: str,
+    image_size: int,
+    window_hu: Sequence[float],
+) -> dict[str, Any]:
+    """What all images of a run share and their files name; for the arguments see :class:`GeneratedSetWriter`."""
+    settings = dict(settings)
+    return {
+        "model": {
+            "base_model": Path(base_model).resolve().name if Path(base_model).is_dir() else str(base_model),
+            "weights_sha256": weights_sha256,
+            "prediction_type": settings.pop("prediction_type"),
+        },
+        **settings,
+        "window_hu": [int(end) if end == int(end) else end for end in window_hu],
+        "size": [image_size, image_size],
+        "software": {"nodule_plugin": __version__, **{name: version(name) for name in _LIBRARIES}},
+    }
 
 
 def encode_png(unit: np.ndarray, origin: Mapping[str, Any]) -> bytes:
@@ -287,9 +325,21 @@ def _check_fit(path: Path, network: torch.nn.Module) -> None:
 
 def _checked_formats(formats: str | Sequence[str]) -> list[str]:
     names = [name.strip() for name in formats.split(",")] if isinstance(formats, str) else list(formats)
-    if "png" not in names or not set(names) <= set(SUFFIXES):
-        raise InputError(f"formats: png, or png and nifti, can be written, not {formats!r}")
-    return [name for name in SUFFIXES if name in names]
+    if "png" not in names or not set(names) <= set(FILES):
+        raise InputError(f"formats: png, and beside it nifti and dicom, can be written, not {formats!r}")
+    return [name for name in FILES if name in names]
+
+
+def _dicom_encoder(run: Mapping[str, Any], created: str) -> DicomEncoder:
+    try:
+        from nodule_plugin.dicom import DicomEncoder, parse_created
+    except ModuleNotFoundError as error:
+        if error.name != "highdicom":
+            raise
+        raise InputError(
+            'formats: dicom needs the package highdicom; pip install "nodule-plugin[dicom]", or leave dicom out'
+        ) from error
+    return DicomEncoder(run, parse_created(created))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -300,8 +350,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _relative(image_id: str, name: str) -> str:
-    return f"{name}/{image_id}{SUFFIXES[name]}"
+def _paths(image_id: str, formats: Iterable[str]) -> dict[str, str]:
+    """Field in the manifest -> path in the set's folder, of all files of an image in these formats."""
+    return {field: path.format(image_id) for name in formats for field, path in FILES[name].items()}
 
 
 def _read_run(folder: Path) -> dict[str, Any] | None:

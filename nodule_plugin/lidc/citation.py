@@ -11,3 +11,5 @@ CITATION = (
     "Clark K et al. (2013). The Cancer Imaging Archive (TCIA): maintaining and operating a public information"
     " repository. J Digit Imaging 26:1045-1057.",
 )
+ATTRIBUTION = f"LIDC-IDRI, {LICENCE}: " + " ".join(CITATION)
+"""Both in one line, for a page or a file that has room for no more."""

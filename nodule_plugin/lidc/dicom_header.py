@@ -14,8 +14,9 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import get_decoder
-from pydicom.uid import HTJ2K, UID, HTJ2KLossless, HTJ2KLosslessRPCL
+from pydicom.uid import UID
+
+from nodule_plugin.lidc.pydicom_versions import HTJ2K, has_decoder
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 """A file so named that is not DICOM is damaged; others are passed over."""
@@ -35,8 +36,6 @@ _TAGS = (
     "RescaleIntercept",
 )
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-_HTJ2K = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
-"""High-throughput JPEG 2000: what GDCM, which decodes all else, does not know."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _AXIAL = 0.9
@@ -139,11 +138,12 @@ def check_decoder(syntax: UID) -> None:
 def _missing_decoder(syntax: UID) -> str | None:
     """What to do about a transfer syntax that cannot be decoded; None where it can."""
     try:
-        if not syntax.is_compressed or get_decoder(syntax).is_available:
+        if not syntax.is_compressed or has_decoder(syntax):
             return None
     except (NotImplementedError, ValueError):  # known to pydicom, but not how to decode it; or not known at all
         return "store the series uncompressed"
-    return f"run pip install {'pylibjpeg pylibjpeg-openjpeg' if syntax in _HTJ2K else 'python-gdcm'}"
+    # GDCM decodes all but high-throughput JPEG 2000.
+    return f"run pip install {'pylibjpeg pylibjpeg-openjpeg' if syntax in HTJ2K else 'python-gdcm'}"
 
 
 def has_dicom_preamble(path: Path) -> bool:

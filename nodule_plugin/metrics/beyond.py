@@ -14,7 +14,7 @@ from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
 from nodule_plugin.metrics.coverage import Coverage, manifold_coverage
 from nodule_plugin.metrics.feature_cache import embedder
 from nodule_plugin.metrics.features import FeatureExtractor
-from nodule_plugin.metrics.measures import BEYOND, HIGHER, DistanceMeasure, Measure, Value, missing
+from nodule_plugin.metrics.measures import BEYOND, HIGHER, NOT_HELD_OUT, DistanceMeasure, Measure, Value, missing
 from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Inspection, Rate
 from nodule_plugin.metrics.two_samples import MIN_IMAGES, random_halves
 
@@ -148,6 +148,8 @@ class CopyMeasure(Measure):
             return missing("not an image of a model")
         if len(real) < MIN_IMAGES:
             return missing(f"{len(real)} real image, {MIN_IMAGES} needed")
+        if seen := real.of_patients(training):
+            return missing(NOT_HELD_OUT.format(seen, len(real)))
         detector = self.detector(real, training)
         found = self.inspect(images, detector)
         rate = Rate(int(found.copies.sum()), len(images))

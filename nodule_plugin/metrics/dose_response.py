@@ -24,7 +24,8 @@ class DoseCurve:
         codes: asked for, ascending; of calcification 0 (absent) and 1.
         read: mean of the codes read, for each code asked for.
         ci95: of those means, Student's interval over seeds.
-        real: the mean code read off held-out real images whose readers gave that code; None where there is none. The
+        real: the mean code read off held-out real images whose readers gave that code; None where there is none, or
+            the images are not held out. The
             regression reads extremes towards the middle, so this and not the diagonal is what to hope for.
         real_counts: how many of those images there are.
         chains: seeds that the curve rests on.
@@ -113,7 +114,7 @@ def _curve(
         [count for _, count in real],
         len(table),
         float(taus.mean()),
-        _interval(taus),
+        np.clip(_interval(taus), -1.0, 1.0).tolist(),
         p_value,
         float(change.mean()),
         _interval(change),
@@ -129,6 +130,8 @@ def _interval(values: np.ndarray) -> list[float]:
 def _real_means(
     real: ImageSet, rating: str, codes: list[int], training: ImageSet, reader: FindingReader
 ) -> list[tuple[float | None, int]]:
+    if real.of_patients(training):
+        return [(None, 0)] * len(codes)
     given = np.array([rating_of(record, rating) for record in real.records], dtype=object)
     expected = reader.read(real, rating, training).expected
     chosen = [expected[given == code] for code in codes]

@@ -36,6 +36,8 @@ BEYOND, FINDINGS = "beyond", "findings"
 MEASURED = (REAL, GENERATED, CONTROL)
 """Kinds of sets that are rows of the table."""
 NORMAL_95 = 1.959963984540054
+NOT_HELD_OUT = "{} of {} real images are of training patients"
+"""Why what only held-out images can tell is not told."""
 
 
 @dataclass(frozen=True)
@@ -382,7 +384,8 @@ class AlignmentMeasure(Measure):
     def __init__(
         self, key: str, name: str, scorer: CLIPScorer, standard: bool, extractor: str | None = None, seed: int = 0
     ) -> None:
-        super().__init__(key, name, extractor or scorer.clip.name, standard)
+        words = f"after {scorer.prefix!r}" if scorer.prefix else "as they are"
+        super().__init__(key, name, f"{extractor or scorer.clip.name}, prompts {words}", standard)
         self.scorer, self.seed = scorer, seed
 
     @property

@@ -46,7 +46,7 @@ class PairDistanceMeasure(Measure):
         return self.distance.unavailable
 
     def _measure(self, images: ImageSet, real: ImageSet, training: ImageSet | None) -> Value:
-        if images.images is real.images:
+        if images is real:  # under shuffled prompts, the same images meet those of another prompt: the ceiling
             return missing("compared with itself")
         pairs, rule = self._pairs(images, real)
         if not pairs:

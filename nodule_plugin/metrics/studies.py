@@ -68,7 +68,7 @@ def _memorization(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict
     measure = next((measure for measure in measures if isinstance(measure, CopyMeasure)), None)
     found = _of_kind(sets, TRAINING)
     (real,) = _of_kind(sets, REAL)
-    if measure is None or not found or len(real) < MIN_IMAGES:
+    if measure is None or not found or len(real) < MIN_IMAGES or real.of_patients(found[0]):
         return None
     training = found[0]
     detector = measure.detector(real, training)

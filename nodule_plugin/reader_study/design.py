@@ -23,8 +23,7 @@ from nodule_plugin.data.evaluation_images import LoadSetImaged, generated_items,
 from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
-from nodule_plugin.lidc.phantom.provenance import new_folder
+from nodule_plugin.files import new_folder, replacing
 from nodule_plugin.reader_study.questions import ITEMS
 from nodule_plugin.reader_study.seal import REAL_ARM, Sealed, commitment, encode_key
 from nodule_plugin.reader_study.study import FORMAT, IMAGES, LINKS_FILE, STUDY_FILE, VERSION, Plan, new_links

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import PackageLoader
 
 from nodule_plugin import __version__
 from nodule_plugin.errors import InputError
@@ -26,6 +24,7 @@ from nodule_plugin.reader_study.questions import ORIGIN
 from nodule_plugin.reader_study.seal import Key, open_key
 from nodule_plugin.reader_study.study import Study, load_study
 from nodule_plugin.reader_study.words import conclusion, methods_paragraph, p_value, reference_name
+from nodule_plugin.report.html import data_url, environment
 
 FORMAT = "nodule-plugin reader study results"
 VERSION = 1
@@ -98,13 +97,7 @@ def describe(study: Study, key: Key, answers: pd.DataFrame, rows: int, draws: in
 
 def render(results: Mapping[str, Any]) -> str:
     """The page as HTML text; it loads nothing from anywhere."""
-    templates = Environment(
-        loader=FileSystemLoader(str(files(__package__) / "templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment(PackageLoader(__package__, "templates"))
     plan = results["study"]["plan"]
     pictures = {
         "distributions": distribution_figure(results),
@@ -112,13 +105,16 @@ def render(results: Mapping[str, Any]) -> str:
         "curves": curve_figure(results),
         "agreement": agreement_figure(results),
     }
-    urls = {name: "data:image/png;base64," + base64.b64encode(png).decode("ascii") for name, png in pictures.items()}
+    urls = {name: data_url(picture) for name, picture in pictures.items()}
     templates.filters |= {"p": p_value, "number": _number, "question": _question, "share": _share}
     return templates.get_template("report.html").render(results=results, plan=plan, pictures=urls)
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return "–"
+    # An odds ratio of separated scores has no upper end to speak of, but thirty digits.
+    return f"{value:.{digits}e}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
 
 
 def _share(value: float | None) -> str:

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader(__package__, ""),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_INTERVAL = re.compile(r"\[([^\[\]]+), ([^\[\]]+)\]")
+
+
+def environment(*loaders: BaseLoader) -> Environment:
+    """Jinja over the templates beside this file, such as ``base.html`` and ``page.css``, and those of ``loaders``."""
+    templates = Environment(
+        loader=ChoiceLoader([*loaders, PackageLoader(__package__, "")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["unbroken"] = unbroken_intervals
+    return templates
+
+
+def unbroken_intervals(text: str) -> str:
+    """``12.5 [10.0, 14.9]`` so that a narrow cell breaks it before the bracket, not within; nor around a slash."""
+    unbroken = _INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", text)
+    return unbroken.replace(" / ", "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}").replace(" /\n", "\N{NO-BREAK SPACE}/\n")
+
+
+_ENVIRONMENT = environment()
 
 
 def render(template: str, **content: Any) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageSet
+from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, ImageSet
 from nodule_plugin.report.figures import dose_panels, guidance_panels, nearness_panels, sweep_panels
 from nodule_plugin.report.html import data_url, png, render
 from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
@@ -150,20 +150,33 @@ def _computed(results: Mapping[str, Any], group: str) -> bool:
 
 
 def sample_grids(sets: Sequence[ImageSet], show_real: bool) -> list[dict[str, Any]]:
-    """One grid a model: a row a prompt, a column a guidance scale, the first image of each."""
+    """One grid a model: a row a prompt, the prompts as varied as can be, a column a guidance scale, one image each."""
     columns = [images for images in sets if images.key.kind == GENERATED]
     columns.sort(key=lambda images: (images.key.model, images.key.guidance_scale or 0.0))
     real = [images for images in sets if images.key.kind == REAL] if show_real else []
     grids = []
     for model in dict.fromkeys(images.key.model for images in columns):
         own = [*real, *(images for images in columns if images.key.model == model)]
-        prompts = list(dict.fromkeys(record.prompt for images in own[len(real) :] for record in images.records))
         rows = [
             {"prompt": prompt or "no prompt", "pictures": [_first_picture(images, prompt) for images in own]}
-            for prompt in prompts[:MAX_PROMPTS]
+            for prompt in varied_prompts([record for images in own[len(real) :] for record in images.records])
         ]
         grids.append({"model": model, "headings": [_heading(images) for images in own], "rows": rows})
     return grids
+
+
+def varied_prompts(records: Sequence[ImageRecord], most: int = MAX_PROMPTS) -> list[str | None]:
+    """Some of the images' prompts, each the one that asks for most codes which those before it do not ask for."""
+    asked: dict[str | None, set[tuple[str, int]]] = {}
+    for record in records:
+        asked.setdefault(record.prompt, set()).update(record.ratings.items())
+    chosen: list[str | None] = []
+    seen: set[tuple[str, int]] = set()
+    while len(chosen) < min(most, len(asked)):
+        best = max((prompt for prompt in asked if prompt not in chosen), key=lambda prompt: len(asked[prompt] - seen))
+        chosen.append(best)
+        seen |= asked[best]
+    return chosen
 
 
 def _heading(images: ImageSet) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nodule_plugin.data.generated import MANIFEST, load_generated
+from nodule_plugin.data.generated import FILE_FIELDS, MANIFEST, load_generated
 from nodule_plugin.data.image_set import LoadedImages
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
@@ -102,7 +102,7 @@ def write_release(
     }
     try:
         for item in kept:
-            for name in (item["image"], item.get("nifti")):
+            for name in map(item.get, FILE_FIELDS):
                 if name is not None:
                     with replacing(folder / name) as temporary:
                         shutil.copyfile(generated.folder / name, temporary)

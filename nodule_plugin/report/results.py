@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
+from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.rows import FLOOR, Row
 from nodule_plugin.report.numbers import share_with_interval, with_error
@@ -17,11 +18,6 @@ from nodule_plugin.report.sweep import guidance_sweep
 FORMAT = "nodule-plugin evaluation"
 VERSION = 2
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
-ATTRIBUTION = (
-    "LIDC-IDRI, CC BY 3.0: Armato SG III et al. (2015) Data From LIDC-IDRI, The Cancer Imaging Archive, "
-    "doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al. (2011) Med Phys 38:915-931; "
-    "Clark K et al. (2013) J Digit Imaging 26:1045-1057."
-)
 FEW_IMAGES = 20
 """Fewer reference images than this are said to be too few in the verdict's first sentences."""
 REAL_IMAGES, PHANTOMS = "real images", "phantoms"
@@ -37,6 +33,7 @@ def build_results(
     phantoms: bool = False,
     seen_in_training: int = 0,
     studies: Mapping[str, Any] | None = None,
+    not_held_out: int = 0,
 ) -> dict[str, Any]:
     """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
 
@@ -47,6 +44,7 @@ def build_results(
         phantoms: the reference images are phantoms, and must not be called real.
         seen_in_training: how many reference images are of patients that the project's small models were trained on.
         studies: as :func:`nodule_plugin.metrics.studies.run_studies` gives them; None: none were run.
+        not_held_out: how many are of patients of the training part that copies are looked for in.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -60,6 +58,7 @@ def build_results(
         "measures": [measure.describe() for measure in measures],
         "reference": reference,
         "seen_in_training": seen_in_training,
+        "not_held_out": not_held_out,
         "rows": [_row(row, reference) for row in rows],
         "studies": dict(studies or {"memorization": None, "dose_response": [], "readers": {}}),
     }
@@ -95,6 +94,11 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{results['seen_in_training']} of the {reference} are of patients that the bundle's small models were "
             "trained on: for these models they are no test."
+        )
+    if results["not_held_out"]:
+        sentences.append(
+            f"{results['not_held_out']} of the {reference} are of patients whose images the model was trained on: low "
+            "distances prove nothing, and copies are not looked for. Choose another part, or another training_datalist."
         )
     few = [row["images"] for row in results["rows"] if row["kind"] == REAL and row["images"] < FEW_IMAGES]
     if few:

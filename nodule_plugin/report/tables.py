@@ -79,7 +79,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
         parts += [f"## {TITLES[group]}", "\n".join(lines), FOOTNOTES[group]]
         parts.append("Networks: " + "; ".join(extractor_lines(results, group)) + ".")
-    parts += ["In brackets: 95 % intervals. ↓ lower is better, ↑ higher is better.", results["attribution"]]
+    parts += [
+        "In brackets: 95 % intervals; ±: one standard error. ↓ lower is better, ↑ higher is better.",
+        results["attribution"],
+    ]
     # Sentences of one list belong together; everything else is a paragraph.
     return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("**\n- ", "**\n\n- ") + "\n"
 

@@ -81,13 +81,16 @@ def _their_kid(real: Tensor, fake: Tensor) -> float:
 OURS: dict[str, Callable[[FeatureRows, FeatureRows], float]] = {
     "Fréchet distance": frechet_distance,
     "its standard error": frechet_error,
+    "both": lambda real, fake: frechet_distance(real, fake) + 0 * frechet_error(real, fake),
     "kernel distance": lambda real, fake: kernel_distance(real, fake).mean,
+    "kernel distance, 64 bits": lambda real, fake: kernel_distance(real, fake).mean,
     "its standard error (kernel)": kernel_error,
     "precision and recall": lambda real, fake: manifold_coverage(real, fake, 3).precision,
 }
 THEIRS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "Fréchet distance": _their_fid,
     "kernel distance": _their_kid,
+    "kernel distance, 64 bits": lambda real, fake: _their_kid(real.double(), fake.double()),
     "precision and recall": lambda real, fake: float(calculate_precision_recall_full(fake, real, 3)[0]),
 }
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from tiny_clip import make_tiny_biomedclip
 from tiny_inception import make_inception
 
 from nodule_plugin.data.generated import FORMAT, NOTICE
+from nodule_plugin.metrics.alignment import BiomedCLIPScorer
 
 
 def _write_set(folder: Path, seed: int, scales: tuple[float, ...]) -> Path:
@@ -40,11 +42,10 @@ def _write_set(folder: Path, seed: int, scales: tuple[float, ...]) -> Path:
 
 def _evaluate(repository: Path, **settings: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/evaluate.json"]
-    command += ["--bundle_root", "bundle"]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
     environment = os.environ | {"PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +55,21 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"real_dir": real, "generated_dir": generated}
 
 
-def test_the_documented_command_writes_the_report(repository: Path, sets: dict[str, Path], tmp_path: Path) -> None:
+def test_the_documented_command_with_every_published_metric(
+    repository: Path, sets: dict[str, Path], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
+    biomedclip = make_tiny_biomedclip(tmp_path / "biomedclip")
     output = tmp_path / "out"
-    tiny = repository / "bundle" / "models" / "tiny_scorer"
     ran = _evaluate(
         repository,
         **sets,
         output_dir=output,
+        inception_weights=make_inception(tmp_path / "inception.pth"),
         lpips_weights=tmp_path / "alexnet.pth",
-        clip_model=tiny,
+        clip_model=repository / "bundle" / "models" / "tiny_scorer",
+        biomedclip_model=biomedclip,
         noise_images=4,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
@@ -76,10 +81,27 @@ def test_the_documented_command_writes_the_report(repository: Path, sets: dict[s
     clean, noisy = (row["values"] for row in results["rows"][2:4])
     assert clean["kd_tiny"]["value"] < noisy["kd_tiny"]["value"]
     assert clean["fd_tiny"]["value"] < noisy["fd_tiny"]["value"]
-    assert clean["lpips"]["value"] > 0
+    published = [measure["key"] for measure in results["measures"] if measure["group"] == "published"]
+    assert set(published) == {
+        *("fid", "fid_infinity", "kid", "cmmd", "lpips", "lpips_diversity", "clip_score", "bioclip_score")
+    }
+    assert [key for key in published if clean[key]["value"] is None] == ["fid_infinity"]
+    # Distances stand between a floor and a ceiling, scores beside those of real images and of shuffled prompts.
+    floor, ceilings = results["rows"][1]["values"], [row["values"] for row in results["rows"][4:]]
+    for key in ("fid", "kid", "cmmd", "lpips"):
+        assert floor[key]["value"] is not None
+        assert any(values[key]["value"] is not None for values in ceilings), key
+    for key in ("clip_score", "bioclip_score"):
+        assert results["rows"][0]["values"][key]["value"] is not None
+        assert clean[key]["shuffled"] is not None
     # The same model under two names gives the same score: the loading code is one.
     assert clean["clip_score"]["value"] == pytest.approx(clean["clip_score_tiny"]["value"])
-    assert clean["fid"]["reason"] == clean["bioclip_score"]["reason"] == "no weights given"
+    # BiomedCLIP's is what the scorer gives alone.
+    folder = sets["generated_dir"]
+    images = [item for item in json.loads((folder / "manifest.json").read_text())["images"] if item["id"] < "2"]
+    pictures = [Image.open(folder / item["image"]) for item in images]
+    alone = BiomedCLIPScorer(biomedclip).score(pictures, [item["prompt"] for item in images])
+    assert clean["bioclip_score"]["value"] == pytest.approx(alone, abs=1e-5)
     assert {path.name for path in output.iterdir()} >= {"metrics.csv", "metrics.md", "metrics.png", "report.html"}
 
 
@@ -90,6 +112,8 @@ def test_any_two_folders_of_pictures_with_every_network(repository: Path, tmp_pa
         for place in range(count):
             grey = draw.integers(0, 256, (40, 40), dtype=np.uint8)
             Image.fromarray(grey).convert("RGB").save(tmp_path / name / f"{place}.png")
+    prompts = [{"image": f"{place}.png", "prompt": ("round", "oval")[place % 2]} for place in range(6)]
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps({"images": prompts}))
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pt")
     tiny = repository / "bundle" / "models" / "tiny_scorer"
@@ -115,6 +139,9 @@ def test_any_two_folders_of_pictures_with_every_network(repository: Path, tmp_pa
     assert generated["fid"]["ci95"] is not None
     assert generated["fid_infinity"]["reason"] == "6 images, 4098 needed (twice the 2048 features)"
     assert generated["copies"]["reason"] == "no training images given"
+    # One folder's manifest gives prompts, the other has none.
+    assert generated["clip_score"]["count"] == 6
+    assert results["rows"][0]["values"]["clip_score"]["reason"] == "images without prompts"
     ceiling = next(row["values"] for row in results["rows"] if row["ceiling"])
     assert ceiling["fid"]["value"] is not None
 
@@ -122,6 +149,7 @@ def test_any_two_folders_of_pictures_with_every_network(repository: Path, tmp_pa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"real_dir": "/absent"}, "error: real images: there is no folder /absent"),
         ({"generated_dir": "/absent"}, "error: generated set: there is no folder /absent"),
         ({"fid_backbones": "['timm/resnet18:/absent.pt']"}, "error: backbone weights /absent.pt: no such file"),
     ],

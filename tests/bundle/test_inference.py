@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import nibabel
+import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -134,6 +137,15 @@ def test_findings(config: str, bundle: Path, tmp_path: Path) -> None:
     assert items[1]["prompt"].endswith("marked spiculation is seen.")
     assert items[1]["findings"]["spiculation"] == 5
     assert items[1]["spacing_mm"] == [0.5, 0.5]
+
+
+def test_dicom(config: str, bundle: Path, tmp_path: Path) -> None:
+    run(config, bundle, tmp_path / "made", findings=ROUND, formats="png,nifti,dicom", created="2026-01-31T12:00:00")
+    (item,) = load_generated(tmp_path / "made").items
+    image, volume = pydicom.dcmread(item["dicom"]), cast("Any", nibabel.load(item["nifti"]))
+    np.testing.assert_array_equal(image.pixel_array, np.asarray(volume.dataobj)[:, :, 0].T)
+    assert (image.SyntheticData, image.StudyDate) == ("YES", "20260131")
+    assert pydicom.dcmread(item["dicom_report"]).Modality == "SR"
 
 
 def test_datalist(config: str, bundle: Path, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def test_the_metadata_names_the_pinned_versions(repository: Path) -> None:
     metadata = json.loads((repository / "bundle" / "configs" / "metadata.json").read_text())
     lines = (repository / "constraints.txt").read_text().splitlines()
     pins = {canonical(name): pin for name, pin in (line.strip().split("==") for line in lines)}
-    for name, wanted in metadata["required_packages_version"].items():
+    packages = metadata["required_packages_version"] | metadata["optional_packages_version"]
+    for name, wanted in packages.items():
         assert pins[name] == wanted
     assert metadata["version"] in metadata["changelog"]
     assert metadata["version"] == version("nodule-plugin")

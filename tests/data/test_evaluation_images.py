@@ -146,6 +146,9 @@ def test_empty_folders_and_volumes_are_named(tmp_path: Path) -> None:
     nibabel.Nifti1Image(np.zeros((4, 4, 3), np.int16), np.eye(4)).to_filename(tmp_path / "volume.nii.gz")
     with pytest.raises(InputError, match="one slice is needed"):
         LoadSetImaged()(real_items(real_dir=tmp_path)[0])
+    nibabel.Nifti1Image(np.full((4, 4), np.nan, np.float32), np.eye(4)).to_filename(tmp_path / "volume.nii.gz")
+    with pytest.raises(InputError, match=r"volume\.nii\.gz has values that are not finite"):
+        LoadSetImaged()(real_items(real_dir=tmp_path)[0])
     (tmp_path / "volume.nii.gz").write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be read as a NIfTI volume"):
         LoadSetImaged()(real_items(real_dir=tmp_path)[0])

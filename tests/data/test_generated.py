@@ -81,6 +81,36 @@ def test_damaged_manifest_is_named(change: dict[str, Any], message: str, tmp_pat
         load_generated(tmp_path)
 
 
+def test_somebody_elses_manifest_needs_no_more_than_pictures_and_prompts(tmp_path: Path) -> None:
+    (tmp_path / "png").mkdir()
+    for name in ("b.png", "png/a.png", "unlisted.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    listed = [{"image": "png/a.png", "prompt": "round", "guidance_scale": 5}, {"image": "b.png"}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"images": listed}))
+    generated = load_generated(tmp_path)
+    assert generated.manifest is None
+    assert [(item["id"], item["prompt"]) for item in generated.items] == [("png/a", "round"), ("b", None)]
+    assert generated.guidance_scales == [5]
+    assert generated.items[1].keys() == generated.items[0].keys() >= ITEM.keys()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "field 'images' lists no image"),
+        (["a.png"], r"images\[0\]: an object with the field 'image'"),
+        ([{"image": "a.png"}, {"image": "absent.png"}], r"images\[1\]: field 'image': there is no file .*absent.png"),
+        ([{"image": "a.png", "prompt": 3}], "field 'prompt': 3 is of another kind"),
+        ([{"image": "a.png", "guidance_scale": "5"}], "field 'guidance_scale': '5' is of another kind"),
+    ],
+)
+def test_what_is_wrong_in_somebody_elses_manifest_is_named(images: list[Any], message: str, tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "manifest.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(InputError, match=message):
+        load_generated(tmp_path)
+
+
 def test_missing_field_is_named(tmp_path: Path) -> None:
     write(tmp_path, {name: value for name, value in MANIFEST.items() if name != "window_hu"})
     with pytest.raises(InputError, match="field 'window_hu' is missing"):

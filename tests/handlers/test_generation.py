@@ -3,11 +3,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 from ignite.engine import Engine
@@ -132,10 +134,11 @@ def test_finished_set_can_be_extended(tmp_path: Path) -> None:
         ({"weights_sha256": "other"}, "made with model.weights_sha256 abc, not other"),
         ({"scales": "5"}, "holds another set"),
         ({"window_hu": (-160, 240)}, "made with window_hu"),
+        ({"created": "2026-02-01T12:00:00"}, "made with created 2026-01-31T12:00:00, not 2026-02-01T12:00:00"),
     ],
 )
 def test_another_set_is_not_mixed_in_but_can_be_replaced(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    generate(writer_of(tmp_path))
+    generate(writer_of(tmp_path, created="2026-01-31T12:00:00"))
     before = hashes(tmp_path)
     with pytest.raises(InputError, match=f"output_dir: .*{message}.*overwrite=true"):
         writer_of(tmp_path, **change)
@@ -175,9 +178,9 @@ def test_damaged_run_file_is_named(tmp_path: Path) -> None:
         writer_of(tmp_path)
 
 
-@pytest.mark.parametrize("formats", ["nifti", "jpg", ["png", "dicom"], []])
+@pytest.mark.parametrize("formats", ["nifti", "jpg", ["png", "gif"], ["dicom"], []])
 def test_formats_that_cannot_be_written(formats: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="formats: png, or png and nifti"):
+    with pytest.raises(InputError, match="formats: png, and beside it nifti and dicom"):
         writer_of(tmp_path, formats=formats)
 
 
@@ -233,3 +236,51 @@ def test_weights_that_do_not_fit_are_named(network: torch.nn.Module, tmp_path: P
         file.write(gzip.compress(b"x"))
     with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
         identify_weights(str(path), network)
+
+
+def dicom(folder: Path, kind: str = "image") -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(path) for path in sorted((folder / "dicom" / kind).iterdir())]
+
+
+def test_dicom_holds_the_same_hounsfield_units_as_nifti(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path, formats="png,nifti,dicom", window_hu=(-160, 240)))
+    for item in load_generated(tmp_path).items:
+        image, volume = pydicom.dcmread(item["dicom"]), cast("Any", nibabel.load(item["nifti"]))
+        np.testing.assert_array_equal(image.pixel_array, np.asarray(volume.dataobj)[:, :, 0].T)
+        assert image.PixelSpacing == item["spacing_mm"]
+        assert item["prompt"] in image.ImageComments
+        report = pydicom.dcmread(item["dicom_report"])
+        assert report.CurrentRequestedProcedureEvidenceSequence[0].StudyInstanceUID == image.StudyInstanceUID
+
+
+def test_dicom_files_are_the_same_if_they_are_dated_the_same(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        generate(writer_of(tmp_path / name, formats="png,dicom", created="2026-01-31T12:00:00"))
+    generate(writer_of(tmp_path / "now", formats="png,dicom"))
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+    assert dicom(tmp_path / "a")[0].StudyInstanceUID != dicom(tmp_path / "now")[0].StudyInstanceUID
+
+
+def test_interrupted_and_extended_sets_are_one_study(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        generate(writer_of(tmp_path, "1", formats="png,dicom"), stop_after=3)
+    generate(writer_of(tmp_path, "1", formats="png,dicom"))
+    generate(writer_of(tmp_path, "1,5", formats="png,dicom"))
+    images = dicom(tmp_path)
+    assert len(images) == 8
+    assert len({(image.StudyInstanceUID, image.StudyDate, image.StudyTime) for image in images}) == 1
+    assert len({image.SeriesInstanceUID for image in images}) == 8
+
+
+def test_a_date_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="created: a time such as 2026-01-31T12:00:00 is needed, not 'yesterday'"):
+        writer_of(tmp_path, formats="png,dicom", created="yesterday")
+
+
+def test_dicom_without_highdicom_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("nodule_plugin.dicom", "highdicom"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(InputError, match=r'dicom needs the package highdicom; pip install "nodule-plugin\[dicom\]"'):
+        writer_of(tmp_path, formats="png,dicom")
+    assert writer_of(tmp_path, formats="png,nifti").pending

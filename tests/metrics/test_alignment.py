@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from transformers import BertConfig, BertTokenizerFast
+from tiny_clip import make_tiny_biomedclip
 
 import nodule_plugin
 from nodule_plugin.data.pixels import to_pictures
@@ -51,37 +49,8 @@ def test_nothing_is_loaded_before_the_first_call() -> None:
     assert BiomedCLIPScorer(model=None).unavailable == "no weights given"
 
 
-def _write_bert_clip(folder: Path, text_tower: str, known_words: bool = True) -> None:
-    """A folder as BiomedCLIP's: a ViT of timm, a BERT named by the hub, its tokenizer beside the weights."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "nodule", "is", "round", "oval", "in", "shape", "."]
-    words = [*words, "calcification", "seen"] if known_words else words[:5]
-    BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertConfig(vocab_size=len(words), **sizes).save_pretrained(folder)
-    text_cfg = {
-        "hf_model_name": str(folder),
-        "hf_tokenizer_name": text_tower,
-        "hf_proj_type": "mlp",
-        "hf_pooler_type": "cls_last_hidden_state_pooler",
-        "context_length": 256,
-    }
-    vision_cfg = {
-        "timm_model_name": "test_vit",
-        "timm_model_pretrained": False,
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": 160,
-    }
-    config = {"embed_dim": 16, "vision_cfg": vision_cfg, "text_cfg": text_cfg | {"hf_model_pretrained": False}}
-    torch.manual_seed(0)
-    model = open_clip.CustomTextCLIP(**config)
-    config["text_cfg"] = text_cfg | {"hf_model_name": text_tower}
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-
-
 def test_a_local_folder_as_biomedclips_needs_no_hub(tmp_path: Path, images: torch.Tensor) -> None:
-    _write_bert_clip(tmp_path, "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract")
+    make_tiny_biomedclip(tmp_path)
     scorer = BiomedCLIPScorer(model=tmp_path)
     scores = scorer(images, PROMPTS)
     assert scores.shape == (6,)
@@ -89,7 +58,7 @@ def test_a_local_folder_as_biomedclips_needs_no_hub(tmp_path: Path, images: torc
 
 
 def test_a_tokenizer_without_vocabulary_is_refused(tmp_path: Path, images: torch.Tensor) -> None:
-    _write_bert_clip(tmp_path, "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract", known_words=False)
+    make_tiny_biomedclip(tmp_path, known_words=False)
     with pytest.raises(InputError, match="does not tell words apart"):
         BiomedCLIPScorer(model=tmp_path)(images, PROMPTS)
 

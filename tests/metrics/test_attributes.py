@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from nodule_plugin.data.image_set import GENERATED, TRAINING, ImageRecord, ImageSet, SetKey
+from nodule_plugin.data.image_set import GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.metrics.attributes import FindingMeasure, FindingReader, rating_of
 
 
@@ -63,6 +65,17 @@ def test_perfect_agreement_has_an_interval_too() -> None:
     assert value.value == 1.0
     low, high = value.to_dict()["ci95"]
     assert 0.5 < low < 1.0 == high
+
+
+def test_images_of_training_patients_say_nothing_of_how_well_it_reads() -> None:
+    training, generated = _set(TRAINING, 60, 0), _set(GENERATED, 60, 1)
+    seen = _set(REAL, 40, 2)
+    held_out = seen.take(range(40))
+    held_out.records = [replace(record, patient_id=f"other {record.patient_id}") for record in seen.records]
+    margin = _measure("margin")
+    assert margin.measure(seen, seen, training).reason == "40 of 40 real images are of training patients"
+    assert margin.measure(held_out, held_out, training).value is not None
+    assert margin.measure(generated, seen, training).value is not None
 
 
 def test_what_cannot_be_read_says_why() -> None:

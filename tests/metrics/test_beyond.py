@@ -22,6 +22,7 @@ from nodule_plugin.metrics.memorization import (
     orientations,
     planted_copies,
 )
+from nodule_plugin.metrics.studies import run_studies
 
 
 def _points(count: int, seed: int, spread: float = 1.0) -> torch.Tensor:
@@ -135,6 +136,15 @@ def test_copies_are_a_column_with_the_detectors_rates() -> None:
     clean = measure.measure(_set(GENERATED, _smooth(20, 5)), *sets[1:])
     assert clean.value == 0.0
     assert clean.to_dict()["ci95"] == [0.0, pytest.approx(0.17, abs=0.02)]
+
+
+def test_images_of_training_patients_calibrate_no_detector() -> None:
+    training, seen, fake = (_set(kind, _smooth(6, 0)) for kind in (TRAINING, REAL, GENERATED))
+    for images in (training, seen):
+        images.records = [ImageRecord(f"{i}", patient_id=f"patient {i}") for i in range(6)]
+    measure = CopyMeasure("copies", "Copies", planted=5)
+    assert measure.measure(fake, seen, training).reason == "6 of 6 real images are of training patients"
+    assert run_studies([training, seen, fake], [measure])["memorization"] is None
 
 
 def test_nearness_is_the_chance_of_being_nearer() -> None:

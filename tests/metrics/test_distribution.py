@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
+from nodule_plugin.data.feature_rows import BLOCK, FeatureRows
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.distribution import (
     FrechetDistanceMetric,
@@ -15,6 +18,8 @@ from nodule_plugin.metrics.distribution import (
     kernel_distance,
     squared_mmd,
 )
+from nodule_plugin.metrics.frechet import frechet_error
+from nodule_plugin.metrics.kernel import cmmd, kernel_error
 
 
 def _features(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -107,3 +112,36 @@ def test_metrics_accumulate_batches_and_reset() -> None:
     kernel.reset()
     with pytest.warns(UserWarning, match="before the ``update``"), pytest.raises(InputError, match="no real images"):
         kernel.compute()
+
+
+def test_the_frechet_metric_holds_no_more_however_many_images() -> None:
+    metric = FrechetDistanceMetric(torch.nn.Flatten())
+    images = torch.rand(300, 3, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    held = []
+    for start in range(0, 300, 10):
+        metric.update(images[start : start + 10], real=start % 20 == 0)
+        held.append(sum(len(rows) for side in (metric.real_rows, metric.fake_rows) for rows in side))
+    assert max(held) <= 2 * 2 * (12 + 1)
+    of_kind = images.reshape(-1, 10, 12)
+    expected = frechet_distance(of_kind[::2].reshape(-1, 12), of_kind[1::2].reshape(-1, 12))
+    assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
+
+
+class CountedRows:
+    """Features that note how many of them are asked for at once."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.rows = _features(count, 8, seed).numpy()
+        self.shape = self.rows.shape
+        self.most = 0
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        self.most = max(self.most, len(places))
+        return self.rows[places]
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, frechet_error, kernel_distance, kernel_error, cmmd])
+def test_distances_read_a_block_at_a_time(distance: Callable[..., object]) -> None:
+    sources = [CountedRows(3000, seed) for seed in (0, 1)]
+    distance(*(FeatureRows(source) for source in sources))
+    assert 0 < max(source.most for source in sources) <= BLOCK

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
@@ -75,6 +77,20 @@ def test_condensed_and_joined_rows_are_the_whole(count: int) -> None:
     assert len(condensed(with_weight(whole))) <= DIMENSIONS + 1
     distance = distance_of_gaussians(joined, fit_gaussian(FeatureRows(other)))
     assert distance == pytest.approx(frechet_distance(whole, other))
+
+
+@pytest.mark.parametrize("dead", ["constant", "repeated", "nearly repeated"])
+def test_features_without_spread_of_their_own_do_no_harm(dead: str) -> None:
+    whole, other = _pair(400, 0)
+    tiny = 1e-9 * np.random.default_rng(1).normal(size=(400, 1))
+    column = {"constant": np.ones((400, 1)), "repeated": whole[:, :1], "nearly repeated": whole[:, :1] + tiny}[dead]
+    padded = np.concatenate([whole, column], axis=1), np.concatenate([other, column], axis=1)
+    root = fit_gaussian(FeatureRows(padded[0])).root
+    assert root.T @ root == pytest.approx(np.cov(padded[0], rowvar=False), abs=1e-12)
+    assert frechet_distance(padded[0], padded[0]) < 1e-9
+    statistics = [fid_features_to_statistics(torch.from_numpy(rows)) for rows in padded]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(*padded) == pytest.approx(theirs, rel=1e-4)
 
 
 def test_identical_sets_have_no_distance_in_many_dimensions() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,19 @@ def test_pair_distance_compares_with_the_source_then_with_the_prompt() -> None:
     assert from_prompt.details == {"pairs": "prompt"}
 
 
+def test_pair_distance_under_shuffled_prompts_is_a_ceiling() -> None:
+    # "round" is dark and "oval" is bright: images of one prompt are near each other.
+    real = _set(REAL, [0, 204, 51, 255] * 3)
+    real.records = [replace(record, prompt=("round", "oval")[i % 2]) for i, record in enumerate(real.records)]
+    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
+    values = {row.key: row.values["lpips"] for row in measure_rows([_set(GENERATED, [0, 255]), real], [measure])}
+    assert values[real.key].reason == "compared with itself"
+    floor, ceiling = values[FLOOR].value, values[WRONG_PROMPTS].value
+    assert floor is not None
+    assert ceiling is not None
+    assert floor <= 0.4 + 1e-6 < 1.2 - 1e-6 <= ceiling
+
+
 def test_pair_distance_brings_images_to_one_size() -> None:
     real = _set(REAL, [102, 102], size=16)
     measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
@@ -162,6 +176,15 @@ def test_alignment_stands_beside_shuffled_prompts(clip_folder: Path) -> None:
     assert value.value == pytest.approx(2.5, abs=1e-4)
     assert value.details["shuffled"] < 2.5
     assert value.details["above_shuffled"] == pytest.approx(2.5 - value.details["shuffled"], abs=1e-4)
+
+
+def test_the_words_before_a_prompt_are_stated(clip_folder: Path) -> None:
+    plain, prefixed = (CLIPScorer(clip_folder, prefix=prefix) for prefix in ("", "A photo depicts "))
+    names = [AlignmentMeasure("clip", "CLIPScore", scorer, True).extractor for scorer in (plain, prefixed)]
+    assert names == [
+        f"{clip_folder.name}, prompts as they are",
+        f"{clip_folder.name}, prompts after 'A photo depicts '",
+    ]
 
 
 def test_features_of_one_model_are_computed_once(clip_folder: Path) -> None:

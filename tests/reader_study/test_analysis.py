@@ -17,7 +17,7 @@ from nodule_plugin.reader_study.analysis import analyse
 from nodule_plugin.reader_study.answers import AnswerStore
 from nodule_plugin.reader_study.answers_table import build_table
 from nodule_plugin.reader_study.design import DesignedStudy
-from nodule_plugin.reader_study.page import write_analysis
+from nodule_plugin.reader_study.page import _number, write_analysis
 from nodule_plugin.reader_study.planning import pilot_components
 from nodule_plugin.reader_study.questions import ITEMS
 from nodule_plugin.reader_study.seal import Key, Sealed, open_key
@@ -231,3 +231,8 @@ def test_what_cannot_be_analysed_is_named(designed: DesignedStudy, material: Mat
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_analysis(designed.study, designed.key, tmp_path / "file", draws=5)
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "–"), (1.2345, "1.23"), (4.17e30, "4.17e+30")])
+def test_numbers_stay_as_short_as_a_column(value: float | None, text: str) -> None:
+    assert _number(value) == text

@@ -19,7 +19,7 @@ from nodule_plugin.metrics.measures import AlignmentMeasure, FrechetMeasure, Ker
 from nodule_plugin.metrics.rows import FLOOR, Row
 from nodule_plugin.report.files import write_report
 from nodule_plugin.report.numbers import share_with_interval, with_error, with_interval
-from nodule_plugin.report.page import render_page
+from nodule_plugin.report.page import render_page, varied_prompts
 from nodule_plugin.report.results import build_results
 from nodule_plugin.report.tables import csv_text, markdown, table
 
@@ -74,6 +74,7 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
             "measures",
             "reference",
             "seen_in_training",
+            "not_held_out",
             "rows",
             "studies",
             "sweep",
@@ -125,6 +126,12 @@ def test_verdict_says_what_the_numbers_allow(above: float, best: float, expected
 def test_patients_of_the_training_are_said_to_be_no_test() -> None:
     results = build_results([_row(REAL_KEY, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20))], _measures(), {}, False, 7)
     assert results["verdict"][0].startswith("7 of the real images are of patients that the bundle's small models")
+
+
+def test_reference_images_of_training_patients_are_said_to_prove_nothing() -> None:
+    rows = [_row(REAL_KEY, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20))]
+    verdict = build_results(rows, _measures(), {}, not_held_out=3)["verdict"]
+    assert verdict[0].startswith("3 of the real images are of patients whose images the model was trained on")
 
 
 def test_few_images_are_said_to_be_few() -> None:
@@ -196,6 +203,28 @@ def test_page_stands_alone_and_escapes() -> None:
     assert "10.7937/K9/TCIA.2015.LO9QL9SX" in page
     assert 'name="viewport"' in page
     assert "@media print" in page
+
+
+def test_samples_show_as_many_findings_as_can_be() -> None:
+    asked = [{"margin": 5, "texture": 5}] * 3 + [{"margin": 5, "texture": 1}, {"margin": 1, "texture": 3}]
+    records = [ImageRecord(f"{i}", f"prompt {i}", ratings=codes) for i, codes in enumerate(asked)]
+    assert varied_prompts(records, 3) == ["prompt 0", "prompt 4", "prompt 3"]
+    assert varied_prompts(records) == ["prompt 0", "prompt 4", "prompt 3", "prompt 1", "prompt 2"]
+    assert varied_prompts([ImageRecord("a")]) == [None]
+
+
+def test_the_page_goes_from_the_verdict_to_the_settings() -> None:
+    page = render_page(_results(), _sets())
+    parts = [
+        'class="verdict"',
+        "<table>",
+        "Metrics against guidance scale",
+        "Samples: tiny",
+        "How this was made",
+        "<pre>",
+    ]
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
 
 
 def test_real_images_are_shown_only_when_asked_for() -> None:

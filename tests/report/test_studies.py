@@ -130,6 +130,13 @@ def test_the_page_shows_training_images_only_when_asked(
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
+def test_only_copies_are_called_so(results: dict[str, Any], sets: list[ImageSet]) -> None:
+    pairs = results["studies"]["memorization"]["closest_pairs"]
+    called = sum(pair["copy"] for pair in pairs)
+    assert 0 < called < len(pairs)
+    assert render_page(results, sets).count(", called a copy") == called
+
+
 def test_nothing_to_study_is_said_by_absence(sets: list[ImageSet]) -> None:
     found = run_studies(sets[:1], [])
     assert found == {"memorization": None, "dose_response": [], "readers": {}}

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from nodule_plugin.files import new_folder
 from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.phantom.crop import Crop, render_crop
-from nodule_plugin.lidc.phantom.provenance import new_folder, phantom_uid, write_sidecar
+from nodule_plugin.lidc.phantom.provenance import phantom_uid, write_sidecar
 from nodule_plugin.lidc.phantom.subjects import Subject, choose_subjects, load_subjects
 
 SCAN_MIDDLE = 255.5

@@ -12,6 +12,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from nodule_plugin import __version__
 from nodule_plugin.lidc.phantom.provenance import NOTICE
+from nodule_plugin.lidc.pydicom_versions import save_conforming
 
 INTERCEPT = -1024
 """Stored value 0 in HU, as in most of LIDC-IDRI."""
@@ -65,7 +66,7 @@ def write_slice(path: Path, hu: np.ndarray, identity: SeriesIdentity, place: Sli
     dataset.WindowCenter, dataset.WindowWidth = -600, 1600
     stored = np.clip(np.rint(hu) - INTERCEPT, 0, 4095).astype("<u2")
     dataset.PixelData = stored.tobytes()
-    dataset.save_as(path, enforce_file_format=True)
+    save_conforming(dataset, path)
 
 
 def _identify(identity: SeriesIdentity, place: SlicePlace) -> pydicom.Dataset:

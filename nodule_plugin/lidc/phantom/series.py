@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import new_folder
 from nodule_plugin.findings import Findings
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import form_consensus
@@ -17,7 +18,7 @@ from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.phantom.dataset import SCAN_MIDDLE
 from nodule_plugin.lidc.phantom.dicom import SeriesIdentity, SlicePlace, write_slice
 from nodule_plugin.lidc.phantom.grid import Grid
-from nodule_plugin.lidc.phantom.provenance import new_folder, phantom_uid, write_sidecar
+from nodule_plugin.lidc.phantom.provenance import phantom_uid, write_sidecar
 from nodule_plugin.lidc.phantom.readings import write_readings
 from nodule_plugin.lidc.phantom.scanner import Scanner
 from nodule_plugin.lidc.phantom.shape import add_lobes, outline_points, signed_distance

@@ -1,0 +1,1 @@
+"""Where the bundle is used: MONAI Label, MONAI Deploy."""

@@ -1,0 +1,122 @@
+"""The bundle as a function from an order to images in Hounsfield units, without files and without an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from nodule_plugin.data.requests import generation_requests
+from nodule_plugin.data.window import checked_window, unit_to_hu
+from nodule_plugin.errors import InputError
+from nodule_plugin.handlers.generation import BASE_WEIGHTS, describe_run
+
+CONFIG = "configs/inference.json"
+ORDER_FIELDS = ("prompts", "findings", "guidance_scales", "seeds", "roi_mm", "template")
+"""What an order may hold, with the names and meanings of :func:`nodule_plugin.data.requests.generation_requests`."""
+
+
+class BundleGenerator:
+    """Networks and sampler as the bundle's ``inference.json`` describes them, ready to generate.
+
+    Args:
+        bundle_root: the bundle's folder, or one that holds nothing but such a folder (as model folders of MONAI Deploy
+            do).
+        overrides: of the configuration, such as ``steps`` or ``device``.
+
+    Raises:
+        InputError: if there is no bundle, or its weights do not fit.
+    """
+
+    def __init__(self, bundle_root: str | Path, overrides: Mapping[str, Any] | None = None) -> None:
+        root = find_bundle(Path(bundle_root))
+        parser = ConfigParser()
+        parser.read_config(str(root / CONFIG))
+        parser.update({"bundle_root": str(root), **(overrides or {})})
+        parser.parse()
+        self._defaults = {name: parser.get_parsed_content(name) for name in ("guidance_scales", "seeds", "roi_mm")}
+        self._device = parser.get_parsed_content("device")
+        self._prepare = parser.get_parsed_content("prepare_batch")
+        self._sampler = parser.get_parsed_content("inferer")
+        self._network = parser.get_parsed_content("network").eval()
+        self.window_hu = checked_window(parser.get_parsed_content("window_hu"))
+        self.image_size = parser.get_parsed_content("image_size")
+        weights, sha256 = parser.get_parsed_content("weights"), parser.get_parsed_content("weights_sha256")
+        if weights != BASE_WEIGHTS:
+            state = torch.load(weights, map_location=self._device, weights_only=True)
+            self._network.load_state_dict(state)
+        base_model = parser.get_parsed_content("base_model")
+        self.run = describe_run(self._sampler.settings, base_model, sha256, self.image_size, self.window_hu)
+        """Settings that all images share, as manifests hold them."""
+
+    def requests(self, order: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Lay out what an order asks for.
+
+        Args:
+            order: ``prompts`` or ``findings``, and any other of :data:`ORDER_FIELDS`; what it leaves out is as in the
+                bundle's configuration.
+
+        Raises:
+            InputError: if something in it cannot be used.
+        """
+        if unknown := sorted(set(order) - set(ORDER_FIELDS)):
+            raise InputError(f"order: there is no field {unknown[0]!r}; there are {', '.join(ORDER_FIELDS)}")
+        return generation_requests(**{**self._defaults, **order})
+
+    def prepare(self, request: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """The noise of a request's seed, and the conditions that the sampler takes."""
+        noise, _, _, conditions = self._prepare([request], self._device)
+        return noise, conditions
+
+    def sample(self, noise: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+        """(1, 3, H, W) images in [-1, 1]."""
+        with torch.no_grad():
+            return self._sampler(noise, self._network, **conditions)
+
+    def to_hu(self, images: Tensor) -> np.ndarray:
+        """(H, W) Hounsfield units, int16, of the single image in ``images``.
+
+        Raises:
+            InputError: if values are not finite.
+        """
+        if not torch.isfinite(images).all():
+            raise InputError("image: values are not finite; use dtype float32 or a lower guidance")
+        unit = images[0].float().mean(0).cpu().numpy()
+        return np.rint(unit_to_hu(unit, self.window_hu)).astype(np.int16)
+
+
+def find_bundle(folder: Path) -> Path:
+    """The bundle in ``folder``: itself, or the only folder in it that is one.
+
+    Raises:
+        InputError: if there is none, or several.
+    """
+    found = [path for path in (folder, *sorted(folder.glob("*/"))) if (path / CONFIG).is_file()]
+    if len(found) != 1:
+        what = "no bundle" if not found else f"{len(found)} bundles"
+        raise InputError(f"model: {folder} holds {what}; give the folder that has {CONFIG}")
+    return found[0]
+
+
+def read_order(path: Path) -> dict[str, Any]:
+    """An order from a JSON file, or from the only JSON file in a folder.
+
+    Raises:
+        InputError: if there is none, or it is not an object.
+    """
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if len(files) != 1:
+        raise InputError(f"input: {path} holds {len(files)} JSON files; give one with {' or '.join(ORDER_FIELDS[:2])}")
+    try:
+        order = json.loads(files[0].read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"input: {files[0]} cannot be read as JSON: {error}") from error
+    if not isinstance(order, dict):
+        raise InputError(f"input: {files[0]} must hold an object such as {{'findings': ...}}, not {order!r}")
+    return order

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The evaluation of docs/evaluation_crops.md, from a folder of NIfTI crops with nodules.csv to the report:
+#     bash scripts/evaluate_crops.sh CROPS WORK [--limit N] [settings of evaluate.json, such as --error_repeats 20]
+# Run again after an interruption, it goes on where it stopped; for another model choose another WORK. --limit N takes N
+# nodules, N prompts to attack, 3 seeds and 5 steps, to see in minutes whether everything runs. Sets itself up.
+set -euo pipefail
+
+[ $# -ge 2 ] || { sed -n '2,5p' "${BASH_SOURCE[0]}"; exit 2; }
+crops="$1" work="$2"
+shift 2
+few=() few_prompts=() few_seeds=()
+if [ "${1:-}" = --limit ]; then
+    few=(--steps 5 --limit "${2:?--limit needs a number}") few_prompts=("${few[@]}" --seeds 0) few_seeds=(--steps 5 --seeds 0,1,2)
+    shift 2
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+bundle="$ROOT/bundle"
+parts="['validation','test']"
+
+run() {
+    local configs="$1"
+    shift
+    "$PYTHON" -m monai.bundle run --config_file "$configs" --bundle_root "$bundle" "$@"
+}
+
+[ -f "$work/datalist.json" ] || run "$bundle/configs/prepare.json" --dataset_dir "$crops" --datalist "$work/datalist.json"
+run "$bundle/configs/inference.json" --datalist "$work/datalist.json" --part "$parts" \
+    --guidance_scales 5,10,20,30,40,50,60 --output_dir "$work/generated" "${few[@]}"
+run "['$bundle/configs/inference.json','$bundle/configs/dose_response.json']" --output_dir "$work/dose" "${few_seeds[@]}"
+run "['$bundle/configs/inference.json','$bundle/configs/attack.json']" --datalist "$work/datalist.json" \
+    --output_dir "$work/attack" "${few_prompts[@]}"
+run "$bundle/configs/evaluate.json" --datalist "$work/datalist.json" --part "$parts" --generated_dir "$work/generated" \
+    --dose_response_dir "$work/dose" --attack_dir "$work/attack" --output_dir "$work/evaluation" "$@"
+echo "Report: $work/evaluation/report.html"
