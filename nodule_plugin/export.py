@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nodule_plugin.diffusion.components import load_text_encoder, load_vae
-from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
 from nodule_plugin.diffusion.sampling import decode_latents
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
@@ -84,7 +83,7 @@ def export_onnx(
     """
     network = DiffusionUNet.from_base(base_model, revision, variant).eval()
     if weights is not None:
-        _load_weights(network, Path(weights))
+        load_weights(weights, network)
     vae = load_vae(base_model, revision, variant)
     encoder = load_text_encoder(base_model, revision, variant)
     context = (encoder.config.max_position_embeddings, encoder.config.hidden_size)
@@ -137,16 +136,6 @@ def export_network(network: nn.Module, path: Path, shapes: dict[str, tuple[int, 
         if not difference <= TOLERANCE:
             raise InputError(f"{path}: the exported network differs from PyTorch's by {difference:.2g} (> {TOLERANCE})")
     return difference
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"weights: there is no file {path}; give a model.pt of the bundle's training, or none")
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"weights: {path} does not fit the base model's U-Net: {first}") from error
 
 
 def _missing_packages() -> list[str]:

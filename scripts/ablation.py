@@ -3,7 +3,7 @@
     python scripts/ablation.py --work WORK --output output/ablation.md
 
 WORK is the folder of scripts/train_small_model.py, whose data list, autoencoder, text encoder and scorer are used. Each
-variant of the training is trained from scratch for a fraction of the shipped model's epochs, on the same samples and
+variant of the training is trained from scratch for a fraction of the full epochs, on the same samples and
 noise; the variants of sampling all start from the finished model. A variant that WORK already holds is not trained
 again. Distances are kernel distances to the validation part in the judging scorer's space, with 95 % intervals.
 """
@@ -36,7 +36,7 @@ from nodule_plugin.tiny.patches import crop_patches
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 TRAINING: Mapping[str, dict[str, Any]] = {
-    "as shipped": {},
+    "as from_scratch.json has it": {},
     "predicts noise, terminal SNR not zero": {
         "scheduler": {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
     },
@@ -71,19 +71,22 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=Path, help="folder of train_small_model.py")
     parser.add_argument("--output", required=True, type=Path, help="Markdown file")
     parser.add_argument("--epochs", type=int, default=20, help="of each variant of the training")
-    parser.add_argument("--autoencoder-steps", type=int, default=3000, help="as the shipped one's")
+    parser.add_argument("--overlay", type=Path, help="further configuration of every variant's training")
+    parser.add_argument("--autoencoder-steps", type=int, default=3000, help="as train_small_model.py's")
     parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
     parser.add_argument("--only", default="", help="only variants whose name holds this text")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rows = [HEADER.format(f"training, {options.epochs} epochs")]
-    for name in (name for name in TRAINING if options.only in name):
-        rows.append(row(name, trained(options, name, TRAINING[name])))
-        write_text_atomically(options.output, "\n".join(rows) + "\n")
-    rows += ["", HEADER.format("sampling of the finished model")]
-    for name in (name for name in SAMPLING if options.only in name):
-        rows.append(row(name, sampled(options, SAMPLING[name])))
-        write_text_atomically(options.output, "\n".join(rows) + "\n")
+    rows: list[str] = []
+    for heading, variants, measure in (
+        (f"training, {options.epochs} epochs", TRAINING, trained),
+        ("sampling of the finished model", SAMPLING, sampled),
+    ):
+        chosen = [name for name in variants if options.only in name]
+        rows += ["", HEADER.format(heading)] if chosen else []
+        for name in chosen:
+            rows.append(row(name, measure(options, name, variants[name])))
+            write_text_atomically(options.output, "\n".join(rows).lstrip() + "\n")
     print(options.output.read_text())
 
 
@@ -94,7 +97,7 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         "datalist": "enlarged.json",
         "epochs": options.epochs,
         "val_interval": options.epochs,
-        "val_images": 149,
+        "val_images": None,
         "val_steps": 25,
         "precision": options.precision,
         "seed": options.seed,
@@ -111,7 +114,8 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
     }
     overlay = folder / "overlay.json"
     overlay.write_text(json.dumps(settings, indent=4) + "\n")
-    files = [*(str(BUNDLE / "configs" / part) for part in ("train.json", "from_scratch.json")), str(overlay)]
+    files = [*(str(BUNDLE / "configs" / part) for part in ("train.json", "from_scratch.json"))]
+    files += [str(file) for file in (options.overlay, overlay) if file is not None]
     subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)], check=True)
     with (folder / "training" / "curves.csv").open() as file:
         return list(csv.DictReader(file))[-1]
@@ -148,7 +152,7 @@ def base_model(options: argparse.Namespace, folder: Path, change: Mapping[str, A
 
 
 def autoencoder(options: argparse.Namespace, folder: Path, channels: int) -> AutoencoderKL:
-    """An autoencoder with so many latent channels, trained as the shipped one was."""
+    """An autoencoder with so many latent channels, trained as WORK's was."""
     kept = folder / "vae"
     if not kept.is_dir():
         items = load_datalist(options.work / "crops.json", "training", drop_padded=True)
@@ -158,7 +162,7 @@ def autoencoder(options: argparse.Namespace, folder: Path, channels: int) -> Aut
     return freeze(AutoencoderKL.from_pretrained(kept))
 
 
-def sampled(options: argparse.Namespace, change: Mapping[str, Any]) -> dict[str, Any]:
+def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> dict[str, Any]:
     """The validation of the finished model with other settings of the sampler."""
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / "train.json")])
@@ -167,11 +171,11 @@ def sampled(options: argparse.Namespace, change: Mapping[str, Any]) -> dict[str,
         "datalist": str(options.work / "crops.json"),
         "base_model": str(options.work / "trained"),
         "scorer": str(options.work / "tiny_scorer"),
-        "output_dir": str(options.work / "ablation" / "sampling"),
+        "output_dir": str(options.work / "ablation" / name.replace(" ", "_")),
         "precision": options.precision,
         "latent_cache": None,
         "ema_decay": None,
-        "val_images": 149,
+        "val_images": None,
         "val_steps": 25,
     }
     for name, value in (settings | dict(change)).items():

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel
 from nodule_plugin.data.datalist import load_datalist, write_datalist
 from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.diffusion.components import freeze
-from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
 from nodule_plugin.errors import show_input_errors
 from nodule_plugin.files import replacing
 from nodule_plugin.tiny.autoencoder import train_autoencoder
@@ -68,14 +68,14 @@ def prepare(options: argparse.Namespace) -> Path:
     datalist = options.work / "crops.json"
     if not datalist.is_file():
         settings = {"dataset_dir": options.crops.resolve(), "datalist": datalist.resolve(), "seed": options.seed}
-        bundle_run("prepare.json", settings)
+        bundle_run([BUNDLE / "configs" / "prepare.json"], settings)
     content = enlarge_training(json.loads(datalist.read_text()), template="detailed")
     write_datalist(content, options.work / "enlarged.json")
     return datalist
 
 
 def judge(options: argparse.Namespace, datalist: Path) -> None:
-    """The scorer, in the output folder; trained where WORK holds none."""
+    """The scorer, from WORK or trained."""
     folder = options.work / "tiny_scorer"
     if not folder.is_dir():
         examples = load_examples(datalist, "training", JUDGING)
@@ -86,7 +86,6 @@ def judge(options: argparse.Namespace, datalist: Path) -> None:
         results = {part: evaluate_scorer(scratch, found.images, found.prompts) for part, found in held_out.items()}
         save_scorer(model, scratch, model_card(results, {examples.source: len(examples.prompts)}, options.scorer_steps))
         scratch.rename(folder)
-    shutil.copytree(folder, options.output / "tiny_scorer", dirs_exist_ok=True)
 
 
 def untrained_base(options: argparse.Namespace, datalist: Path) -> Path:
@@ -134,14 +133,14 @@ def train(options: argparse.Namespace, base: Path) -> None:
     files = [BUNDLE / "configs" / "train.json", BUNDLE / "configs" / "from_scratch.json"]
     if options.overlay is not None:
         files.append(options.overlay.resolve())
-    bundle_run(str([str(file) for file in files]), settings)
+    bundle_run(files, settings)
 
 
 def export(options: argparse.Namespace, base: Path) -> None:
-    """The base model with the trained U-Net, and ``model.pt``."""
+    """The base model with the trained U-Net, ``model.pt`` and the scorer; nothing before all of them are there."""
     weights = options.work / "training" / "models" / "model.pt"
     network = DiffusionUNet.from_base(str(base))
-    network.load_state_dict(torch.load(weights, weights_only=True))
+    load_weights(weights, network)
     parts = {
         "vae": AutoencoderKL.from_pretrained(base / "vae"),
         "text_encoder": CLIPTextModel.from_pretrained(base / "text_encoder"),
@@ -149,14 +148,15 @@ def export(options: argparse.Namespace, base: Path) -> None:
     }
     for folder in (options.work / "trained", options.output / "tiny"):
         save_base_model(folder, parts, CARD)
+    shutil.copytree(options.work / "tiny_scorer", options.output / "tiny_scorer", dirs_exist_ok=True)
     with replacing(options.output / "model.pt") as temporary:
         shutil.copyfile(weights, temporary)
 
 
-def bundle_run(config: str, settings: dict) -> None:
-    """``python -m monai.bundle run`` on a configuration, with settings."""
-    file = config if config.startswith("[") else str(BUNDLE / "configs" / config)
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", file, "--bundle_root", str(BUNDLE)]
+def bundle_run(files: list[Path], settings: dict) -> None:
+    """``python -m monai.bundle run`` on configurations, with settings."""
+    config = str([str(file) for file in files])
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", str(BUNDLE)]
     command += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     done = subprocess.run(command)
     if done.returncode != 0:

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.tiny.base_model import MODEL_INDEX
 from nodule_plugin.tiny.tokenizer import clip_tokenizer
 
@@ -55,3 +56,14 @@ def make_tiny_sd(folder: Path, prediction_type: str = "epsilon", latent_channels
     ).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX | {"scheduler": ["diffusers", "PNDMScheduler"]}))
     return folder
+
+
+def make_tuned_weights(base: Path, path: Path, seed: int = 1) -> Path:
+    """Write weights of a U-Net that differs a little from the base model's, as training exports them."""
+    network = DiffusionUNet.from_base(str(base))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    torch.save(network.state_dict(), path)
+    return path

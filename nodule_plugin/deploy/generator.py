@@ -14,8 +14,9 @@ from torch import Tensor
 
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.data.window import checked_window, unit_to_hu
+from nodule_plugin.diffusion.network import load_weights
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.generation import BASE_WEIGHTS, describe_run
+from nodule_plugin.handlers.generation import BASE_WEIGHTS, describe_run, grey_image
 
 CONFIG = "configs/inference.json"
 ORDER_FIELDS = ("prompts", "findings", "guidance_scales", "seeds", "roi_mm", "template")
@@ -49,8 +50,7 @@ class BundleGenerator:
         self.image_size = parser.get_parsed_content("image_size")
         weights, sha256 = parser.get_parsed_content("weights"), parser.get_parsed_content("weights_sha256")
         if weights != BASE_WEIGHTS:
-            state = torch.load(weights, map_location=self._device, weights_only=True)
-            self._network.load_state_dict(state)
+            load_weights(weights, self._network)
         base_model = parser.get_parsed_content("base_model")
         self.run = describe_run(self._sampler.settings, base_model, sha256, self.image_size, self.window_hu)
         """Settings that all images share, as manifests hold them."""
@@ -79,16 +79,13 @@ class BundleGenerator:
         with torch.no_grad():
             return self._sampler(noise, self._network, **conditions)
 
-    def to_hu(self, images: Tensor) -> np.ndarray:
+    def to_hu(self, images: Tensor, name: str) -> np.ndarray:
         """(H, W) Hounsfield units, int16, of the single image in ``images``.
 
         Raises:
-            InputError: if values are not finite.
+            InputError: if values are not finite; ``name`` says which image's.
         """
-        if not torch.isfinite(images).all():
-            raise InputError("image: values are not finite; use dtype float32 or a lower guidance")
-        unit = images[0].float().mean(0).cpu().numpy()
-        return np.rint(unit_to_hu(unit, self.window_hu)).astype(np.int16)
+        return np.rint(unit_to_hu(grey_image(images[0], name), self.window_hu)).astype(np.int16)
 
 
 def find_bundle(folder: Path) -> Path:

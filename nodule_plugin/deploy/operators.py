@@ -89,7 +89,7 @@ class NoduleGenerationOperator(InferenceOperator):
         request = args[0]
         spacing = float(request["roi_mm"]) / self.generator.image_size
         metadata = {"request": request, "spacing_mm": spacing, "run": self.generator.run}
-        return Image(self.generator.to_hu(data), metadata)
+        return Image(self.generator.to_hu(data, request["id"]), metadata)
 
 
 class SyntheticDicomWriterOperator(Operator):

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from nodule_plugin import __version__
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
+from nodule_plugin.diffusion.network import check_weights
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
@@ -143,9 +143,7 @@ class GeneratedSetWriter:
         """
         state: Any = engine.state
         for request, image in zip(state.batch, state.output[CommonKeys.PRED]):
-            if not torch.isfinite(image).all():
-                raise InputError(f"image {request['id']}: values are not finite; use dtype float32 or a lower guidance")
-            self._write(request, image.float().mean(0).cpu().numpy())
+            self._write(request, grey_image(image, request["id"]))
 
     def finish(self) -> None:
         """Write the manifest, if every image is there."""
@@ -214,6 +212,17 @@ class GeneratedSetWriter:
                 _write_bytes(self.folder / paths[name], data)
             except OSError as error:
                 raise InputError(f"output_dir: image {request['id']} cannot be written: {error}") from error
+
+
+def grey_image(image: torch.Tensor, name: str) -> np.ndarray:
+    """A sampler's (C, H, W) image as (H, W) grey values, float32: the mean of its channels.
+
+    Raises:
+        InputError: if values are not finite; ``name`` says which image's.
+    """
+    if not torch.isfinite(image).all():
+        raise InputError(f"image {name}: values are not finite; use dtype float32 or a lower guidance")
+    return image.float().mean(0).cpu().numpy()
 
 
 def describe_run(
@@ -301,26 +310,11 @@ def identify_weights(weights: str, network: torch.nn.Module) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
-    _check_fit(Path(weights), network)
+    check_weights(weights, network)
     with Path(weights).open("rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _check_fit(path: Path, network: torch.nn.Module) -> None:
-    if not path.is_file():
-        raise InputError(f"weights: there is no file {path}; train first, or give weights=base for the base model's")
-    try:
-        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"weights: {path} cannot be read as a state dict: {reason}") from error
-    expected = network.state_dict()
-    for name in sorted(set(expected) | set(state)):
-        old, new = (tuple(part[name].shape) if name in part else "none" for part in (state, expected))
-        if old != new:
-            raise InputError(f"weights: {path} is of another network: {name} has shape {old}, the base model's {new}")
 
 
 def _checked_formats(formats: str | Sequence[str]) -> list[str]:

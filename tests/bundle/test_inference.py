@@ -12,12 +12,10 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-import torch
 from monai.bundle import ConfigWorkflow
-from tiny_sd import make_tiny_sd
+from tiny_sd import make_tiny_sd, make_tuned_weights
 
 from nodule_plugin.data.generated import load_generated
-from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError, find_input_error
 
 SMALL = {"steps": 2, "image_size": 32, "guidance_scales": 2}
@@ -29,11 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle's folder with a tiny base model and a fine-tuned U-Net that differs from the base model's."""
     root = tmp_path_factory.mktemp("bundle")
     base = make_tiny_sd(root / "models" / "tiny", "v_prediction")
-    network = DiffusionUNet.from_base(str(base))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.05)
-    torch.save(network.state_dict(), root / "models" / "model.pt")
+    make_tuned_weights(base, root / "models" / "model.pt")
     return root
 
 

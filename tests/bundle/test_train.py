@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -179,7 +180,6 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(repository: Path, r
 
 
 def test_mlflow_tracks_a_run(repository: Path, room: dict, tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     output = tmp_path / "out"
     done = run([*training_command(repository, room, output_dir=output), "--tracking", "mlflow"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -189,11 +189,8 @@ def test_mlflow_tracks_a_run(repository: Path, room: dict, tmp_path: Path) -> No
     assert {"train_loss", "kernel_distance", "kernel_distance_low", "held_out_loss"} <= set(found.data.metrics)
 
 
-@pytest.mark.parametrize(("overlay", "package"), [("low_memory", "bitsandbytes"), ("lora", "peft")])
-def test_overlays_that_save_memory_train(
-    repository: Path, room: dict, tmp_path: Path, overlay: str, package: str
-) -> None:
-    pytest.importorskip(package, reason=f"{package} is not installed")
+@pytest.mark.parametrize("overlay", ["low_memory", "lora"])
+def test_overlays_that_save_memory_train(repository: Path, room: dict, tmp_path: Path, overlay: str) -> None:
     output = tmp_path / "out"
     settings = {"epochs": 1, "batch_size": 2, "precision": "bfloat16", "output_dir": output}
     done = run(training_command(repository, room, [f"{overlay}.json"], **settings), tmp_path)

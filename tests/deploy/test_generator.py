@@ -33,7 +33,7 @@ def test_images_are_those_that_the_bundle_writes(generator: BundleGenerator, bun
     requests = generator.requests(order)
     assert [request["id"] for request in requests] == [item["id"] for item in written.items]
     for request, item in zip(requests, written.items):
-        hu = generator.to_hu(generator.sample(*generator.prepare(request)))
+        hu = generator.to_hu(generator.sample(*generator.prepare(request)), request["id"])
         assert hu.dtype == np.int16
         volume: Any = nibabel.load(item["nifti"])
         np.testing.assert_array_equal(hu, np.asarray(volume.dataobj)[:, :, 0].T)

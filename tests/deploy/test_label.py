@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from tiny_clip import make_tiny_clip
-from tiny_sd import make_tiny_sd
+from tiny_sd import make_tiny_sd, make_tuned_weights
 
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.generated import load_generated
@@ -21,7 +21,6 @@ from nodule_plugin.deploy.label.client_settings import default_image_settings, i
 from nodule_plugin.deploy.label.configs import BundleFiles, bundle_files
 from nodule_plugin.deploy.label.generation import ImageService
 from nodule_plugin.deploy.label.runs import TrainingRuns, default_training_settings, training_settings
-from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
 
 SETTINGS = {"prompt": "a round nodule", "guidance_scale": 2, "seed": 3, "steps": 2}
@@ -35,17 +34,8 @@ def files(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> BundleF
     (root / "configs").symlink_to(repository / "bundle" / "configs")
     base = make_tiny_sd(root / "models" / "tiny")
     make_tiny_clip(root / "models" / "tiny_scorer")
-    write_weights(base, root / "models" / "model.pt", seed=1)
+    make_tuned_weights(base, root / "models" / "model.pt", seed=1)
     return BundleFiles(root)
-
-
-def write_weights(base: Path, path: Path, seed: int) -> None:
-    """A fine-tuned U-Net that differs from the base model's."""
-    network = DiffusionUNet.from_base(str(base))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)), alpha=0.05)
-    torch.save(network.state_dict(), path)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +91,7 @@ def test_other_weights_are_used_and_new_ones_noticed(files: BundleFiles, service
     path = tmp_path / "model.pt"
     hashes, images = [], []
     for seed in (2, 3):
-        write_weights(files.root / "models" / "tiny", path, seed)
+        make_tuned_weights(files.root / "models" / "tiny", path, seed)
         os.utime(path, (seed, seed))
         image, description = take(service, str(path))
         assert description["model"]["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
