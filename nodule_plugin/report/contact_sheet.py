@@ -63,35 +63,46 @@ def contact_sheet(cells: Cells, notice: str = NOTICE) -> bytes:
     return buffer.getvalue()
 
 
-def by_guidance(generated: GeneratedSet, seed: int | None = None, limit: int = 8) -> Cells:
-    """Prompts down, guidance scales across, all with the same seed.
+def by_guidance(generated: GeneratedSet, limit: int = 8) -> Cells:
+    """Prompts down, guidance scales across; along a row the seed stays.
+
+    Args:
+        generated: as inference writes it. Requests of a data list have seeds of their own: each
+            prompt's first is shown.
+        limit: of prompts.
+    """
+    cells: dict[tuple[str, str], np.ndarray] = {}
+    for prompt, items in _by_prompt(generated.items)[:limit]:
+        for item in sorted(items, key=lambda item: item["guidance_scale"]):
+            if item["seed"] == items[0]["seed"]:
+                cells[prompt, f"guidance {item['guidance_scale']:g}"] = read_picture(item["image"])
+    return cells
+
+
+def by_seed(generated: GeneratedSet, guidance_scale: float, limit: int = 8, across: int = 12) -> Cells:
+    """Prompts down, those with the most images first, and across what different seeds make of them at one scale.
 
     Args:
         generated: as inference writes it.
-        seed: the first by default.
-        limit: of prompts.
+        guidance_scale: of all images.
+        limit, across: of prompts, and of images of each.
     """
-    _require_manifest(generated)
-    chosen = generated.items[0]["seed"] if seed is None else seed
-    items = [item for item in generated.items if item["seed"] == chosen]
-    prompts = list(dict.fromkeys(item["prompt"] for item in items))[:limit]
+    prompts = sorted(_by_prompt(generated.at_scale(guidance_scale)), key=lambda found: -len(found[1]))
     return {
-        (textwrap.fill(item["prompt"], 44), f"guidance {item['guidance_scale']:g}"): read_picture(item["image"])
-        for item in sorted(items, key=lambda item: item["guidance_scale"])
-        if item["prompt"] in prompts
+        (prompt, f"{number}"): read_picture(item["image"])
+        for prompt, items in prompts[:limit]
+        for number, item in enumerate(items[:across], start=1)
     }
 
 
-def by_seed(generated: GeneratedSet, guidance_scale: float, limit: int = 12) -> Cells:
-    """Prompts down, seeds across, at one guidance scale."""
-    _require_manifest(generated)
-    items = generated.at_scale(guidance_scale)
-    seeds = list(dict.fromkeys(item["seed"] for item in items))[:limit]
-    return {
-        (textwrap.fill(item["prompt"], 44), f"seed {item['seed']}"): read_picture(item["image"])
-        for item in items
-        if item["seed"] in seeds
-    }
+def _by_prompt(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """The items of each prompt, which is broken into lines, in the order in which the prompts first come."""
+    if any(item["seed"] is None or item["guidance_scale"] is None for item in items):
+        raise InputError("contact sheet: only a set that inference wrote says which seed and guidance scale are whose")
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        found.setdefault(textwrap.fill(item["prompt"], 44), []).append(item)
+    return list(found.items())
 
 
 def by_finding(doses: GeneratedSet, seed: int) -> Cells:
@@ -119,7 +130,7 @@ def by_finding(doses: GeneratedSet, seed: int) -> Cells:
 
 
 def beside_real(generated: GeneratedSet, real: Mapping[str, np.ndarray], guidance_scale: float) -> Cells:
-    """Each real nodule, and what was generated from its findings, with the generated image below the real one.
+    """Each real nodule and, below it, the first image that was generated from its findings.
 
     Args:
         generated: made from a data list's findings.
@@ -129,11 +140,14 @@ def beside_real(generated: GeneratedSet, real: Mapping[str, np.ndarray], guidanc
     Raises:
         InputError: if no image was generated from one of these.
     """
-    items = [item for item in generated.at_scale(guidance_scale) if item["source_id"] in real]
+    items: dict[str, Mapping[str, Any]] = {}
+    for item in generated.at_scale(guidance_scale):
+        if item["source_id"] in real:
+            items.setdefault(item["source_id"], item)
     if not items:
         raise InputError(f"contact sheet: {generated.folder} holds no image of these nodules at {guidance_scale:g}")
     cells: dict[tuple[str, str], np.ndarray] = {}
-    for index, item in enumerate(items):
+    for index, item in enumerate(items.values()):
         line, column = divmod(index, 12)
         cells[f"{line + 1}\nreal", f"{column + 1}"] = real[item["source_id"]]
         cells[f"{line + 1}\ngenerated", f"{column + 1}"] = read_picture(item["image"])
@@ -144,11 +158,6 @@ def write_sheet(path: Path, cells: Cells, notice: str = NOTICE) -> None:
     """Write :func:`contact_sheet` as a file."""
     with replacing(path) as temporary:
         temporary.write_bytes(contact_sheet(cells, notice))
-
-
-def _require_manifest(generated: GeneratedSet) -> None:
-    if generated.manifest is None:
-        raise InputError(f"contact sheet: {generated.folder} has no manifest.json of ours, which alone knows the seeds")
 
 
 def _commonest(codes: Sequence[Any]) -> Any:

@@ -51,21 +51,29 @@ def numbers(cells: Any) -> dict[tuple[str, str], int]:
     return {key: round((float(image.mean()) + 1) * 127.5) for key, image in cells.items()}
 
 
-def test_guidance_scales_rise_across_and_seeds_are_one(sweep: GeneratedSet) -> None:
-    cells = numbers(by_guidance(sweep, seed=1))
+def test_guidance_scales_rise_across_and_a_rows_seed_stays(sweep: GeneratedSet) -> None:
+    cells = numbers(by_guidance(sweep))
     assert cells == {
-        **{("a", "guidance 1"): 3, ("b", "guidance 1"): 7},
-        **{("a", "guidance 5"): 1, ("b", "guidance 5"): 5},
+        **{("a", "guidance 1"): 2, ("b", "guidance 1"): 6},
+        **{("a", "guidance 5"): 0, ("b", "guidance 5"): 4},
     }
     assert next(iter(cells))[1] == "guidance 1"
     assert {row for row, _ in by_guidance(sweep, limit=1)} == {"a"}
 
 
-def test_seeds_stand_side_by_side(sweep: GeneratedSet) -> None:
-    assert numbers(by_seed(sweep, 5.0)) == {
-        **{("a", "seed 0"): 0, ("a", "seed 1"): 1},
-        **{("b", "seed 0"): 4, ("b", "seed 1"): 5},
+def test_requests_of_a_data_list_have_seeds_of_their_own(tmp_path: Path) -> None:
+    listed = [{"prompt": p, "guidance_scale": s, "seed": n} for n, p in enumerate("abb") for s in (1.0, 5.0)]
+    generated = write_set(tmp_path / "listed", listed)
+    assert numbers(by_guidance(generated)) == {
+        **{("a", "guidance 1"): 0, ("a", "guidance 5"): 1},
+        **{("b", "guidance 1"): 2, ("b", "guidance 5"): 3},
     }
+    assert numbers(by_seed(generated, 1.0)) == {("b", "1"): 2, ("b", "2"): 4, ("a", "1"): 0}
+
+
+def test_seeds_stand_side_by_side(sweep: GeneratedSet) -> None:
+    assert numbers(by_seed(sweep, 5.0)) == {("a", "1"): 0, ("a", "2"): 1, ("b", "1"): 4, ("b", "2"): 5}
+    assert numbers(by_seed(sweep, 5.0, limit=1, across=1)) == {("a", "1"): 0}
 
 
 def test_one_finding_moves_and_the_rest_stays(tmp_path: Path) -> None:
@@ -80,7 +88,7 @@ def test_one_finding_moves_and_the_rest_stays(tmp_path: Path) -> None:
 
 
 def test_generated_nodules_stand_below_the_real_ones(tmp_path: Path) -> None:
-    generated = write_set(tmp_path / "set", [{"source_id": name} for name in ("n1", "n2", "other")])
+    generated = write_set(tmp_path / "set", [{"source_id": name} for name in ("n1", "n2", "other", "n1")])
     real = {name: np.full((8, 8), value / 127.5 - 1, np.float32) for name, value in (("n1", 100), ("n2", 200))}
     assert numbers(beside_real(generated, real, 1.0)) == {
         **{("1\nreal", "1"): 100, ("1\ngenerated", "1"): 0},
@@ -101,7 +109,7 @@ def test_a_sheet_shows_its_images_and_grows_with_them(sweep: GeneratedSet, tmp_p
 
 def test_what_cannot_be_shown_is_refused(sweep: GeneratedSet, tmp_path: Path) -> None:
     (sweep.folder / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"no manifest\.json"):
+    with pytest.raises(InputError, match="only a set that inference wrote"):
         by_guidance(load_generated(sweep.folder))
     with pytest.raises(InputError, match="no image"):
         write_sheet(tmp_path / "sheet.png", {})
