@@ -140,7 +140,7 @@ def beside_real(generated: GeneratedSet, real: Mapping[str, np.ndarray], guidanc
     Raises:
         InputError: if no image was generated from one of these.
     """
-    items: dict[str, Mapping[str, Any]] = {}
+    items: dict[str, dict[str, Any]] = {}
     for item in generated.at_scale(guidance_scale):
         if item["source_id"] in real:
             items.setdefault(item["source_id"], item)
