@@ -92,8 +92,8 @@ def untrained_base(options: argparse.Namespace, datalist: Path) -> Path:
     """Folder of a base model whose U-Net knows nothing yet."""
     folder = options.work / "untrained"
     if not folder.is_dir():
-        torch.manual_seed(options.seed)
         vae, text_encoder = autoencoder(options, datalist), conditioner(options, datalist)
+        torch.manual_seed(options.seed)
         unet = build_unet(IMAGE_SIZE // 4, vae.config.latent_channels)
         save_base_model(folder, {"vae": vae, "text_encoder": text_encoder, "unet": unet}, card="")
     return folder

@@ -1,4 +1,4 @@
-"""What an evaluation finds out beside the table: copies, attacks, dose response, and how far readers agree."""
+"""What an evaluation finds out beside the table: copies, dose response, readers' agreement, natural grey values."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nodule_plugin.lidc.agreement import CALCIFIED, reader_agreement
 from nodule_plugin.metrics.attributes import FindingMeasure
 from nodule_plugin.metrics.beyond import CopyMeasure
 from nodule_plugin.metrics.dose_response import dose_curves
+from nodule_plugin.metrics.grey_values import BANDS, BINS, GreyValueMeasure, grey_value_curves
 from nodule_plugin.metrics.measures import Measure
 from nodule_plugin.metrics.memorization import CopyDetector, Rate, attack_result, nearness
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
@@ -30,12 +31,14 @@ def run_studies(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[s
 
     Returns:
         In plain JSON types: ``memorization`` (None without training images), ``dose_response`` (a list of curves),
-        ``readers`` (agreement by rating; empty where no finding is measured).
+        ``readers`` (agreement by rating; empty where no finding is measured), ``grey_values`` (real and generated sets'
+        mean histograms and power spectra; None where they are not measured).
     """
     return {
         "memorization": _memorization(sets, measures),
         "dose_response": _dose_response(sets, measures),
         "readers": _readers(measures),
+        "grey_values": _grey_values(sets, measures),
     }
 
 
@@ -62,6 +65,27 @@ def _readers(measures: Sequence[Measure]) -> dict[str, Any]:
         return {}
     found = reader_agreement()
     return {rating: asdict(found[CALCIFIED if rating == "calcification" else rating]) for rating in ratings}
+
+
+def _grey_values(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any] | None:
+    measure = next((measure for measure in measures if isinstance(measure, GreyValueMeasure)), None)
+    if measure is None:
+        return None
+    low, high = measure.window_hu
+    shown = [images for kind in (REAL, GENERATED) for images in _of_kind(sets, kind)]
+    return {
+        "hu": (low + (high - low) * (np.arange(BINS) + 0.5) / BINS).tolist(),
+        "cycles_per_pixel": ((np.arange(BANDS) + 0.5) / (2 * BANDS)).tolist(),
+        "sets": [
+            {
+                "kind": images.key.kind,
+                "model": images.key.model,
+                "guidance_scale": images.key.guidance_scale,
+                **grey_value_curves(images, measure.features.id),
+            }
+            for images in shown
+        ],
+    }
 
 
 def _memorization(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The figures: metrics against the guidance scale, the sweep, dose response, nearness to training images."""
+"""The figures: metrics against the guidance scale, the sweep, dose response, grey values, nearness to training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -136,6 +137,35 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=6)
         panels[f"Likeness by {name}"] = _png(figure)
+    return panels
+
+
+def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """Histogram and power spectrum of real and generated images."""
+    found = results["studies"]["grey_values"]
+    panels = {}
+    for key, across, title, unit in (
+        ("histogram", "hu", "Histogram", ("HU", "share of pixels")),
+        ("spectrum", "cycles_per_pixel", "Power spectrum", ("cycles / pixel", "dB over 1 HU² pixel²")),
+    ):
+        if found is None:
+            break
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+        axis = figure.subplots()
+        for own in found["sets"]:
+            scale = own["guidance_scale"]
+            label = own["model"] if scale is None else f"{own['model']} at {scale:g}"
+            style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
+            (line,) = axis.plot(found[across], own[key], style, color=colour, linewidth=1, label=label)
+            low, high = np.array(own[f"{key}_ci95"]).T
+            axis.fill_between(found[across], low, high, alpha=0.15, color=line.get_color())
+        axis.set_yscale("log" if key == "histogram" else "linear")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(unit[0], fontsize=8)
+        axis.set_ylabel(unit[1], fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=6)
+        panels[title] = _png(figure)
     return panels
 
 

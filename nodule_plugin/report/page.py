@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, ImageSet
-from nodule_plugin.report.figures import dose_panels, guidance_panels, nearness_panels, sweep_panels
+from nodule_plugin.report.figures import dose_panels, grey_value_panels, guidance_panels, nearness_panels, sweep_panels
 from nodule_plugin.report.html import data_url, png, render
 from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
 from nodule_plugin.report.tables import FOOTNOTES, TITLES, extractor_lines, groups, table
@@ -57,6 +57,7 @@ def render_studies(results: Mapping[str, Any], sets: Sequence[ImageSet], show_re
         for name, panels in (
             ("sweep_panels", sweep_panels(results)),
             ("dose_panels", dose_panels(results)),
+            ("grey_value_panels", grey_value_panels(results)),
             ("nearness_panels", nearness_panels(results)),
         )
     }

@@ -60,7 +60,7 @@ def build_results(
         "seen_in_training": seen_in_training,
         "not_held_out": not_held_out,
         "rows": [_row(row, reference) for row in rows],
-        "studies": dict(studies or {"memorization": None, "dose_response": [], "readers": {}}),
+        "studies": dict(studies or {"memorization": None, "dose_response": [], "readers": {}, "grey_values": None}),
     }
     results["sweep"] = guidance_sweep(results)
     results["verdict"] = verdict(results)

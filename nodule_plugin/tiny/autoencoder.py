@@ -65,7 +65,7 @@ def train_autoencoder(
     batch_size: int = 24,
     learning_rate: float = 1e-3,
     adversarial_share: float = 0.5,
-    kl_weight: float = 1e-5,
+    kl_weight: float = 2e-6,
     latent_channels: int = 4,
     precision: str = "float32",
     seed: int = 0,
@@ -81,7 +81,7 @@ def train_autoencoder(
         precision: of the forward pass, see :data:`nodule_plugin.diffusion.sampling.PRECISIONS`.
 
     Returns:
-        The autoencoder in evaluation mode, its ``scaling_factor`` set so that scaled latents have unit variance.
+        The autoencoder in evaluation mode, each channel of its latents with unit variance (``scaling_factor`` is 1).
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -117,7 +117,7 @@ def train_autoencoder(
                 judge_optimizer.step()
             bar.set_postfix(error=f"{error.item():.4f}", refresh=False)
     vae.requires_grad_(False).eval()
-    vae.register_to_config(scaling_factor=1 / latent_std(vae, patches[:1024]))
+    balance_channels(vae, patches[:1024])
     return vae
 
 
@@ -126,7 +126,20 @@ def _cosine(share: float) -> float:
 
 
 @torch.no_grad()
-def latent_std(vae: AutoencoderKL, patches: torch.Tensor) -> float:
-    """Standard deviation of the unscaled latents of ``patches`` (N, 1, H, H) in [-1, 1]."""
-    means = [vae.encode(part.repeat(1, 3, 1, 1)).latent_dist.mean for part in patches.split(64)]
-    return torch.cat(means).std().item()
+def balance_channels(vae: AutoencoderKL, patches: torch.Tensor) -> None:
+    """Give each channel of the latents zero mean and unit variance over ``patches`` (N, 1, H, H) in [-1, 1], in place.
+
+    Stable Diffusion has one ``scaling_factor`` for all channels. Where they differ much, as in a small autoencoder,
+    the loss of the diffusion is that of the loudest channel. The scale and shift go into the 1 x 1 convolutions on
+    both sides of the latents: the images that come out stay the same.
+    """
+    means = torch.cat([vae.encode(part.repeat(1, 3, 1, 1)).latent_dist.mean for part in patches.split(64)])
+    shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    into, out = vae.quant_conv, vae.post_quant_conv
+    channels = len(scale)
+    out.bias += out.weight[..., 0, 0] @ shift
+    out.weight *= scale.view(1, -1, 1, 1)
+    into.weight[:channels] /= scale.view(-1, 1, 1, 1)
+    into.bias[:channels] = (into.bias[:channels] - shift) / scale
+    into.bias[channels:] -= 2 * scale.log()
+    vae.register_to_config(scaling_factor=1.0)

@@ -81,7 +81,7 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
             "verdict",
         )
     }
-    assert results["studies"] == {"memorization": None, "dose_response": [], "readers": {}}
+    assert results["studies"] == {"memorization": None, "dose_response": [], "readers": {}, "grey_values": None}
     assert "interval" in results["measures"][0]
     assert [row["ceiling"] for row in results["rows"]] == [False, False, False, False, True]
     assert results["measures"][0]["unavailable"] == "no weights given"

@@ -13,6 +13,7 @@ from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, REAL, TRAINING
 from nodule_plugin.data.requests import dose_response
 from nodule_plugin.metrics.attributes import FindingMeasure, FindingReader
 from nodule_plugin.metrics.beyond import CopyMeasure
+from nodule_plugin.metrics.grey_values import GreyValueFeatures, HistogramMeasure
 from nodule_plugin.metrics.memorization import planted_copies
 from nodule_plugin.metrics.rows import measure_rows
 from nodule_plugin.metrics.studies import run_studies
@@ -20,6 +21,7 @@ from nodule_plugin.report.page import render_page
 from nodule_plugin.report.results import build_results
 from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
 
+GREY = GreyValueFeatures()
 START = {"sphericity": 4, "margin": 4, "texture": 5, "spiculation": 1, "calcification": 6}
 
 
@@ -44,7 +46,10 @@ def _set(key: SetKey, records: list[ImageRecord], images: list[torch.Tensor], se
     """Images whose features show their margin."""
     draw = np.random.default_rng(seed)
     rows = [[record.ratings["margin"] + draw.normal(0, 0.3), draw.normal()] for record in records]
-    return ImageSet(key, records, images, {"given": torch.tensor(rows, dtype=torch.float64)})
+    features = {"given": torch.tensor(rows, dtype=torch.float64)}
+    if key.kind in (REAL, GENERATED):
+        features[GREY.id] = GREY(torch.stack(images) / 127.5 - 1)
+    return ImageSet(key, records, images, features)
 
 
 def _records(name: str, count: int) -> list[ImageRecord]:
@@ -75,6 +80,7 @@ def sets() -> list[ImageSet]:
 def results(sets: list[ImageSet]) -> dict[str, Any]:
     measures = [
         CopyMeasure("copies", "Copies", planted=6),
+        HistogramMeasure("hu_histogram", "HU histogram distance", GREY),
         FindingMeasure("finding_margin", "Margin", "margin", FindingReader([Given()]), repeats=20),
     ]
     return build_results(measure_rows(sets, measures), measures, {}, studies=run_studies(sets, measures))
@@ -82,7 +88,7 @@ def results(sets: list[ImageSet]) -> dict[str, Any]:
 
 def test_studies_are_plain_json(results: dict[str, Any]) -> None:
     studies = json.loads(json.dumps(results))["studies"]
-    assert set(studies) == {"memorization", "dose_response", "readers"}
+    assert set(studies) == {"memorization", "dose_response", "readers", "grey_values"}
     assert studies["readers"]["margin"]["exact"] == pytest.approx(0.44, abs=0.005)
     (curve,) = studies["dose_response"]
     assert (curve["rating"], curve["chains"], curve["monotone"]) == ("margin", 3, True)
@@ -121,7 +127,12 @@ def test_the_page_shows_training_images_only_when_asked(
     show_real: bool, results: dict[str, Any], sets: list[ImageSet]
 ) -> None:
     page = render_page(results, sets, show_real)
-    for heading in ("Agreement with the finding asked for", "Dose response", "Copies of training images"):
+    for heading in (
+        "Agreement with the finding asked for",
+        "Dose response",
+        "Hounsfield units and noise",
+        "Copies of training images",
+    ):
         assert f"<h2>{heading}</h2>" in page
     pairs = page.split("<h3>Closest pairs</h3>")[1].split("<h2>")[0]
     shown = len(results["studies"]["memorization"]["closest_pairs"])
@@ -139,7 +150,7 @@ def test_only_copies_are_called_so(results: dict[str, Any], sets: list[ImageSet]
 
 def test_nothing_to_study_is_said_by_absence(sets: list[ImageSet]) -> None:
     found = run_studies(sets[:1], [])
-    assert found == {"memorization": None, "dose_response": [], "readers": {}}
+    assert found == {"memorization": None, "dose_response": [], "readers": {}, "grey_values": None}
     empty = {"studies": found, "measures": [], "rows": []}
     assert agreement_table(empty) is dose_table(empty) is copies_table(empty) is None
     assert detector_sentences(empty) == []

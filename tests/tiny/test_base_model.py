@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
 from nodule_plugin.diffusion.components import TextConditioner, load_text_encoder, load_tokenizer, load_vae
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.tiny.autoencoder import build_autoencoder, latent_std, train_autoencoder
+from nodule_plugin.tiny.autoencoder import balance_channels, build_autoencoder, train_autoencoder
 from nodule_plugin.tiny.base_model import build_text_encoder, build_unet, save_base_model
 
 
@@ -33,12 +32,27 @@ def test_the_saved_folder_is_a_stable_diffusion_model(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_the_autoencoders_scaling_gives_unit_variance() -> None:
+def test_each_channel_of_the_latents_has_unit_variance() -> None:
     patches = torch.rand(32, 1, 64, 64) * 2 - 1
     vae = train_autoencoder(patches, steps=4, batch_size=2)
-    assert latent_std(vae, patches) * vae.config.scaling_factor == pytest.approx(1, rel=1e-3)
+    latents = vae.encode(patches.repeat(1, 3, 1, 1)).latent_dist.mean * vae.config.scaling_factor
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
     assert not vae.training
     assert not any(parameter.requires_grad for parameter in vae.parameters())
+
+
+def test_balanced_channels_change_no_image() -> None:
+    patches = torch.rand(8, 1, 64, 64) * 2 - 1
+    images = patches.repeat(1, 3, 1, 1)
+    vae = build_autoencoder().requires_grad_(False)
+    before = vae.encode(images).latent_dist
+    output = vae.decode(before.mean).sample
+    balance_channels(vae, patches)
+    after = vae.encode(images).latent_dist
+    torch.testing.assert_close(vae.decode(after.mean).sample, output, rtol=0, atol=1e-4)
+    spread = [found.std / found.mean.std((0, 2, 3), keepdim=True) for found in (before, after)]
+    torch.testing.assert_close(*spread, rtol=1e-3, atol=0)
 
 
 def test_the_autoencoder_learns_to_reconstruct() -> None:
