@@ -2,11 +2,13 @@
 
 A network trained from scratch on a few hundred nodules soon knows each of them by heart. A slice a little off the
 centre shows the same findings in another outline and other noise. Only training parts are enlarged; what validates and
-tests stays one image a nodule, as the reference method has it.
+tests stays one image a nodule, as the reference method has it. Nodules with a rare finding come twice: among 524 training
+nodules 15 are part-solid and 34 have more than slight spiculation, which a loss over all of them hardly hears.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,25 @@ from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import findings_to_prompt
 
 
-def enlarge_training(datalist: Mapping[str, Any], reach: float = 0.25, template: str | None = None) -> dict[str, Any]:
-    """A data list whose training part also holds neighbouring slices, and each nodule once more in another wording.
+WORDED = ("sphericity", "texture", "margin", "spiculation")
+"""Ratings on a scale that the reference wording names."""
+
+
+def enlarge_training(
+    datalist: Mapping[str, Any], reach: float = 0.25, template: str | None = None, rare: float = 0.03
+) -> dict[str, Any]:
+    """A data list whose training part also holds neighbouring slices, each nodule once more in another wording, and
+    nodules with a rare finding twice.
 
     Args:
         datalist: as ``prepare`` writes it, of NIfTI volumes.
         reach: a neighbour's greatest distance from the centre slice, in diameters of the nodule. A ball cut a quarter
             of its diameter off the centre still shows 87 % of its width.
         template: of the further wording of each centre slice; None adds none.
+        rare: a code of a rating that fewer nodules than this share have; 0 doubles none.
 
     Returns:
-        A new data list; ids of added items end in their offset along z or in the template's name.
+        A new data list; ids of added items end in their offset along z, in the template's name or in "again".
 
     Raises:
         InputError: if ``reach`` is negative or half a diameter or more, or an item is not of a NIfTI volume.
@@ -36,11 +46,15 @@ def enlarge_training(datalist: Mapping[str, Any], reach: float = 0.25, template:
     if not 0 <= reach < 0.5:
         raise InputError(f"reach: from 0 to less than 0.5 diameters is needed, not {reach}")
     training = []
+    counts = Counter((rating, item["findings"][rating]) for item in datalist["training"] for rating in WORDED)
     for item in datalist["training"]:
-        training += [item, *_neighbours(item, Path(datalist["dataset_dir"]), reach)]
+        own = [item, *_neighbours(item, Path(datalist["dataset_dir"]), reach)]
         if template is not None:
             prompt = findings_to_prompt(Findings.from_dict(item["findings"]), template)
-            training.append({**item, "id": f"{item['id']}_{template}", "prompt": prompt})
+            own.append({**item, "id": f"{item['id']}_{template}", "prompt": prompt})
+        training += own
+        if min(counts[rating, item["findings"][rating]] for rating in WORDED) < rare * len(datalist["training"]):
+            training += [{**added, "id": f"{added['id']}_again"} for added in own]
     return {**datalist, "numTraining": len(training), "training": training}
 
 

@@ -46,3 +46,13 @@ def test_what_makes_no_sense_is_refused(datalist: dict[str, Any], reach: float, 
     datalist["training"][0]["slice_index"] = place
     with pytest.raises(InputError, match=culprit):
         enlarge_training(datalist, reach)
+
+
+def test_nodules_with_a_rare_finding_come_twice(datalist: dict[str, Any]) -> None:
+    (item,) = datalist["training"]
+    common = [{**item, "id": f"c{number}"} for number in range(9)]
+    datalist["training"] = [*common, {**item, "id": "r", "findings": {**FINDINGS, "texture": 3}}]
+    names = [found["id"] for found in enlarge_training(datalist, reach=0, template="detailed", rare=0.2)["training"]]
+    assert names[-4:] == ["r", "r_detailed", "r_again", "r_detailed_again"]
+    assert sum(name.startswith("c") for name in names) == 18
+    assert len(enlarge_training(datalist, reach=0, rare=0.1)["training"]) == 10
