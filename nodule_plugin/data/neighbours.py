@@ -2,8 +2,8 @@
 
 A network trained from scratch on a few hundred nodules soon knows each of them by heart. A slice a little off the
 centre shows the same findings in another outline and other noise. Only training parts are enlarged; what validates and
-tests stays one image a nodule, as the reference method has it. Nodules with a rare finding come twice: among 524 training
-nodules 15 are part-solid and 34 have more than slight spiculation, which a loss over all of them hardly hears.
+tests stays one image a nodule, as the reference method has it. Nodules with a rare finding come twice: among 524
+training nodules 15 are part-solid and 34 have more than slight spiculation, which a loss over all hardly hears.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import nibabel
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import findings_to_prompt
-
 
 WORDED = ("sphericity", "texture", "margin", "spiculation")
 """Ratings on a scale that the reference wording names."""
@@ -35,7 +34,8 @@ def enlarge_training(
         reach: a neighbour's greatest distance from the centre slice, in diameters of the nodule. A ball cut a quarter
             of its diameter off the centre still shows 87 % of its width.
         template: of the further wording of each centre slice; None adds none.
-        rare: a code of a rating that fewer nodules than this share have; 0 doubles none.
+        rare: a code of a rating that fewer nodules than this share have, of those whose images are not padded; 0
+            doubles none.
 
     Returns:
         A new data list; ids of added items end in their offset along z, in the template's name or in "again".
@@ -46,14 +46,15 @@ def enlarge_training(
     if not 0 <= reach < 0.5:
         raise InputError(f"reach: from 0 to less than 0.5 diameters is needed, not {reach}")
     training = []
-    counts = Counter((rating, item["findings"][rating]) for item in datalist["training"] for rating in WORDED)
+    whole = [item["findings"] for item in datalist["training"] if not item["padding"]]
+    counts = Counter((rating, findings[rating]) for findings in whole for rating in WORDED)
     for item in datalist["training"]:
         own = [item, *_neighbours(item, Path(datalist["dataset_dir"]), reach)]
         if template is not None:
             prompt = findings_to_prompt(Findings.from_dict(item["findings"]), template)
             own.append({**item, "id": f"{item['id']}_{template}", "prompt": prompt})
         training += own
-        if min(counts[rating, item["findings"][rating]] for rating in WORDED) < rare * len(datalist["training"]):
+        if min(counts[rating, item["findings"][rating]] for rating in WORDED) < rare * len(whole):
             training += [{**added, "id": f"{added['id']}_again"} for added in own]
     return {**datalist, "numTraining": len(training), "training": training}
 

@@ -19,7 +19,8 @@ def datalist(tmp_path: Path) -> dict[str, Any]:
     """One nodule of 8 mm in a volume of 9 slices, 1 mm apart; slice 7 is its centre."""
     volume = nibabel.Nifti1Image(np.zeros((4, 4, 9), np.int16), np.diag([0.5, 0.5, 1.0, 1.0]))
     nibabel.save(volume, tmp_path / "a.nii.gz")
-    item = {"id": "a", "image": "a.nii.gz", "slice_index": 7, "diameter_mm": 8.0, "findings": FINDINGS, "prompt": "p"}
+    item = {"id": "a", "image": "a.nii.gz", "slice_index": 7, "diameter_mm": 8.0, "prompt": "p"}
+    item |= {"findings": FINDINGS, "padding": 0}
     return {"dataset_dir": str(tmp_path), "training": [item], "validation": [item], "numTraining": 1}
 
 
