@@ -97,6 +97,7 @@ class RunIdentity:
         """What decided how an image looks, beside its prompt: "name=value", weights first."""
         settings = {
             "weights_sha256": self.run["model"]["weights_sha256"],
+            "base_model_revision": self.run["model"].get("revision"),
             "guidance_scale": request["guidance_scale"],
             "seed": request["seed"],
             **{name: value for name, value in self.run.items() if name not in ("model", "software")},

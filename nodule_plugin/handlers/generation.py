@@ -69,6 +69,7 @@ class GeneratedSetWriter:
         overwrite: replace another set in ``output_dir``, and make anew what is there already.
         created: time that DICOM files carry, in ISO 8601; None for the run's start. Their identifiers depend on it, so
             that only runs with the same one give the same DICOM files; other formats hold no time.
+        revision: of the hub id; of a folder none is recorded.
 
     Raises:
         InputError: if a setting makes no sense or ``output_dir`` holds something else.
@@ -86,13 +87,14 @@ class GeneratedSetWriter:
         formats: Sequence[str] = ("png", "nifti"),
         overwrite: bool | str = False,
         created: str | None = None,
+        revision: str | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
         self.window_hu = checked_window(window_hu)
         self.formats = _checked_formats(formats)
         self.image_size = image_size
-        self.run = describe_run(settings, base_model, weights_sha256, image_size, self.window_hu)
+        self.run = describe_run(settings, base_model, weights_sha256, image_size, self.window_hu, revision)
         overwrite = as_flag("overwrite", overwrite)
         found = _read_run(self.folder)
         self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
@@ -231,12 +233,14 @@ def describe_run(
     weights_sha256: str,
     image_size: int,
     window_hu: Sequence[float],
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """What all images of a run share and their files name; for the arguments see :class:`GeneratedSetWriter`."""
-    settings = dict(settings)
+    settings, local = dict(settings), Path(base_model).is_dir()
     return {
         "model": {
-            "base_model": Path(base_model).resolve().name if Path(base_model).is_dir() else str(base_model),
+            "base_model": Path(base_model).resolve().name if local else str(base_model),
+            "revision": None if local else revision,
             "weights_sha256": weights_sha256,
             "prediction_type": settings.pop("prediction_type"),
         },

@@ -32,7 +32,7 @@ def image_of(request: dict[str, Any]) -> torch.Tensor:
 def writer_of(folder: Path, scales: str = "1,5", **options: Any) -> GeneratedSetWriter:
     requests = generation_requests(prompts=[PROMPT, "two"], guidance_scales=scales, seeds="0,1", roi_mm=16)
     return GeneratedSetWriter(folder, **{"requests": requests, "settings": SETTINGS, "base_model": "owner/name",
-                                         "weights_sha256": "abc", "image_size": SIZE, **options})  # fmt: skip
+                                         "revision": "c0ffee", "weights_sha256": "abc", "image_size": SIZE, **options})  # fmt: skip
 
 
 def generate(writer: GeneratedSetWriter, stop_after: int = 99, batch: int = 3) -> list[str]:
@@ -65,6 +65,7 @@ def test_written_set_can_be_read_back(tmp_path: Path) -> None:
     assert generated.manifest["num_inference_steps"] == 25
     assert generated.manifest["model"] == {
         "base_model": "owner/name",
+        "revision": "c0ffee",
         "weights_sha256": "abc",
         "prediction_type": "epsilon",
     }
@@ -131,6 +132,7 @@ def test_finished_set_can_be_extended(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"settings": {**SETTINGS, "num_inference_steps": 10}}, "made with num_inference_steps 25, not 10"),
+        ({"revision": "other"}, "made with model.revision c0ffee, not other"),
         ({"weights_sha256": "other"}, "made with model.weights_sha256 abc, not other"),
         ({"scales": "5"}, "holds another set"),
         ({"window_hu": (-160, 240)}, "made with window_hu"),

@@ -1,0 +1,95 @@
+"""The bundle's models on the held-out test part, as the metadata's ``eval_metrics``.
+
+    python scripts/record_eval_metrics.py --crops lidc_nodule_crops --work WORK --guidance-scale 2
+    python scripts/record_eval_metrics.py --crops lidc_nodule_crops --work WORK --check
+
+One image for each test nodule's prompt, seed 0, the sampler's defaults, then ``evaluate``. With --check nothing is
+written: the command fails where a value differs from the metadata's by more than a hundredth of itself, which leaves
+room for another processor's rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from monai.bundle import run
+
+from nodule_plugin.data.image_set import GENERATED
+from nodule_plugin.errors import InputError, show_input_errors
+from nodule_plugin.files import write_text_atomically
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+METADATA = BUNDLE / "configs" / "metadata.json"
+RECORDED = (
+    *("fd_tiny", "kd_tiny", "cmmd_tiny", "frd", "hu_histogram", "power_spectrum", "clip_score_tiny", "diversity_tiny"),
+    *("precision_tiny", "recall_tiny", "density_tiny", "coverage_tiny", "copies"),
+)
+"""Measures that need no network but the bundle's own."""
+
+
+def main() -> None:
+    """Parse the command line, measure, write or compare."""
+    show_input_errors()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crops", required=True, type=Path, help="folder of crops, as prepare reads it")
+    parser.add_argument(
+        "--work", required=True, type=Path, help="folder for images and evaluation; goes on where it was"
+    )
+    parser.add_argument("--guidance-scale", type=float, help="by default the metadata's")
+    parser.add_argument("--check", action="store_true", help="compare with the metadata, write nothing to it")
+    options = parser.parse_args()
+    metadata = json.loads(METADATA.read_text())
+    recorded = metadata["eval_metrics"]
+    scale = recorded.get("guidance_scale") if options.guidance_scale is None else options.guidance_scale
+    if scale is None:
+        raise InputError("guidance-scale: the metadata has none yet; give one")
+    found = measure(options.crops, options.work, scale)
+    if options.check:
+        if wrong := differences(recorded, found):
+            sys.exit("\n".join(["eval_metrics of the metadata are not what evaluate prints:", *wrong]))
+        print(f"all {len(found)} values agree")
+    else:
+        write_text_atomically(METADATA, json.dumps({**metadata, "eval_metrics": found}, indent=4) + "\n")
+        print(json.dumps(found, indent=4))
+
+
+def measure(crops: Path, work: Path, scale: float) -> dict[str, float]:
+    """The recorded measures of the test part at one guidance scale."""
+    datalist, generated = work / "datalist.json", work / f"test_{scale:g}"
+    if not datalist.is_file():
+        bundle_run("prepare", dataset_dir=str(crops.resolve()), datalist=str(datalist.resolve()))
+    shared = {"datalist": str(datalist.resolve()), "part": "test"}
+    images = {"guidance_scales": scale, "output_dir": str(generated.resolve()), "images_per_call": 8, "batch_size": 8}
+    bundle_run("inference", **shared, **images)
+    results = {"generated_dir": str(generated.resolve()), "output_dir": str((work / "evaluation").resolve())}
+    bundle_run("evaluate", **shared, **results)
+    rows = json.loads((work / "evaluation" / "metrics.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["kind"] == GENERATED)
+    values = {key: row["values"][key]["value"] for key in RECORDED}
+    return {"guidance_scale": scale, "images": row["images"], **{key: float(f"{values[key]:.4g}") for key in values}}
+
+
+def bundle_run(config: str, **settings: object) -> None:
+    """One of the bundle's configurations, with settings."""
+    run(config_file=str(BUNDLE / "configs" / f"{config}.json"), bundle_root=str(BUNDLE), **settings)
+
+
+def differences(recorded: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
+    """A line for each value that differs or is missing."""
+    names = dict.fromkeys([*recorded, *found])
+    return [
+        f"  {name}: {recorded.get(name)} recorded, {found.get(name)} found"
+        for name in names
+        if name not in recorded
+        or name not in found
+        or not math.isclose(recorded[name], found[name], rel_tol=0.01, abs_tol=1e-3)
+    ]
+
+
+if __name__ == "__main__":
+    main()
