@@ -31,8 +31,8 @@ def image_of(request: dict[str, Any]) -> torch.Tensor:
 
 def writer_of(folder: Path, scales: str = "1,5", **options: Any) -> GeneratedSetWriter:
     requests = generation_requests(prompts=[PROMPT, "two"], guidance_scales=scales, seeds="0,1", roi_mm=16)
-    return GeneratedSetWriter(folder, **{"requests": requests, "settings": SETTINGS, "base_model": "owner/name",
-                                         "revision": "c0ffee", "weights_sha256": "abc", "image_size": SIZE, **options})  # fmt: skip
+    settings = {"requests": requests, "settings": SETTINGS, "base_model": "owner/name", "revision": "c0ffee"}
+    return GeneratedSetWriter(folder, **{**settings, "weights_sha256": "abc", "image_size": SIZE, **options})
 
 
 def generate(writer: GeneratedSetWriter, stop_after: int = 99, batch: int = 3) -> list[str]:
