@@ -53,12 +53,15 @@ TRAINING: Mapping[str, dict[str, Any]] = {
 }
 """Variant -> what it changes: the scheduler's configuration, settings of train.json, the autoencoder's channels."""
 SAMPLING: Mapping[str, dict[str, Any]] = {
-    "DPM-Solver++, 25 steps, guidance 3": {},
-    **{f"guidance {scale}": {"val_guidance_scale": float(scale)} for scale in (1, 1.5, 2, 5, 10)},
-    **{f"{steps} steps": {"val_steps": steps} for steps in (10, 15, 50)},
+    "DPM-Solver++, 15 steps, guidance 1.5": {},
+    **{f"guidance {scale}": {"val_guidance_scale": float(scale)} for scale in (1, 2, 3, 5, 10)},
+    **{f"{steps} steps": {"val_steps": steps} for steps in (8, 25, 50)},
     "DDIM, 50 steps": {"val_steps": 50, "validate#inferer#scheduler_class": "DDIMScheduler"},
-    "guided in the middle 60 % of steps": {"validate#inferer#guidance_interval": [0.2, 0.8]},
-    "guidance rescaled by 0.7": {"validate#inferer#guidance_rescale": 0.7},
+    "guidance 3 in the middle 60 % of steps": {
+        "val_guidance_scale": 3.0,
+        "validate#inferer#guidance_interval": [0.2, 0.8],
+    },
+    "guidance 3, rescaled by 0.7": {"val_guidance_scale": 3.0, "validate#inferer#guidance_rescale": 0.7},
 }
 """Variant -> settings of train.json's validation."""
 HEADER = "| {} | held-out loss | kernel distance | |\n|---|---|---|---|"
@@ -70,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, type=Path, help="folder of train_small_model.py")
     parser.add_argument("--output", required=True, type=Path, help="Markdown file")
-    parser.add_argument("--epochs", type=int, default=20, help="of each variant of the training")
+    parser.add_argument("--epochs", type=int, default=6, help="of each variant of the training")
     parser.add_argument("--overlay", type=Path, help="further configuration of every variant's training")
     parser.add_argument("--autoencoder-steps", type=int, default=3000, help="as train_small_model.py's")
     parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
@@ -97,8 +100,6 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         "datalist": "enlarged.json",
         "epochs": options.epochs,
         "val_interval": options.epochs,
-        "val_images": None,
-        "val_steps": 25,
         "precision": options.precision,
         "seed": options.seed,
         **change.get("settings", {}),
@@ -165,7 +166,7 @@ def autoencoder(options: argparse.Namespace, folder: Path, channels: int) -> Aut
 def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> dict[str, Any]:
     """The validation of the finished model with other settings of the sampler."""
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / "train.json")])
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("train.json", "from_scratch.json")])
     settings = {
         "bundle_root": str(BUNDLE),
         "datalist": str(options.work / "crops.json"),
@@ -175,8 +176,6 @@ def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         "precision": options.precision,
         "latent_cache": None,
         "ema_decay": None,
-        "val_images": None,
-        "val_steps": 25,
     }
     for name, value in (settings | dict(change)).items():
         parser[name] = value
