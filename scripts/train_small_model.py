@@ -25,7 +25,7 @@ from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
 from nodule_plugin.errors import show_input_errors
-from nodule_plugin.files import replacing
+from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.tiny.autoencoder import train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
 from nodule_plugin.tiny.conditioner import train_text_encoder
@@ -59,7 +59,7 @@ def main() -> None:
     judge(options, datalist)
     base = untrained_base(options, datalist)
     train(options, base)
-    export(options, base)
+    export(options, datalist, base)
     print(f"wrote {options.output}")
 
 
@@ -136,8 +136,8 @@ def train(options: argparse.Namespace, base: Path) -> None:
     bundle_run(files, settings)
 
 
-def export(options: argparse.Namespace, base: Path) -> None:
-    """The base model with the trained U-Net, ``model.pt`` and the scorer; nothing before all of them are there."""
+def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
+    """The base model with the trained U-Net, ``model.pt``, the scorer, and whose images made them."""
     weights = options.work / "training" / "models" / "model.pt"
     network = DiffusionUNet.from_base(str(base))
     load_weights(weights, network)
@@ -149,8 +149,16 @@ def export(options: argparse.Namespace, base: Path) -> None:
     for folder in (options.work / "trained", options.output / "tiny"):
         save_base_model(folder, parts, CARD)
     shutil.copytree(options.work / "tiny_scorer", options.output / "tiny_scorer", dirs_exist_ok=True)
+    patients = json.dumps({"description": PATIENTS, **patients_of(datalist)}, indent=4)
+    write_text_atomically(options.output / "training_patients.json", patients + "\n")
     with replacing(options.output / "model.pt") as temporary:
         shutil.copyfile(weights, temporary)
+
+
+def patients_of(datalist: Path) -> dict[str, list[str]]:
+    """The patients of the parts that a model was made with."""
+    content = json.loads(datalist.read_text())
+    return {part: sorted({item["patient_id"] for item in content[part]}) for part in ("training", "validation")}
 
 
 def bundle_run(files: list[Path], settings: dict) -> None:
@@ -163,6 +171,10 @@ def bundle_run(files: list[Path], settings: dict) -> None:
         sys.exit(done.returncode)
 
 
+PATIENTS = (
+    "Patients whose nodules the small models (tiny, model.pt, tiny_scorer) were trained on, and those that chose the "
+    "checkpoint. Images of these patients cannot judge the small models."
+)
 CARD = """\
 ---
 license: apache-2.0

@@ -40,10 +40,13 @@ def test_one_command_trains_all_models_and_leaves_out_what_is_done(
 ) -> None:
     subprocess.run(command(repository, crops, tmp_path), check=True)
     models = tmp_path / "models"
-    assert {path.name for path in models.iterdir()} == {"tiny", "tiny_scorer", "model.pt"}
+    assert {path.name for path in models.iterdir()} == {"tiny", "tiny_scorer", "model.pt", "training_patients.json"}
     network = DiffusionUNet.from_base(str(models / "tiny"))
     weights = torch.load(models / "model.pt", weights_only=True)
     assert all(torch.allclose(weights[name], value, atol=1e-3) for name, value in network.state_dict().items())
+    patients = json.loads((models / "training_patients.json").read_text())
+    assert patients["training"]
+    assert not set(patients["training"]) & set(patients["validation"])
     parts = ("vae", "text_encoder", "untrained", "tiny_scorer", "training/models")
     before = {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts}
     again = subprocess.run(command(repository, crops, tmp_path), check=True, capture_output=True, text=True)
