@@ -129,12 +129,14 @@ def _cosine(share: float) -> float:
 def balance_channels(vae: AutoencoderKL, patches: torch.Tensor) -> None:
     """Give each channel of the latents zero mean and unit variance over ``patches`` (N, 1, H, H) in [-1, 1], in place.
 
-    Stable Diffusion has one ``scaling_factor`` for all channels. Where they differ much, as in a small autoencoder,
-    the loss of the diffusion is that of the loudest channel. The scale and shift go into the 1 x 1 convolutions on
-    both sides of the latents: the images that come out stay the same.
+    Of the latents as they are drawn in training, their spread about their means included: a channel that says little
+    is mostly that. Stable Diffusion has one ``scaling_factor`` for all channels. Where they differ much, as in a small
+    autoencoder, the loss of the diffusion is that of the loudest channel. Scale and shift go into the 1 x 1
+    convolutions on both sides of the latents: the images that come out stay the same.
     """
-    means = torch.cat([vae.encode(part.repeat(1, 3, 1, 1)).latent_dist.mean for part in patches.split(64)])
-    shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    drawn = [vae.encode(part.repeat(1, 3, 1, 1)).latent_dist for part in patches.split(64)]
+    means, variances = (torch.cat([getattr(found, name) for found in drawn]) for name in ("mean", "var"))
+    shift, scale = means.mean((0, 2, 3)), (means.var((0, 2, 3)) + variances.mean((0, 2, 3))).sqrt()
     into, out = vae.quant_conv, vae.post_quant_conv
     channels = len(scale)
     out.bias += out.weight[..., 0, 0] @ shift

@@ -35,9 +35,9 @@ def test_the_saved_folder_is_a_stable_diffusion_model(tmp_path: Path) -> None:
 def test_each_channel_of_the_latents_has_unit_variance() -> None:
     patches = torch.rand(32, 1, 64, 64) * 2 - 1
     vae = train_autoencoder(patches, steps=4, batch_size=2)
-    latents = vae.encode(patches.repeat(1, 3, 1, 1)).latent_dist.mean * vae.config.scaling_factor
-    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
-    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
+    latents = vae.encode(patches.repeat(1, 3, 1, 1)).latent_dist.sample() * vae.config.scaling_factor
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), rtol=0.02, atol=0)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=0.02)
     assert not vae.training
     assert not any(parameter.requires_grad for parameter in vae.parameters())
 
