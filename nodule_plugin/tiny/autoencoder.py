@@ -117,7 +117,7 @@ def train_autoencoder(
                 judge_optimizer.step()
             bar.set_postfix(error=f"{error.item():.4f}", refresh=False)
     vae.requires_grad_(False).eval()
-    balance_channels(vae, patches[:1024])
+    balance_channels(vae, patches[:: -(-len(patches) // 1024)])  # of all nodules: they lie in order
     return vae
 
 
