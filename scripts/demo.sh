@@ -40,9 +40,9 @@ if [ "$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["numT
     echo "NOTE: the test part is empty (too few patients). Prompts and real images are taken from the training part instead;"
     echo "      what follows shows that the steps run and judges nothing."
 fi
-step "3/4 inference: the $part part's prompts at guidance scales 5 to 60" inference.json \
+step "3/4 inference: the $part part's prompts at guidance scales 1.5 to 60" inference.json \
     --datalist "$output/datalist.json" --part "$part" --weights "$output/training/models/model.pt" --limit "$images" \
-    --guidance_scales "5,10,20,30,40,50,60" --output_dir "$output/generated" --overwrite true
+    --guidance_scales "1.5,3,5,10,20,40,60" --output_dir "$output/generated" --overwrite true
 step "4/4 evaluate: against the real images of the $part part" evaluate.json \
     --datalist "$output/datalist.json" --part "$part" --generated_dir "$output/generated" --output_dir "$output/evaluation"
 

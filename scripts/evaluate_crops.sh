@@ -25,7 +25,7 @@ run() {
 
 [ -f "$work/datalist.json" ] || run "$bundle/configs/prepare.json" --dataset_dir "$crops" --datalist "$work/datalist.json"
 run "$bundle/configs/inference.json" --datalist "$work/datalist.json" --part "$parts" \
-    --guidance_scales 5,10,20,30,40,50,60 --output_dir "$work/generated" "${few[@]}"
+    --guidance_scales 1,1.5,2,3,5,10,20,60 --output_dir "$work/generated" "${few[@]}"
 run "['$bundle/configs/inference.json','$bundle/configs/dose_response.json']" --output_dir "$work/dose" "${few_seeds[@]}"
 run "['$bundle/configs/inference.json','$bundle/configs/attack.json']" --datalist "$work/datalist.json" \
     --output_dir "$work/attack" "${few_prompts[@]}"

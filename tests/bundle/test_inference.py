@@ -196,7 +196,7 @@ def test_the_shipped_model_generates_from_the_checkout_without_further_settings(
     done = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     made = load_generated(tmp_path / "out")
-    assert made.guidance_scales == [1, 3, 5]
+    assert made.guidance_scales == [1.5, 3, 5]
     assert made.manifest is not None
     weights = (repository / "bundle" / "models" / "model.pt").read_bytes()
     assert made.manifest["model"]["weights_sha256"] == hashlib.sha256(weights).hexdigest()

@@ -44,7 +44,7 @@ def test_images_are_those_that_the_bundle_writes(generator: BundleGenerator, bun
 
 def test_what_an_order_leaves_out_is_as_in_the_bundle(generator: BundleGenerator) -> None:
     requests = generator.requests({"prompts": "a nodule"})
-    assert [request["guidance_scale"] for request in requests] == [1, 3, 5]
+    assert [request["guidance_scale"] for request in requests] == [1.5, 3, 5]
     assert {(request["seed"], request["roi_mm"]) for request in requests} == {(0, 20.0)}
 
 
