@@ -98,10 +98,8 @@ def dose_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis = figure.subplots()
         own = [curve for curve in curves if curve["rating"] == rating]
         for curve in own:
-            scale = curve["guidance_scale"]
-            label = curve["model"] if scale is None else f"{curve['model']} at {scale:g}"
             bars = _bars(curve["read"], curve["ci95"])
-            axis.errorbar(curve["codes"], curve["read"], bars, marker="o", capsize=3, label=label)
+            axis.errorbar(curve["codes"], curve["read"], bars, marker="o", capsize=3, label=_label(curve))
         real = [(code, value) for code, value in zip(own[0]["codes"], own[0]["real"]) if value is not None]
         axis.plot(*zip(*real), color="black", linewidth=1, linestyle="--", marker=".", label=results["reference"])
         axis.set_xticks(own[0]["codes"])
@@ -123,9 +121,7 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis = figure.subplots()
         for row in memorization["sets"]:
             quantiles = row["nearness"][name]["quantiles"]
-            scale = row["guidance_scale"]
-            label = row["model"] if scale is None else f"{row['model']} at {scale:g}"
-            axis.plot(list(quantiles.values()), [float(share) for share in quantiles], linewidth=1, label=label)
+            axis.plot(list(quantiles.values()), [float(share) for share in quantiles], linewidth=1, label=_label(row))
         usual = memorization["sets"][0]["nearness"][name]["held_out_quantiles"]
         shares = [float(share) for share in usual]
         axis.plot(list(usual.values()), shares, color="black", linestyle="--", label=f"held-out {results['reference']}")
@@ -153,10 +149,8 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         figure = Figure(figsize=(4.6, 3.2), layout="constrained")
         axis = figure.subplots()
         for own in found["sets"]:
-            scale = own["guidance_scale"]
-            label = own["model"] if scale is None else f"{own['model']} at {scale:g}"
             style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
-            (line,) = axis.plot(found[across], own[key], style, color=colour, linewidth=1, label=label)
+            (line,) = axis.plot(found[across], own[key], style, color=colour, linewidth=1, label=_label(own))
             low, high = np.array(own[f"{key}_ci95"]).T
             axis.fill_between(found[across], low, high, alpha=0.15, color=line.get_color())
         axis.set_yscale("log" if key == "histogram" else "linear")
@@ -167,6 +161,11 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis.legend(fontsize=6)
         panels[title] = _png(figure)
     return panels
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    scale = row["guidance_scale"]
+    return str(row["model"]) if scale is None else f"{row['model']} at {scale:g}"
 
 
 def _bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> list[list[float]]:
