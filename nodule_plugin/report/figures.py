@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.report.numbers import set_title
 from nodule_plugin.report.results import arrow
 
 COLUMNS = 3
@@ -99,7 +100,14 @@ def dose_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         own = [curve for curve in curves if curve["rating"] == rating]
         for curve in own:
             bars = _bars(curve["read"], curve["ci95"])
-            axis.errorbar(curve["codes"], curve["read"], bars, marker="o", capsize=3, label=_label(curve))
+            axis.errorbar(
+                curve["codes"],
+                curve["read"],
+                bars,
+                marker="o",
+                capsize=3,
+                label=set_title(curve["model"], curve["guidance_scale"]),
+            )
         real = [(code, value) for code, value in zip(own[0]["codes"], own[0]["real"]) if value is not None]
         axis.plot(*zip(*real), color="black", linewidth=1, linestyle="--", marker=".", label=results["reference"])
         axis.set_xticks(own[0]["codes"])
@@ -121,7 +129,12 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis = figure.subplots()
         for row in memorization["sets"]:
             quantiles = row["nearness"][name]["quantiles"]
-            axis.plot(list(quantiles.values()), [float(share) for share in quantiles], linewidth=1, label=_label(row))
+            axis.plot(
+                list(quantiles.values()),
+                [float(share) for share in quantiles],
+                linewidth=1,
+                label=set_title(row["model"], row["guidance_scale"]),
+            )
         usual = memorization["sets"][0]["nearness"][name]["held_out_quantiles"]
         shares = [float(share) for share in usual]
         axis.plot(list(usual.values()), shares, color="black", linestyle="--", label=f"held-out {results['reference']}")
@@ -150,7 +163,14 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis = figure.subplots()
         for own in found["sets"]:
             style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
-            (line,) = axis.plot(found[across], own[key], style, color=colour, linewidth=1, label=_label(own))
+            (line,) = axis.plot(
+                found[across],
+                own[key],
+                style,
+                color=colour,
+                linewidth=1,
+                label=set_title(own["model"], own["guidance_scale"]),
+            )
             low, high = np.array(own[f"{key}_ci95"]).T
             axis.fill_between(found[across], low, high, alpha=0.15, color=line.get_color())
         axis.set_yscale("log" if key == "histogram" else "linear")
@@ -161,11 +181,6 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis.legend(fontsize=6)
         panels[title] = _png(figure)
     return panels
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    scale = row["guidance_scale"]
-    return str(row["model"]) if scale is None else f"{row['model']} at {scale:g}"
 
 
 def _bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> list[list[float]]:

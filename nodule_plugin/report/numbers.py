@@ -46,3 +46,8 @@ def share_with_interval(rate: Mapping[str, Any]) -> str:
     """``3 of 72 (4.2 % [0.9 %, 11.7 %])`` of a rate as metrics.json holds it."""
     low, high = rate["ci95"]
     return f"{rate['hits']} of {rate['count']} ({percent(rate['share'])} [{percent(low)}, {percent(high)}])"
+
+
+def set_title(model: str, guidance_scale: float | None) -> str:
+    """What tables and figures call a set of images."""
+    return model if guidance_scale is None else f"{model} at {guidance_scale:g}"

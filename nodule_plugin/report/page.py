@@ -13,6 +13,7 @@ from torch import Tensor
 from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, ImageSet
 from nodule_plugin.report.figures import dose_panels, grey_value_panels, guidance_panels, nearness_panels, sweep_panels
 from nodule_plugin.report.html import data_url, png, render
+from nodule_plugin.report.numbers import set_title
 from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
 from nodule_plugin.report.tables import FOOTNOTES, TITLES, extractor_lines, groups, table
 
@@ -94,7 +95,7 @@ def dose_strips(sets: Sequence[ImageSet]) -> list[dict[str, Any]]:
             if len(places) > 1:
                 pictures = [data_url(_png(images.images[places[c]])) if c in places else None for c in codes]
                 rows.append({"rating": rating.capitalize(), "pictures": pictures})
-        strips.append({"model": _title(images), "codes": codes, "rows": rows})
+        strips.append({"model": set_title(images.key.model, images.key.guidance_scale), "codes": codes, "rows": rows})
     return strips
 
 
@@ -109,7 +110,7 @@ def closest_pairs(results: Mapping[str, Any], sets: Sequence[ImageSet], show_rea
         shown.append(
             {
                 **pair,
-                "title": _title(own),
+                "title": set_title(own.key.model, own.key.guidance_scale),
                 "generated": _picture_of(own, pair["image"]),
                 "training_picture": _picture_of(training, pair["training"]) if show_real else None,
             }
@@ -124,11 +125,6 @@ def _is_row(images: ImageSet, row: Mapping[str, Any]) -> bool:
 def _picture_of(images: ImageSet, image_id: str) -> str:
     place = next(place for place, record in enumerate(images.records) if record.id == image_id)
     return data_url(_png(images.images[place]))
-
-
-def _title(images: ImageSet) -> str:
-    scale = images.key.guidance_scale
-    return images.key.model if scale is None else f"{images.key.model} at {scale:g}"
 
 
 def _why_absent(results: Mapping[str, Any], group: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED, REAL
 from nodule_plugin.metrics.measures import FINDINGS
-from nodule_plugin.report.numbers import percent, share_with_interval, with_interval
+from nodule_plugin.report.numbers import percent, set_title, share_with_interval, with_interval
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
@@ -20,17 +20,13 @@ def agreement_table(results: Mapping[str, Any]) -> Table | None:
     rows = [row for row in results["rows"] if row["kind"] in (REAL, GENERATED)]
     if not any(row["values"][measure["key"]]["value"] is not None for row in rows for measure in measures):
         return None
-    headings = ["Finding", "Readers of LIDC-IDRI", *(_title(row) for row in rows)]
+    headings = ["Finding", "Readers of LIDC-IDRI", *(set_title(row["model"], row["guidance_scale"]) for row in rows)]
     lines = []
     for measure in measures:
         own = readers.get(measure["key"].removeprefix("finding_"))
         cells = [_agreement(row["values"][measure["key"]]) for row in rows]
         lines.append([measure["name"], "–" if own is None else _of_readers(own), *cells])
     return headings, lines
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    return str(row["model"]) if row["guidance_scale"] is None else f"{row['model']} at {row['guidance_scale']:g}"
 
 
 def _of_readers(own: Mapping[str, Any]) -> str:
