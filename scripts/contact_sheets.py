@@ -39,7 +39,9 @@ def main() -> None:
     for name, cells in sheets.items():
         write_sheet(options.output / name, cells)
     if options.dose_response is not None:
-        write_sheet(options.output / "findings.png", by_finding(load_generated(options.dose_response), options.seed))
+        doses = load_generated(options.dose_response)
+        strongest = doses.guidance_scales[-1]  # where a finding shows most
+        write_sheet(options.output / "findings.png", by_finding(doses, strongest, options.seed))
     if options.datalist is not None:
         items = real_items(datalist=options.datalist, part=options.part)[: options.limit]
         size = read_picture(generated.items[0]["image"]).shape

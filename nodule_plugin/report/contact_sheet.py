@@ -105,19 +105,21 @@ def _by_prompt(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mappi
     return list(found.items())
 
 
-def by_finding(doses: GeneratedSet, seed: int) -> Cells:
+def by_finding(doses: GeneratedSet, guidance_scale: float, seed: int) -> Cells:
     """One finding a row, its codes across, all else and the noise the same.
 
     Args:
         doses: what inference writes with ``dose_response.json``.
-        seed: of the images.
+        guidance_scale, seed: of the images.
 
     Raises:
         InputError: if an item names no findings.
     """
-    items = [item for item in doses.items if item["seed"] == seed]
+    items = [item for item in doses.at_scale(guidance_scale) if item["seed"] == seed]
     if not items or any(not item["findings"] for item in items):
-        raise InputError(f"contact sheet: {doses.folder} holds no images of findings with seed {seed}")
+        raise InputError(
+            f"contact sheet: {doses.folder} holds no images of findings at {guidance_scale:g} with seed {seed}"
+        )
     ratings = [name for name in SCALES if len({item["findings"].get(name) for item in items}) > 1]
     commonest = {name: _commonest([item["findings"][name] for item in items]) for name in ratings}
     cells = {}

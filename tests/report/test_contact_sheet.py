@@ -78,13 +78,15 @@ def test_seeds_stand_side_by_side(sweep: GeneratedSet) -> None:
 
 def test_one_finding_moves_and_the_rest_stays(tmp_path: Path) -> None:
     moved = [BASE | {"margin": code} for code in (1, 3, 4)] + [BASE | {"spiculation": code} for code in (3, 5)]
-    doses = write_set(tmp_path / "dose", [{"findings": findings} for findings in moved])
-    assert numbers(by_finding(doses, seed=0)) == {
+    scales = (1.0, 5.0)
+    doses = write_set(tmp_path / "dose", [{"findings": m, "guidance_scale": s} for s in scales for m in moved])
+    assert numbers(by_finding(doses, 1.0, seed=0)) == {
         **{("margin", "1"): 0, ("margin", "3"): 1, ("margin", "4"): 2},
         **{("spiculation", "1"): 2, ("spiculation", "3"): 3, ("spiculation", "5"): 4},
     }
-    with pytest.raises(InputError, match="seed 7"):
-        by_finding(doses, seed=7)
+    assert numbers(by_finding(doses, 5.0, seed=0))["margin", "1"] == len(moved)
+    with pytest.raises(InputError, match="at 5 with seed 7"):
+        by_finding(doses, 5.0, seed=7)
 
 
 def test_generated_nodules_stand_below_the_real_ones(tmp_path: Path) -> None:
