@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -220,4 +220,13 @@ def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) ->
             axis.axhline(value, color="black", linewidth=1, linestyle=style, label=row["model"])
     axis.set_title(f"{measure['name']} {arrow(measure)}", fontsize=9)
     axis.set_xlabel("guidance scale", fontsize=8)
+    _spread_out(axis, {row["guidance_scale"] for row in results["rows"] if row["guidance_scale"] is not None})
     axis.tick_params(labelsize=8)
+
+
+def _spread_out(axis: Axes, scales: Collection[float]) -> None:
+    """A logarithmic axis where the guidance scales span more than a decade, or the low ones would lie on one spot."""
+    if min(scales) > 0 and max(scales) > 10 * min(scales):
+        axis.set_xscale("log")
+        axis.set_xticks(sorted(scales), [f"{scale:g}" for scale in sorted(scales)])
+        axis.minorticks_off()
