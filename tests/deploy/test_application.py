@@ -37,7 +37,7 @@ def test_findings_in_dicom_out(repository: Path, tmp_path: Path) -> None:
     assert len({dataset.StudyInstanceUID for dataset in images + reports}) == 1
     generator = BundleGenerator(bundle, {"device": "cpu"})
     for request, image, report in zip(generator.requests(order), images, reports):
-        expected = generator.to_hu(generator.sample(*generator.prepare(request)))
+        expected = generator.to_hu(generator.sample(*generator.prepare(request)), request["id"])
         np.testing.assert_array_equal(image.pixel_array, expected)
         assert np.ptp(expected) > 256, "more levels than 8 bits hold"
         assert (image.SyntheticData, image.RescaleSlope, image.RescaleIntercept) == ("YES", 1, 0)
