@@ -35,6 +35,11 @@ def _load(kind: Any, base_model: str, part: str, **options: Any) -> Any:
         options["local_files_only"] = True
     elif not _HUB_ID.fullmatch(str(base_model)):
         raise InputError(f"base_model: there is no folder {base_model!r}, and it is not a hub id (owner/name) either")
+    elif options.get("revision") is None:
+        raise InputError(
+            f"base_model: there is no folder {base_model!r}, and as a hub id it needs a revision, since what an id holds "
+            "can change; give the commit (on the model's page: Files and versions, History)"
+        )
     try:
         return kind.from_pretrained(str(base_model), subfolder=part, **options)
     except (OSError, ValueError) as error:
@@ -47,7 +52,7 @@ def load_unet(base_model: str, revision: str | None = None, variant: str | None 
 
     Args:
         base_model: a local folder in diffusers' layout, or a hub id, which is downloaded.
-        revision: of the hub id: a branch, tag or commit.
+        revision: of the hub id, which needs one: a commit; a branch or tag can come to mean other weights.
         variant: of the weights files, such as "fp16".
 
     Raises:

@@ -73,6 +73,17 @@ def test_a_folder_that_does_not_exist_is_named(missing: str) -> None:
         load_unet(missing)
 
 
+def test_a_hub_id_needs_a_revision() -> None:
+    with pytest.raises(InputError, match="no folder 'owner/model', and as a hub id it needs a revision"):
+        load_unet("owner/model")
+
+
+def test_a_hub_id_with_a_revision_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="the unet of 'owner/model' cannot be loaded"):
+        load_unet("owner/model", revision="0" * 40)
+
+
 def test_a_folder_without_the_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'unet'"):
         load_unet(str(tmp_path))
