@@ -37,8 +37,8 @@ def _load(kind: Any, base_model: str, part: str, **options: Any) -> Any:
         raise InputError(f"base_model: there is no folder {base_model!r}, and it is not a hub id (owner/name) either")
     elif options.get("revision") is None:
         raise InputError(
-            f"base_model: there is no folder {base_model!r}, and as a hub id it needs a revision, since what an id holds "
-            "can change; give the commit (on the model's page: Files and versions, History)"
+            f"base_model: there is no folder {base_model!r}, and as a hub id it needs a revision, since what an id "
+            "holds can change; give the commit (on the model's page: Files and versions, History)"
         )
     try:
         return kind.from_pretrained(str(base_model), subfolder=part, **options)
