@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from nodule_plugin.data.image_set import GENERATED, REAL
-from nodule_plugin.report.figures import sweep_panels
+from nodule_plugin.report.figures import _spread_out, sweep_panels
 from nodule_plugin.report.sweep import PAPER, guidance_sweep
 
 
@@ -70,3 +71,14 @@ def test_the_papers_numbers_are_labelled_as_its_own() -> None:
         "CLIPScore": 0.663,
         "BioCLIPScore": 0.87,
     }
+
+
+@pytest.mark.parametrize(
+    ("scales", "kind"), [({1.0, 1.5, 60.0}, "log"), ({5.0, 20.0, 50.0}, "linear"), ({0.0, 60.0}, "linear")]
+)
+def test_guidance_scales_over_more_than_a_decade_are_spread_out(scales: set[float], kind: str) -> None:
+    axis = Figure().subplots()
+    _spread_out(axis, scales)
+    assert axis.get_xscale() == kind
+    if kind == "log":
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "1.5", "60"]
