@@ -16,7 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,22 @@ from monai.bundle import ConfigParser
 from transformers import CLIPTextModel
 
 from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.errors import show_input_errors
 from nodule_plugin.files import write_text_atomically
+from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance, spectrum_distance
 from nodule_plugin.tiny.autoencoder import train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
-from nodule_plugin.tiny.examples import IMAGE_SIZE
+from nodule_plugin.tiny.examples import IMAGE_SIZE, load_examples
 from nodule_plugin.tiny.patches import crop_patches
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+AUTOENCODERS: Mapping[str, dict[str, Any]] = {
+    "the small model's": {},
+    **{f"{channels} latent channels": {"latent_channels": channels} for channels in (2, 4, 8)},
+}
+"""Variant -> arguments of :func:`train_autoencoder`; WORK's own where there are none."""
 TRAINING: Mapping[str, dict[str, Any]] = {
     "as from_scratch.json has it": {},
     "predicts noise, terminal SNR not zero": {
@@ -48,10 +55,9 @@ TRAINING: Mapping[str, dict[str, Any]] = {
     "EMA 0.99": {"settings": {"ema_decay": 0.99}},
     "EMA 0.9995": {"settings": {"ema_decay": 0.9995}},
     "centre slices only": {"settings": {"datalist": "crops.json"}},
-    "2 latent channels": {"latent_channels": 2},
-    "8 latent channels": {"latent_channels": 8},
+    **{name: {"autoencoder": change} for name, change in AUTOENCODERS.items() if change},
 }
-"""Variant -> what it changes: the scheduler's configuration, settings of train.json, the autoencoder's channels."""
+"""Variant -> what it changes: the scheduler's configuration, settings of train.json, the autoencoder."""
 SAMPLING: Mapping[str, dict[str, Any]] = {
     "DPM-Solver++, 15 steps, guidance 1.5": {},
     **{f"guidance {scale}": {"val_guidance_scale": float(scale)} for scale in (1, 2, 3, 5, 10)},
@@ -64,7 +70,8 @@ SAMPLING: Mapping[str, dict[str, Any]] = {
     "guidance 3, rescaled by 0.7": {"val_guidance_scale": 3.0, "validate#inferer#guidance_rescale": 0.7},
 }
 """Variant -> settings of train.json's validation."""
-HEADER = "| {} | held-out loss | kernel distance | |\n|---|---|---|---|"
+SCORES = ["held-out loss", "kernel distance", ""]
+RECONSTRUCTION = ["mean absolute error, [-1, 1]", "histogram distance, HU", "spectrum distance, dB"]
 
 
 def main() -> None:
@@ -75,27 +82,41 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="Markdown file")
     parser.add_argument("--epochs", type=int, default=6, help="of each variant of the training")
     parser.add_argument("--overlay", type=Path, help="further configuration of every variant's training")
-    parser.add_argument("--autoencoder-steps", type=int, default=3000, help="as train_small_model.py's")
+    parser.add_argument("--autoencoder-steps", type=int, default=1000, help="of the variants of the autoencoder")
     parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
     parser.add_argument("--only", default="", help="only variants whose name holds this text")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    sections = (
+        ("autoencoder", RECONSTRUCTION, AUTOENCODERS, reconstructed),
+        (f"training, {options.epochs} epochs", SCORES, TRAINING, trained),
+        ("sampling of the finished model", SCORES, SAMPLING, sampled),
+    )
     rows: list[str] = []
-    for heading, variants, measure in (
-        (f"training, {options.epochs} epochs", TRAINING, trained),
-        ("sampling of the finished model", SAMPLING, sampled),
-    ):
+    for heading, columns, variants, measure in sections:
         chosen = [name for name in variants if options.only in name]
-        rows += ["", HEADER.format(heading)] if chosen else []
+        rows += ["", row(heading, columns), "|---" * (len(columns) + 1) + "|"] if chosen else []
         for name in chosen:
             rows.append(row(name, measure(options, name, variants[name])))
             write_text_atomically(options.output, "\n".join(rows).lstrip() + "\n")
     print(options.output.read_text())
 
 
-def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> dict[str, str]:
+def reconstructed(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> list[str]:
+    """How well an autoencoder reconstructs the validation images, as it does in training: from drawn latents."""
+    vae = autoencoder(options, name, change)
+    images = load_examples(options.work / "crops.json", "validation").images
+    generator = torch.Generator().manual_seed(options.seed)
+    output = torch.cat([vae.decode(vae.encode(part).latent_dist.sample(generator)).sample for part in images.split(64)])
+    real, found = (GreyValueFeatures()(part.clamp(-1, 1)).mean(dim=0).double().numpy() for part in (images, output))
+    error = (output - images).abs().mean().item()
+    histogram = histogram_distance(real, found, DEFAULT_WINDOW_HU)
+    return [f"{error:.4f}", f"{histogram:.1f}", f"{spectrum_distance(real, found):.1f}"]
+
+
+def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> list[str]:
     """The last validation of a variant of the training."""
-    folder = options.work / "ablation" / name.replace(" ", "_").replace(",", "")
+    folder = folder_of(options, name)
     settings: dict[str, Any] = {
         "datalist": "enlarged.json",
         "epochs": options.epochs,
@@ -108,7 +129,7 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         settings |= same_steps(options, settings)
     settings |= {
         "datalist": str((options.work / settings["datalist"]).resolve()),
-        "base_model": str(base_model(options, folder, change).resolve()),
+        "base_model": str(base_model(options, name, change).resolve()),
         "scorer": str((options.work / "tiny_scorer").resolve()),
         "output_dir": str((folder / "training").resolve()),
         "bundle_root": str(BUNDLE),
@@ -119,7 +140,7 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
     files += [str(file) for file in (options.overlay, overlay) if file is not None]
     subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)], check=True)
     with (folder / "training" / "curves.csv").open() as file:
-        return list(csv.DictReader(file))[-1]
+        return scores(list(csv.DictReader(file))[-1])
 
 
 def same_steps(options: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, int]:
@@ -132,38 +153,43 @@ def same_steps(options: argparse.Namespace, settings: Mapping[str, Any]) -> dict
     return {"epochs": epochs, "val_interval": epochs}
 
 
-def base_model(options: argparse.Namespace, folder: Path, change: Mapping[str, Any]) -> Path:
+def base_model(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> Path:
     """The untrained base model of a variant."""
-    target = folder / "base"
+    target = folder_of(options, name) / "base"
     if not target.is_dir():
-        channels = change.get("latent_channels")
-        if channels is None:
-            shutil.copytree(options.work / "untrained", target)
-        else:
+        if "autoencoder" in change:
+            vae = autoencoder(options, name, change["autoencoder"])
             torch.manual_seed(options.seed)
             parts = {
-                "vae": autoencoder(options, folder, channels),
+                "vae": vae,
                 "text_encoder": CLIPTextModel.from_pretrained(options.work / "text_encoder"),
-                "unet": build_unet(IMAGE_SIZE // 4, channels),
+                "unet": build_unet(IMAGE_SIZE // 4, vae.config.latent_channels),
             }
             save_base_model(target, parts, card="")
+        else:
+            shutil.copytree(options.work / "untrained", target)
         scheduler = target / "scheduler" / "scheduler_config.json"
         scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | change.get("scheduler", {}), indent=2))
     return target
 
 
-def autoencoder(options: argparse.Namespace, folder: Path, channels: int) -> AutoencoderKL:
-    """An autoencoder with so many latent channels, trained as WORK's was."""
-    kept = folder / "vae"
-    if not kept.is_dir():
+def autoencoder(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> AutoencoderKL:
+    """WORK's autoencoder; for a variant one that is trained for fewer steps, unless WORK holds it."""
+    folder = folder_of(options, name) / "vae" if change else options.work / "vae"
+    if not folder.is_dir():
         items = load_datalist(options.work / "crops.json", "training", drop_padded=True)
         patches = crop_patches(items, 9000, IMAGE_SIZE, options.seed)
-        settings = {"precision": options.precision, "seed": options.seed, "latent_channels": channels}
-        train_autoencoder(patches, options.autoencoder_steps, **settings).save_pretrained(kept)
-    return freeze(AutoencoderKL.from_pretrained(kept))
+        settings = {"precision": options.precision, "seed": options.seed, **change}
+        train_autoencoder(patches, options.autoencoder_steps, **settings).save_pretrained(folder)
+    return freeze(AutoencoderKL.from_pretrained(folder))
 
 
-def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> dict[str, Any]:
+def folder_of(options: argparse.Namespace, name: str) -> Path:
+    """What WORK holds of a variant."""
+    return options.work / "ablation" / name.replace(" ", "_").replace(",", "")
+
+
+def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> list[str]:
     """The validation of the finished model with other settings of the sampler."""
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / name) for name in ("train.json", "from_scratch.json")])
@@ -172,7 +198,7 @@ def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         "datalist": str(options.work / "crops.json"),
         "base_model": str(options.work / "trained"),
         "scorer": str(options.work / "tiny_scorer"),
-        "output_dir": str(options.work / "ablation" / name.replace(" ", "_")),
+        "output_dir": str(folder_of(options, name)),
         "precision": options.precision,
         "latent_cache": None,
         "ema_decay": None,
@@ -181,14 +207,19 @@ def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         parser[name] = value
     evaluator = parser.get_parsed_content("validate#evaluator")
     evaluator.run()
-    return dict(evaluator.state.metrics)
+    return scores(evaluator.state.metrics)
 
 
-def row(name: str, found: Mapping[str, Any]) -> str:
-    """A row of the table."""
+def scores(found: Mapping[str, Any]) -> list[str]:
+    """What the table shows of a validation."""
     loss = f"{float(found['held_out_loss']):.4f}" if found.get("held_out_loss") else ""
     distance, low, high = (float(found[f"kernel_distance{part}"]) for part in ("", "_low", "_high"))
-    return f"| {name} | {loss} | {distance:.3f} | [{low:.3f}, {high:.3f}] |"
+    return [loss, f"{distance:.3f}", f"[{low:.3f}, {high:.3f}]"]
+
+
+def row(name: str, cells: Sequence[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join([name, *cells])} |"
 
 
 if __name__ == "__main__":

@@ -100,6 +100,23 @@ class GreyValueFeatures:
         return torch.from_numpy(np.concatenate(found, axis=1)).float()
 
 
+def histogram_distance(real: np.ndarray, other: np.ndarray, window_hu: Sequence[float]) -> float:
+    """HU by which a pixel of one set must move on average to give the other's histogram (Wasserstein distance).
+
+    Args:
+        real: (BINS + BANDS,) mean features of a set.
+        other: of the other.
+        window_hu: of the features.
+    """
+    width = (window_hu[1] - window_hu[0]) / BINS
+    return float(np.abs(np.cumsum(real[:BINS] - other[:BINS])).sum() * width)
+
+
+def spectrum_distance(real: np.ndarray, other: np.ndarray) -> float:
+    """Root mean square over the frequencies of the difference between the mean spectra of two sets' features, dB."""
+    return float(np.sqrt(np.square(real[BINS:] - other[BINS:]).mean()))
+
+
 class GreyValueMeasure(DistanceMeasure):
     """A distance between two sets' mean grey values.
 
@@ -125,18 +142,17 @@ class GreyValueMeasure(DistanceMeasure):
 
 
 class HistogramMeasure(GreyValueMeasure):
-    """HU by which a pixel of one set must move on average to give the other's histogram (Wasserstein distance)."""
+    """See :func:`histogram_distance`."""
 
     def _of_means(self, real: np.ndarray, fake: np.ndarray) -> float:
-        width = (self.window_hu[1] - self.window_hu[0]) / BINS
-        return float(np.abs(np.cumsum(real[:BINS] - fake[:BINS])).sum() * width)
+        return histogram_distance(real, fake, self.window_hu)
 
 
 class SpectrumMeasure(GreyValueMeasure):
-    """Root mean square over the frequencies of the difference between the mean spectra, dB."""
+    """See :func:`spectrum_distance`."""
 
     def _of_means(self, real: np.ndarray, fake: np.ndarray) -> float:
-        return float(np.sqrt(np.square(real[BINS:] - fake[BINS:]).mean()))
+        return spectrum_distance(real, fake)
 
 
 def grey_value_curves(images: ImageSet, extractor_id: str) -> dict[str, Any]:
