@@ -51,9 +51,7 @@ TRAINING: Mapping[str, dict[str, Any]] = {
     "cosine noise schedule": {"scheduler": {"beta_schedule": "squaredcos_cap_v2"}},
     "min-SNR off": {"settings": {"snr_gamma": None}},
     "caption dropout 0": {"settings": {"caption_dropout": 0.0}},
-    "caption dropout 0.2": {"settings": {"caption_dropout": 0.2}},
     "EMA 0.99": {"settings": {"ema_decay": 0.99}},
-    "EMA 0.9995": {"settings": {"ema_decay": 0.9995}},
     "centre slices only": {"settings": {"datalist": "crops.json"}},
     **{name: {"autoencoder": change} for name, change in AUTOENCODERS.items() if change},
 }

@@ -34,7 +34,7 @@ def guidance_figure(results: Mapping[str, Any]) -> bytes | None:
     for axis, measure in zip(axes, shown):
         _plot(axis, results, measure)
     axes[0].legend(fontsize=7)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def guidance_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
@@ -45,7 +45,7 @@ def guidance_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis = figure.subplots()
         _plot(axis, results, measure)
         axis.legend(fontsize=6)
-        panels[measure["name"]] = _png(figure)
+        panels[measure["name"]] = figure_png(figure)
     return panels
 
 
@@ -86,7 +86,7 @@ def sweep_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis.set_ylabel(names[sweep[up]], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=6)
-        panels[f"{up.capitalize()} against {across}"] = _png(figure)
+        panels[f"{up.capitalize()} against {across}"] = figure_png(figure)
     return panels
 
 
@@ -116,7 +116,7 @@ def dose_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis.set_ylabel("read", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=6)
-        panels[rating.capitalize()] = _png(figure)
+        panels[rating.capitalize()] = figure_png(figure)
     return panels
 
 
@@ -145,7 +145,7 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis.set_ylabel("share of images below", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=6)
-        panels[f"Likeness by {name}"] = _png(figure)
+        panels[f"Likeness by {name}"] = figure_png(figure)
     return panels
 
 
@@ -179,7 +179,7 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         axis.set_ylabel(unit[1], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=6)
-        panels[title] = _png(figure)
+        panels[title] = figure_png(figure)
     return panels
 
 
@@ -195,7 +195,8 @@ def _shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [m for m in results["measures"] if any(row["values"][m["key"]]["value"] is not None for row in rows)]
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
     return picture.getvalue()
