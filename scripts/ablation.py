@@ -28,7 +28,7 @@ from transformers import CLIPTextModel
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.diffusion.components import freeze
-from nodule_plugin.errors import show_input_errors
+from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance, spectrum_distance
 from nodule_plugin.tiny.autoencoder import train_autoencoder
@@ -51,7 +51,7 @@ TRAINING: Mapping[str, dict[str, Any]] = {
     "cosine noise schedule": {"scheduler": {"beta_schedule": "squaredcos_cap_v2"}},
     "min-SNR off": {"settings": {"snr_gamma": None}},
     "caption dropout 0": {"settings": {"caption_dropout": 0.0}},
-    "EMA 0.99": {"settings": {"ema_decay": 0.99}},
+    "no moving average of the weights": {"settings": {"ema_decay": None}},
     "centre slices only": {"settings": {"datalist": "crops.json"}},
     **{name: {"autoencoder": change} for name, change in AUTOENCODERS.items() if change},
 }
@@ -90,6 +90,8 @@ def main() -> None:
         (f"training, {options.epochs} epochs", SCORES, TRAINING, trained),
         ("sampling of the finished model", SCORES, SAMPLING, sampled),
     )
+    if not any(options.only in name for _, _, variants, _ in sections for name in variants):
+        raise InputError(f"only: no variant's name holds {options.only!r}; see the tables at the head of {__file__}")
     rows: list[str] = []
     for heading, columns, variants, measure in sections:
         chosen = [name for name in variants if options.only in name]
