@@ -16,7 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,21 @@ from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.files import write_text_atomically
+from nodule_plugin.metrics.features import FeatureExtractor, OpenCLIPImageFeatures
 from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance, spectrum_distance
+from nodule_plugin.metrics.kernel import squared_mmd
 from nodule_plugin.tiny.autoencoder import train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
 from nodule_plugin.tiny.examples import IMAGE_SIZE, load_examples
 from nodule_plugin.tiny.patches import crop_patches
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
-AUTOENCODERS: Mapping[str, dict[str, Any]] = {
-    "the small model's": {},
+AUTOENCODERS: Mapping[str, str | dict[str, Any]] = {
+    "the small model's": "vae",
+    "the same before its decoder was refined": "vae_unrefined",
     **{f"{channels} latent channels": {"latent_channels": channels} for channels in (2, 4, 8)},
 }
-"""Variant -> arguments of :func:`train_autoencoder`; WORK's own where there are none."""
+"""Variant -> a folder of WORK, or arguments of :func:`train_autoencoder`, whose decoder is then not refined."""
 TRAINING: Mapping[str, dict[str, Any]] = {
     "as from_scratch.json has it": {},
     "predicts noise, terminal SNR not zero": {
@@ -53,7 +56,7 @@ TRAINING: Mapping[str, dict[str, Any]] = {
     "caption dropout 0": {"settings": {"caption_dropout": 0.0}},
     "no moving average of the weights": {"settings": {"ema_decay": None}},
     "centre slices only": {"settings": {"datalist": "crops.json"}},
-    **{name: {"autoencoder": change} for name, change in AUTOENCODERS.items() if change},
+    **{name: {"autoencoder": change} for name, change in AUTOENCODERS.items() if isinstance(change, dict)},
 }
 """Variant -> what it changes: the scheduler's configuration, settings of train.json, the autoencoder."""
 SAMPLING: Mapping[str, dict[str, Any]] = {
@@ -69,7 +72,7 @@ SAMPLING: Mapping[str, dict[str, Any]] = {
 }
 """Variant -> settings of train.json's validation."""
 SCORES = ["held-out loss", "kernel distance", ""]
-RECONSTRUCTION = ["mean absolute error, [-1, 1]", "histogram distance, HU", "spectrum distance, dB"]
+RECONSTRUCTION = ["mean absolute error, [-1, 1]", "histogram, HU", "spectrum, dB", "kernel distance of training images"]
 
 
 def main() -> None:
@@ -85,11 +88,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only variants whose name holds this text")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sections = (
+    sections: list[tuple[str, list[str], Mapping[str, Any], Callable[..., list[str]]]] = [
         ("autoencoder", RECONSTRUCTION, AUTOENCODERS, reconstructed),
         (f"training, {options.epochs} epochs", SCORES, TRAINING, trained),
         ("sampling of the finished model", SCORES, SAMPLING, sampled),
-    )
+    ]
     if not any(options.only in name for _, _, variants, _ in sections for name in variants):
         raise InputError(f"only: no variant's name holds {options.only!r}; see the tables at the head of {__file__}")
     rows: list[str] = []
@@ -102,16 +105,32 @@ def main() -> None:
     print(options.output.read_text())
 
 
-def reconstructed(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> list[str]:
-    """How well an autoencoder reconstructs the validation images, as it does in training: from drawn latents."""
+def reconstructed(options: argparse.Namespace, name: str, change: str | Mapping[str, Any]) -> list[str]:
+    """What an autoencoder makes of validation images, from drawn latents as in training, and of training images.
+
+    The distance of reconstructed training images to the validation images is the least that a U-Net which knows the
+    training latents by heart would reach.
+    """
     vae = autoencoder(options, name, change)
-    images = load_examples(options.work / "crops.json", "validation").images
+    images, training = (load_examples(options.work / "crops.json", part).images for part in ("validation", "training"))
     generator = torch.Generator().manual_seed(options.seed)
-    output = torch.cat([vae.decode(vae.encode(part).latent_dist.sample(generator)).sample for part in images.split(64)])
-    real, found = (GreyValueFeatures()(part.clamp(-1, 1)).mean(dim=0).double().numpy() for part in (images, output))
-    error = (output - images).abs().mean().item()
-    histogram = histogram_distance(real, found, DEFAULT_WINDOW_HU)
-    return [f"{error:.4f}", f"{histogram:.1f}", f"{spectrum_distance(real, found):.1f}"]
+
+    def through(originals: torch.Tensor) -> torch.Tensor:
+        parts = [vae.decode(vae.encode(part).latent_dist.sample(generator)).sample for part in originals.split(64)]
+        return torch.cat(parts).clamp(-1, 1)
+
+    def features(of: torch.Tensor, extractor: FeatureExtractor) -> torch.Tensor:
+        return torch.cat([extractor(part) for part in of.split(64)]).double()
+
+    output = through(images)
+    real, found = (features(part, GreyValueFeatures()).mean(dim=0).numpy() for part in (images, output))
+    judge = OpenCLIPImageFeatures(str(options.work / "tiny_scorer"))
+    return [
+        f"{(output - images).abs().mean().item():.4f}",
+        f"{histogram_distance(real, found, DEFAULT_WINDOW_HU):.1f}",
+        f"{spectrum_distance(real, found):.1f}",
+        f"{squared_mmd(features(images, judge), features(through(training), judge)):.3f}",
+    ]
 
 
 def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> list[str]:
@@ -173,10 +192,10 @@ def base_model(options: argparse.Namespace, name: str, change: Mapping[str, Any]
     return target
 
 
-def autoencoder(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -> AutoencoderKL:
+def autoencoder(options: argparse.Namespace, name: str, change: str | Mapping[str, Any]) -> AutoencoderKL:
     """WORK's autoencoder; for a variant one that is trained for fewer steps, unless WORK holds it."""
-    folder = folder_of(options, name) / "vae" if change else options.work / "vae"
-    if not folder.is_dir():
+    folder = options.work / change if isinstance(change, str) else folder_of(options, name) / "vae"
+    if not isinstance(change, str) and not folder.is_dir():
         items = load_datalist(options.work / "crops.json", "training", drop_padded=True)
         patches = crop_patches(items, 9000, IMAGE_SIZE, options.seed)
         settings = {"precision": options.precision, "seed": options.seed, **change}
