@@ -7,7 +7,13 @@ from diffusers import StableDiffusionPipeline
 
 from nodule_plugin.diffusion.components import TextConditioner, load_text_encoder, load_tokenizer, load_vae
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.tiny.autoencoder import balance_channels, build_autoencoder, refine_decoder, train_autoencoder
+from nodule_plugin.tiny.autoencoder import (
+    DetailDiscriminator,
+    balance_channels,
+    build_autoencoder,
+    refine_decoder,
+    train_autoencoder,
+)
 from nodule_plugin.tiny.base_model import build_text_encoder, build_unet, save_base_model
 
 
@@ -72,3 +78,11 @@ def test_a_refined_decoder_reads_the_same_latents() -> None:
     assert all(name.startswith("decoder.") for name in changed)
     assert not refined.training
     assert not any(parameter.requires_grad for parameter in refined.parameters())
+
+
+def test_the_detail_discriminator_sees_noise_and_no_brightness() -> None:
+    judge = DetailDiscriminator()
+    flat, noise = torch.full((1, 3, 32, 32), 0.3), 0.02 * torch.randn(1, 1, 32, 32).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(judge(flat), judge(flat - 0.8))
+    assert (judge(flat + noise) - judge(flat)).abs().max() > 1e-3
+    assert judge(flat).shape == (1, 1, 8, 8)
