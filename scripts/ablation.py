@@ -41,10 +41,9 @@ from nodule_plugin.tiny.patches import crop_patches
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 AUTOENCODERS: Mapping[str, str | dict[str, Any]] = {
     "the small model's": "vae",
-    "the same before its decoder was refined": "vae_unrefined",
     **{f"{channels} latent channels": {"latent_channels": channels} for channels in (2, 4, 8)},
 }
-"""Variant -> a folder of WORK, or arguments of :func:`train_autoencoder`, whose decoder is then not refined."""
+"""Variant -> a folder of WORK, or arguments of :func:`train_autoencoder`."""
 TRAINING: Mapping[str, dict[str, Any]] = {
     "as from_scratch.json has it": {},
     "predicts noise, terminal SNR not zero": {
@@ -108,8 +107,8 @@ def main() -> None:
 def reconstructed(options: argparse.Namespace, name: str, change: str | Mapping[str, Any]) -> list[str]:
     """What an autoencoder makes of validation images, from drawn latents as in training, and of training images.
 
-    The distance of reconstructed training images to the validation images is the least that a U-Net which knows the
-    training latents by heart would reach.
+    The distance of reconstructed training images to the validation images is what a U-Net that knows the training
+    latents by heart would score.
     """
     vae = autoencoder(options, name, change)
     images, training = (load_examples(options.work / "crops.json", part).images for part in ("validation", "training"))

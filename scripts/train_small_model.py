@@ -27,7 +27,7 @@ from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
 from nodule_plugin.errors import show_input_errors
 from nodule_plugin.files import replacing, write_text_atomically
-from nodule_plugin.tiny.autoencoder import refine_decoder, train_autoencoder
+from nodule_plugin.tiny.autoencoder import train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
 from nodule_plugin.tiny.conditioner import train_text_encoder
 from nodule_plugin.tiny.examples import CONDITIONING, IMAGE_SIZE, JUDGING, load_examples
@@ -47,7 +47,6 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="the bundle's models folder")
     parser.add_argument("--patches", type=int, default=9000, help="that the autoencoder is trained on")
     parser.add_argument("--autoencoder-steps", type=int, default=3000)
-    parser.add_argument("--decoder-steps", type=int, default=400, help="of the decoder alone, after the autoencoder's")
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--scorer-steps", type=int, default=800)
     parser.add_argument("--overlay", type=Path, help="further configuration of the U-Net's training")
@@ -103,16 +102,13 @@ def untrained_base(options: argparse.Namespace, datalist: Path) -> Path:
 
 
 def autoencoder(options: argparse.Namespace, datalist: Path) -> AutoencoderKL:
-    """The autoencoder, from WORK or trained: first as a whole, then its decoder alone."""
-    first, folder = options.work / "vae_unrefined", options.work / "vae"
+    """The autoencoder, from WORK or trained."""
+    folder = options.work / "vae"
     if not folder.is_dir():
         items = load_datalist(datalist, "training", drop_padded=True)
         patches = crop_patches(items, options.patches, IMAGE_SIZE, options.seed)
-        settings = {"precision": options.precision, "seed": options.seed}
-        if not first.is_dir():
-            train_autoencoder(patches, options.autoencoder_steps, **settings).save_pretrained(first)
-        vae = freeze(AutoencoderKL.from_pretrained(first))
-        refine_decoder(vae, patches, options.decoder_steps, **settings).save_pretrained(folder)
+        vae = train_autoencoder(patches, options.autoencoder_steps, precision=options.precision, seed=options.seed)
+        vae.save_pretrained(folder)
     return freeze(AutoencoderKL.from_pretrained(folder))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
-from torch.nn.functional import avg_pool2d, l1_loss, relu
+from torch.nn.functional import l1_loss, relu
 from tqdm import tqdm
 
 from nodule_plugin.diffusion import sampling
@@ -27,30 +27,6 @@ def build_autoencoder(latent_channels: int = 4, sample_size: int = 64) -> Autoen
         norm_num_groups=16,
         sample_size=sample_size,
     )
-
-
-class DetailDiscriminator(nn.Sequential):
-    """Scores the finest detail of overlapping patches as real or not, (B, 3, H, W) grey images to (B, 1, H/4, W/4).
-
-    It sees an image less its 5 x 5 means, ten times as strong, and nothing in it is normalised: how strong noise is
-    tells real from smooth images, and is lost on :class:`PatchDiscriminator` beside edges twenty times as strong.
-    """
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__(
-            nn.Conv2d(1, width, 4, 2, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, 2, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 2 * width, 3, 1, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 3, 1, 1),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The scores."""
-        grey = images[:, :1]
-        return super().forward(10 * (grey - avg_pool2d(grey, 5, 1, 2, count_include_pad=False)))
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -118,7 +94,10 @@ def train_autoencoder(
             elapsed = step / steps
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1, step / 50) * (0.02 + 0.49 * (1 + _cosine(elapsed)))
-            images = _views(patches, batch_size, elapsed, generator)
+            chosen = torch.randint(len(patches), (batch_size,), generator=generator)
+            # Small crops first: four times the steps in the same time, and the network is convolutional.
+            side = patches.shape[-1] // 2 if elapsed < 0.85 else patches.shape[-1]
+            images = random_crop(augment(patches[chosen], generator), side, generator).repeat(1, 3, 1, 1)
             with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
                 posterior = vae.encode(images).latent_dist
                 output = vae.decode(posterior.sample()).sample
@@ -127,85 +106,19 @@ def train_autoencoder(
             loss = error + kl_weight * posterior.kl().float().mean()
             if adversarial := elapsed > 1 - adversarial_share:
                 loss = loss + 0.02 * min(1, (elapsed - 1 + adversarial_share) * 10) * -judge(output).mean()
-            _step(optimizer, loss, vae)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            optimizer.step()
             if adversarial:
-                _step(judge_optimizer, _judge_loss(judge, images, output.detach()))
+                judge_loss = (relu(1 - judge(images)) + relu(1 + judge(output.detach()))).mean()
+                judge_optimizer.zero_grad()
+                judge_loss.backward()
+                judge_optimizer.step()
             bar.set_postfix(error=f"{error.item():.4f}", refresh=False)
     vae.requires_grad_(False).eval()
     balance_channels(vae, patches[:: -(-len(patches) // 1024)])  # of all nodules: they lie in order
     return vae
-
-
-def refine_decoder(
-    vae: AutoencoderKL,
-    patches: torch.Tensor,
-    steps: int,
-    batch_size: int = 24,
-    learning_rate: float = 3e-4,
-    adversarial_weight: float = 0.02,
-    precision: str = "float32",
-    seed: int = 0,
-) -> AutoencoderKL:
-    """Train the decoder on, in place, against :class:`DetailDiscriminator`; the latents stay as they are.
-
-    A decoder trained mainly on the absolute error gives images that are too smooth, whatever latents it is given. The
-    U-Net, which knows latents only, can be trained before or after.
-
-    Args:
-        vae: as :func:`train_autoencoder` returns it.
-        patches: (N, 1, H, H) in [-1, 1].
-        steps: the learning rate falls along them by a half cosine.
-        adversarial_weight: of the discriminator's verdict; reached after a tenth of the steps.
-        precision: see :func:`train_autoencoder`.
-
-    Returns:
-        The autoencoder in evaluation mode.
-    """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    vae.decoder.requires_grad_(True).train()
-    judge = DetailDiscriminator()
-    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0.01)
-    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
-    dtype = sampling.precision("precision", precision)
-    with tqdm(range(steps), desc="decoder", unit="step", mininterval=10) as bar:
-        for step in bar:
-            elapsed = step / steps
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * (0.02 + 0.49 * (1 + _cosine(elapsed)))
-            images = _views(patches, batch_size, elapsed, generator)
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                with torch.no_grad():
-                    latents = vae.encode(images).latent_dist.sample()
-                output = vae.decode(latents).sample
-            output = output.float()
-            error = l1_loss(output, images)
-            loss = error + adversarial_weight * min(1, elapsed * 10) * -judge(output).mean()
-            _step(optimizer, loss, vae.decoder)
-            _step(judge_optimizer, _judge_loss(judge, images, output.detach()))
-            bar.set_postfix(error=f"{error.item():.4f}", refresh=False)
-    vae.requires_grad_(False).eval()
-    return vae
-
-
-def _views(patches: torch.Tensor, count: int, elapsed: float, generator: torch.Generator) -> torch.Tensor:
-    """(count, 3, h, h) of the patches, for a step after that share of all steps."""
-    chosen = torch.randint(len(patches), (count,), generator=generator)
-    # Small crops first: four times the steps in the same time, and the network is convolutional.
-    side = patches.shape[-1] // 2 if elapsed < 0.85 else patches.shape[-1]
-    return random_crop(augment(patches[chosen], generator), side, generator).repeat(1, 3, 1, 1)
-
-
-def _judge_loss(judge: nn.Module, images: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    return (relu(1 - judge(images)) + relu(1 + judge(output))).mean()
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, clipped: nn.Module | None = None) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    if clipped is not None:
-        nn.utils.clip_grad_norm_(clipped.parameters(), 1.0)
-    optimizer.step()
 
 
 def _cosine(share: float) -> float:

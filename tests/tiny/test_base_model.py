@@ -7,13 +7,7 @@ from diffusers import StableDiffusionPipeline
 
 from nodule_plugin.diffusion.components import TextConditioner, load_text_encoder, load_tokenizer, load_vae
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.tiny.autoencoder import (
-    DetailDiscriminator,
-    balance_channels,
-    build_autoencoder,
-    refine_decoder,
-    train_autoencoder,
-)
+from nodule_plugin.tiny.autoencoder import balance_channels, build_autoencoder, train_autoencoder
 from nodule_plugin.tiny.base_model import build_text_encoder, build_unet, save_base_model
 
 
@@ -66,23 +60,3 @@ def test_the_autoencoder_learns_to_reconstruct() -> None:
     short, longer = (train_autoencoder(patches, steps, batch_size=2, adversarial_share=0) for steps in (1, 60))
     errors = [(vae(patches.repeat(1, 3, 1, 1)).sample - patches).abs().mean() for vae in (short, longer)]
     assert errors[1] < errors[0] / 2
-
-
-def test_a_refined_decoder_reads_the_same_latents() -> None:
-    patches = torch.rand(8, 1, 64, 64) * 2 - 1
-    vae = train_autoencoder(patches, steps=2, batch_size=2)
-    before = {name: value.clone() for name, value in vae.state_dict().items()}
-    refined = refine_decoder(vae, patches, steps=3, batch_size=2)
-    changed = {name for name, value in refined.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
-    assert all(name.startswith("decoder.") for name in changed)
-    assert not refined.training
-    assert not any(parameter.requires_grad for parameter in refined.parameters())
-
-
-def test_the_detail_discriminator_sees_noise_and_no_brightness() -> None:
-    judge = DetailDiscriminator()
-    flat, noise = torch.full((1, 3, 32, 32), 0.3), 0.02 * torch.randn(1, 1, 32, 32).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(judge(flat), judge(flat - 0.8))
-    assert (judge(flat + noise) - judge(flat)).abs().max() > 1e-3
-    assert judge(flat).shape == (1, 1, 8, 8)

@@ -14,7 +14,6 @@ from nodule_plugin.lidc.phantom import write_phantom_crops
 QUICK = {
     "patches": 40,
     "autoencoder-steps": 2,
-    "decoder-steps": 2,
     "text-steps": 2,
     "scorer-steps": 2,
     "threads": 1,
