@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 
 NIFTI = (".nii", ".nii.gz")
+Load = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Loads an item: :class:`LoadSetImaged`, or what takes its place."""
 
 
 def real_items(

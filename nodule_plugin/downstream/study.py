@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from nodule_plugin.data.evaluation_images import Load
 from nodule_plugin.downstream.classifier import predict, train_classifier
-from nodule_plugin.downstream.tasks import TASKS, Load, Pictures, Task, load_pictures
+from nodule_plugin.downstream.tasks import TASKS, Pictures, Task, load_pictures
 from nodule_plugin.errors import InputError
 
 MEAN = "mean of the findings"

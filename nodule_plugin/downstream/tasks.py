@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nodule_plugin.data.evaluation_images import Load
 from nodule_plugin.data.image_set import ImageRecord
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES
-
-Load = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         [name, counts.get(name, ""), *(_text(arm["auroc"][name]) for arm in results["arms"])] for name in real["auroc"]
     ]
     others = results["arms"][1:]
-    differences = [[name, *(_text(arm["difference"][name], "+") for arm in others)] for name in real["auroc"]]
+    differences = [[name, *(_text(arm["difference"][name], signed=True) for arm in others)] for name in real["auroc"]]
     caution = (
         f"**{settings['seen']:,} of the test images are of patients whom the bundle's small models learnt from**: if "
         "one of these models generated the images, this is no test.\n\n"
@@ -85,11 +85,11 @@ def figure(results: Mapping[str, Any]) -> bytes:
     return figure_png(picture)
 
 
-def _text(estimate: Mapping[str, Any] | None, sign: str = "") -> str:
+def _text(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
     if estimate is None:
         return "not measured"
     text = with_interval(estimate["value"], estimate["ci95"])
-    return f"+{text}" if sign and estimate["value"] > 0 else text
+    return f"+{text}" if signed and estimate["value"] > 0 else text
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

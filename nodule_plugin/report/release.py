@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from nodule_plugin.data.evaluation_images import Load
 from nodule_plugin.data.generated import FILE_FIELDS, MANIFEST, load_generated
 from nodule_plugin.data.image_set import LoadedImages
 from nodule_plugin.data.pixels import to_uint8
@@ -19,8 +20,6 @@ from nodule_plugin.metrics.feature_cache import embedder
 from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector
 from nodule_plugin.metrics.studies import rate
-
-Load = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def write_release(

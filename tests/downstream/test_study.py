@@ -186,6 +186,6 @@ def test_files(tmp_path: Path) -> None:
         write_downstream(results, tmp_path / "file")
 
 
-def test_held_out_items_may_come_without_a_patient_on_the_generated_side() -> None:
+def test_generated_images_have_no_patient() -> None:
     generated = [item | {"record": replace(item["record"], patient_id=None)} for item in _items("generated", 8, 2)]
     assert _run(generated, steps=1)["settings"]["test_images"] == 60
