@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_command import run_config
 from crops_folder import write_crops
 from monai.bundle import run
 from PIL import Image
@@ -53,13 +51,6 @@ def generated(tmp_path: Path) -> Path:
     return folder
 
 
-def _downstream(repository: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/downstream.json"]
-    command += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=600)
-
-
 def test_the_documented_command(repository: Path, datalist: Path, generated: Path, tmp_path: Path) -> None:
     small = {"classifier_steps": 2, "classifier_seeds": "0,1", "resamples": 10}
     settings = {
@@ -69,7 +60,7 @@ def test_the_documented_command(repository: Path, datalist: Path, generated: Pat
         "drop_padded": False,
         **small,
     }
-    done = _downstream(repository, **settings)
+    done = run_config(repository, "downstream", **settings)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "out" / "downstream.json") in done.stdout
     results = json.loads((tmp_path / "out" / "downstream.json").read_text())
@@ -90,9 +81,8 @@ def test_a_set_without_findings_is_one_clear_error(
     for image in manifest["images"]:
         image["findings"] = None
     (generated / "manifest.json").write_text(json.dumps(manifest))
-    done = _downstream(
-        repository, datalist=datalist, generated_dir=generated, output_dir=tmp_path / "out", drop_padded=False
-    )
+    settings = {"datalist": datalist, "generated_dir": generated, "output_dir": tmp_path / "out"}
+    done = run_config(repository, "downstream", drop_padded=False, **settings)
     assert done.returncode != 0
     assert "generated images: none has findings" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()

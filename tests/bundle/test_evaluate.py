@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from bundle_command import run_config
 from PIL import Image
 from tiny_clip import make_tiny_biomedclip
 from tiny_inception import make_inception
@@ -40,14 +38,6 @@ def _write_set(folder: Path, seed: int, scales: tuple[float, ...]) -> Path:
     return folder
 
 
-def _evaluate(repository: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/evaluate.json"]
-    for name, value in settings.items():
-        command += [f"--{name}", str(value)]
-    environment = os.environ | {"PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=900)
-
-
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sets")
@@ -62,8 +52,9 @@ def test_the_documented_command_with_every_published_metric(
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
     biomedclip = make_tiny_biomedclip(tmp_path / "biomedclip")
     output = tmp_path / "out"
-    ran = _evaluate(
+    ran = run_config(
         repository,
+        "evaluate",
         **sets,
         output_dir=output,
         inception_weights=make_inception(tmp_path / "inception.pth"),
@@ -117,8 +108,9 @@ def test_any_two_folders_of_pictures_with_every_network(repository: Path, tmp_pa
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pt")
     tiny = repository / "bundle" / "models" / "tiny_scorer"
-    ran = _evaluate(
+    ran = run_config(
         repository,
+        "evaluate",
         real_dir=tmp_path / "a",
         generated_dir=tmp_path / "b",
         output_dir=tmp_path / "out",
@@ -157,7 +149,7 @@ def test_any_two_folders_of_pictures_with_every_network(repository: Path, tmp_pa
 def test_wrong_settings_end_with_one_line(
     repository: Path, sets: dict[str, Path], tmp_path: Path, wrong: dict[str, str], message: str
 ) -> None:
-    ran = _evaluate(repository, **(sets | {"output_dir": tmp_path / "out", "noise_images": 2} | wrong))
+    ran = run_config(repository, "evaluate", **(sets | {"output_dir": tmp_path / "out", "noise_images": 2} | wrong))
     assert ran.returncode == 1
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
