@@ -41,7 +41,8 @@ from nodule_plugin.tiny.patches import crop_patches
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 AUTOENCODERS: Mapping[str, str | dict[str, Any]] = {
     "the small model's": "vae",
-    **{f"{channels} latent channels": {"latent_channels": channels} for channels in (2, 4, 8)},
+    **{f"{channels} latent channels": {"latent_channels": channels} for channels in (4, 8)},
+    "4 latent channels, 3,000 steps": {"latent_channels": 4, "steps": 3000},
 }
 """Variant -> a folder of WORK, or arguments of :func:`train_autoencoder`."""
 TRAINING: Mapping[str, dict[str, Any]] = {
@@ -82,7 +83,6 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="Markdown file")
     parser.add_argument("--epochs", type=int, default=6, help="of each variant of the training")
     parser.add_argument("--overlay", type=Path, help="further configuration of every variant's training")
-    parser.add_argument("--autoencoder-steps", type=int, default=1000, help="of the variants of the autoencoder")
     parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
     parser.add_argument("--only", default="", help="only variants whose name holds this text")
     parser.add_argument("--seed", type=int, default=0)
@@ -192,13 +192,13 @@ def base_model(options: argparse.Namespace, name: str, change: Mapping[str, Any]
 
 
 def autoencoder(options: argparse.Namespace, name: str, change: str | Mapping[str, Any]) -> AutoencoderKL:
-    """WORK's autoencoder; for a variant one that is trained for fewer steps, unless WORK holds it."""
+    """WORK's autoencoder; for a variant one that is trained, unless WORK holds it."""
     folder = options.work / change if isinstance(change, str) else folder_of(options, name) / "vae"
     if not isinstance(change, str) and not folder.is_dir():
         items = load_datalist(options.work / "crops.json", "training", drop_padded=True)
         patches = crop_patches(items, 9000, IMAGE_SIZE, options.seed)
-        settings = {"precision": options.precision, "seed": options.seed, **change}
-        train_autoencoder(patches, options.autoencoder_steps, **settings).save_pretrained(folder)
+        settings = {"steps": 1000, "precision": options.precision, "seed": options.seed, **change}
+        train_autoencoder(patches, **settings).save_pretrained(folder)
     return freeze(AutoencoderKL.from_pretrained(folder))
 
 

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=Path, help="folder for what is kept between runs")
     parser.add_argument("--output", required=True, type=Path, help="the bundle's models folder")
     parser.add_argument("--patches", type=int, default=9000, help="that the autoencoder is trained on")
-    parser.add_argument("--autoencoder-steps", type=int, default=3000)
+    parser.add_argument("--autoencoder-steps", type=int, default=1000)
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--scorer-steps", type=int, default=800)
     parser.add_argument("--overlay", type=Path, help="further configuration of the U-Net's training")

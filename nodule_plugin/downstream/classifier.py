@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
+from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.downstream.tasks import Pictures
 from nodule_plugin.errors import InputError
 
@@ -62,7 +63,8 @@ def train_classifier(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in tqdm(range(steps), desc="classifier", unit="step", mininterval=5, leave=False):
         chosen = torch.randint(len(pictures), (batch_size,), generator=generator)
-        images = turned(pictures.images[chosen], generator).to(device)
+        drawn = torch.randint(ORIENTATIONS, (batch_size,), generator=generator).tolist()
+        images = torch.stack([orient(*pair) for pair in zip(pictures.images[chosen], drawn, strict=True)]).to(device)
         answers = pictures.answers[chosen].to(device)
         known = ~answers.isnan()
         losses = binary_cross_entropy_with_logits(network(images), answers.nan_to_num(), reduction="none")
@@ -78,11 +80,3 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """(N, tasks) logits of (N, 1, H, W) images, on the processor."""
     device = next(network.parameters()).device
     return torch.cat([network(part.to(device)).cpu() for part in images.split(batch_size)])
-
-
-def turned(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of (B, C, H, H) images in one of the 8 rotations and reflections of the square, at random."""
-    across, along, over = torch.rand(3, len(images), 1, 1, 1, generator=generator) < 0.5
-    images = torch.where(across, images.flip(-1), images)
-    images = torch.where(along, images.flip(-2), images)
-    return torch.where(over, images.transpose(-1, -2), images)

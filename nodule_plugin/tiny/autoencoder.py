@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nodule_plugin.diffusion import sampling
 
 
-def build_autoencoder(latent_channels: int = 4, sample_size: int = 64) -> AutoencoderKL:
+def build_autoencoder(latent_channels: int = 2, sample_size: int = 64) -> AutoencoderKL:
     """An untrained autoencoder, 4 times smaller in the latents along each side, about a million parameters."""
     return AutoencoderKL(
         block_out_channels=(32, 64, 64),
@@ -66,7 +66,7 @@ def train_autoencoder(
     learning_rate: float = 1e-3,
     adversarial_share: float = 0.5,
     kl_weight: float = 2e-6,
-    latent_channels: int = 4,
+    latent_channels: int = 2,
     precision: str = "float32",
     seed: int = 0,
 ) -> AutoencoderKL:
@@ -77,7 +77,8 @@ def train_autoencoder(
         steps: the learning rate falls along them by a half cosine.
         adversarial_share: the discriminator joins for this last share of the steps.
         kl_weight: of the latents' divergence from a standard normal, summed over an image's latents.
-        latent_channels: of each of the latents' pixels, which stand for 4 x 4 of the image's.
+        latent_channels: of each of the latents' pixels, which stand for 4 x 4 of the image's. With two of them a U-Net
+            learns faster than with four, from reconstructions that are as good (docs/benchmarks/ablation.md).
         precision: of the forward pass, see :data:`nodule_plugin.diffusion.sampling.PRECISIONS`.
 
     Returns:

@@ -128,10 +128,10 @@ def test_the_decoder_is_exported_as_torchscript(bundle: Path, tmp_path: Path) ->
                         "--ckpt_file", str(tmp_path / "decoder.pt"), "--filepath", str(tmp_path / "decoder.ts"),
                         "--use_trace", "True", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    latents = torch.randn(3, 4, 16, 16)
+    vae = parts(bundle, "inference.json").get_parsed_content("vae_def")
+    latents = torch.randn(3, vae.config.latent_channels, 16, 16)
     with torch.no_grad():
-        found = torch.jit.load(tmp_path / "decoder.ts")(latents)
-        expected = decode_latents(parts(bundle, "inference.json").get_parsed_content("vae_def"), latents)
+        found, expected = torch.jit.load(tmp_path / "decoder.ts")(latents), decode_latents(vae, latents)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from nodule_plugin.data.image_set import ImageRecord
-from nodule_plugin.downstream.classifier import train_classifier, turned
+from nodule_plugin.downstream.classifier import train_classifier
 from nodule_plugin.downstream.study import MEAN, _area, _patient_draws, run_downstream
 from nodule_plugin.downstream.tasks import TASKS, Pictures
 from nodule_plugin.errors import InputError
@@ -155,14 +155,6 @@ def test_patients_are_drawn_whole() -> None:
         assert counts[0] == counts[2] == counts[4]
         assert counts[0] + counts[1] + counts[3] == 3
     assert len({tuple(draw) for draw in draws}) > 5
-
-
-def test_turned_images_are_the_eight_of_the_square() -> None:
-    image = torch.arange(9.0).reshape(1, 1, 3, 3)
-    found = turned(image.expand(200, -1, -1, -1), torch.Generator().manual_seed(0))
-    expected = {tuple(turn.flatten().tolist()) for k in range(4) for turn in (image.rot90(k, (2, 3)),)}
-    expected |= {tuple(turn.flatten().tolist()) for k in range(4) for turn in (image.flip(-1).rot90(k, (2, 3)),)}
-    assert {tuple(one.flatten().tolist()) for one in found} == expected
 
 
 def test_a_classifier_of_nothing() -> None:
