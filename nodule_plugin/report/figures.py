@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,7 @@ def sweep_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
                 axis.axvline(place[0], color="black", linewidth=1, linestyle="--", label=row["model"])
             if row["floor"] and place[1] is not None and up == "fidelity":
                 axis.axhline(place[1], color="black", linewidth=1, linestyle=":", label=row["model"])
+        _compress(axis, [point[up]["value"] for point in sweep["points"]])
         axis.set_xlabel(names[sweep[across]], fontsize=8)
         axis.set_ylabel(names[sweep[up]], fontsize=8)
         axis.tick_params(labelsize=8)
@@ -205,6 +207,7 @@ def figure_png(figure: Figure) -> bytes:
 def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) -> None:
     key = measure["key"]
     models = dict.fromkeys(row["model"] for row in results["rows"] if row["kind"] == GENERATED)
+    heights: list[float] = []
     for model in models:
         points = [
             (row["guidance_scale"], row["values"][key]["value"], row["values"][key]["ci95"])
@@ -214,6 +217,7 @@ def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) ->
         if points:
             scales, values, intervals = zip(*points)
             axis.errorbar(scales, values, _bars(values, intervals), marker="o", capsize=3, label=model)
+            heights += values
     for row in results["rows"]:
         value = row["values"][key]["value"]
         if value is not None and (row["kind"] == REAL or row["floor"]):
@@ -222,6 +226,7 @@ def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) ->
     axis.set_title(f"{measure['name']} {arrow(measure)}", fontsize=9)
     axis.set_xlabel("guidance scale", fontsize=8)
     _spread_out(axis, {row["guidance_scale"] for row in results["rows"] if row["guidance_scale"] is not None})
+    _compress(axis, heights)
     axis.tick_params(labelsize=8)
 
 
@@ -231,3 +236,12 @@ def _spread_out(axis: Axes, scales: Collection[float]) -> None:
         axis.set_xscale("log")
         axis.set_xticks(sorted(scales), [f"{scale:g}" for scale in sorted(scales)])
         axis.minorticks_off()
+
+
+def _compress(axis: Axes, values: Collection[float]) -> None:
+    """A logarithmic value axis, linear about 0, where the largest of the values would press all others together."""
+    positive = [value for value in values if value > 0]
+    if positive and max(positive) > 30 * min(positive):
+        linear = 10 ** math.floor(math.log10(min(positive)))
+        axis.set_yscale("symlog", linthresh=linear)
+        axis.set_ylim(bottom=min(-linear, 2 * min(values)))

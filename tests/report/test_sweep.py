@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from nodule_plugin.data.image_set import GENERATED, REAL
-from nodule_plugin.report.figures import _spread_out, sweep_panels
+from nodule_plugin.report.figures import _compress, _spread_out, sweep_panels
 from nodule_plugin.report.sweep import PAPER, guidance_sweep
 
 
@@ -82,3 +82,12 @@ def test_guidance_scales_over_more_than_a_decade_are_spread_out(scales: set[floa
     assert axis.get_xscale() == kind
     if kind == "log":
         assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "1.5", "60"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [([0.05, -0.01, 300.0], "symlog"), ([0.2, 0.3], "linear"), ([-0.1, 0.0], "linear")]
+)
+def test_distances_of_which_one_dwarfs_the_others_are_compressed(values: list[float], kind: str) -> None:
+    axis = Figure().subplots()
+    _compress(axis, values)
+    assert axis.get_yscale() == kind
