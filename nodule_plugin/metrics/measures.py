@@ -270,7 +270,20 @@ class ExtrapolatedFrechetMeasure(DistanceMeasure):
         return extrapolate_frechet_distance(real, fake, repeats=self.repeats, seed=self.seed).error
 
 
-class RadiomicsMeasure(FrechetMeasure):
+class _InUnitsOfSpread(DistanceMeasure):
+    """Features in units of their spread among the real images, so that none counts more for its unit alone."""
+
+    def _pair(self, images: ImageSet, real: ImageSet) -> tuple[FeatureRows, FeatureRows] | str:
+        pair = super()._pair(images, real)
+        if isinstance(pair, str):
+            return pair
+        reference, other = (rows.read() for rows in checked_pair(*pair))
+        mean, spread = reference.mean(axis=0), reference.std(axis=0, ddof=1)
+        spread = np.where(spread > 0, spread, 1.0)
+        return FeatureRows((reference - mean) / spread), FeatureRows((other - mean) / spread)
+
+
+class RadiomicsMeasure(_InUnitsOfSpread, FrechetMeasure):
     """Fréchet radiomics distance: :func:`frechet_distance` of radiomic features, each in units of its real spread.
 
     Source: Konz et al., "Fréchet Radiomic Distance (FRD)", arXiv:2412.01496; the features are
@@ -283,15 +296,6 @@ class RadiomicsMeasure(FrechetMeasure):
 
     def __init__(self, key: str, name: str, extractor: RadiomicFeatures, repeats: int = 50, seed: int = 0) -> None:
         super().__init__(key, name, extractor, False, repeats, seed, BEYOND)
-
-    def _pair(self, images: ImageSet, real: ImageSet) -> tuple[FeatureRows, FeatureRows] | str:
-        pair = super()._pair(images, real)
-        if isinstance(pair, str):
-            return pair
-        reference, other = (rows.read() for rows in checked_pair(*pair))
-        mean, spread = reference.mean(axis=0), reference.std(axis=0, ddof=1)
-        spread = np.where(spread > 0, spread, 1.0)
-        return FeatureRows((reference - mean) / spread), FeatureRows((other - mean) / spread)
 
 
 class KernelMeasure(DistanceMeasure):
@@ -323,6 +327,28 @@ class KernelMeasure(DistanceMeasure):
 
     def _error(self, real: FeatureRows, fake: FeatureRows) -> float:
         return kernel_error(real, fake, self.repeats, self.seed)
+
+
+class KernelRadiomicsMeasure(_InUnitsOfSpread, KernelMeasure):
+    """Kernel radiomics distance: :func:`kernel_distance` of the features of :class:`RadiomicsMeasure`.
+
+    Args:
+        extractor: of the features.
+        subsets, subset_size: see :func:`kernel_distance`.
+        key, name, repeats, seed: see :class:`DistanceMeasure`.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        extractor: RadiomicFeatures,
+        repeats: int = 50,
+        seed: int = 0,
+        subsets: int = 100,
+        subset_size: int = 1000,
+    ) -> None:
+        super().__init__(key, name, extractor, False, repeats, seed, BEYOND, subsets, subset_size)
 
 
 class CMMDMeasure(DistanceMeasure):

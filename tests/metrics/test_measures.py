@@ -19,6 +19,7 @@ from nodule_plugin.metrics.measures import (
     ExtrapolatedFrechetMeasure,
     FrechetMeasure,
     KernelMeasure,
+    KernelRadiomicsMeasure,
     RadiomicsMeasure,
     Value,
     backbone_measures,
@@ -102,6 +103,11 @@ def test_radiomic_features_are_measured_in_units_of_their_real_spread() -> None:
     fake.features = {extractor.id: (rows + torch.tensor([0.0, 2.0])) * torch.tensor([1.0, 1000.0]) + 5}
     value = RadiomicsMeasure("frd", "FRD", extractor).measure(fake, real)
     assert value.value == pytest.approx((2 / float(rows[:, 1].std())) ** 2)
+    reference = ((rows - rows.mean(0)) / rows.std(0)).numpy()
+    other = reference + np.array([0.0, 2.0]) / rows.std(0).numpy()
+    found = KernelRadiomicsMeasure("krd", "KRD", extractor).measure(fake, real)
+    assert found.value == pytest.approx(kernel_distance(reference, other).mean)
+    assert found.standard_error is not None
 
 
 def test_what_cannot_be_computed_says_why(inception: InceptionFeatures) -> None:
