@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.settings import as_flag, in_bundle
+from nodule_plugin.settings import as_flag, as_seeds, in_bundle
 
 
 @pytest.mark.parametrize(("value", "flag"), [(True, True), ("true", True), (False, False), ("False", False)])
@@ -17,6 +17,17 @@ def test_flags_of_configurations_and_command_lines(value: bool | str, flag: bool
 def test_what_is_no_flag_is_named(value: object) -> None:
     with pytest.raises(InputError, match=f"resume: .*{value!r}"):
         as_flag("resume", value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("given", "seeds"), [(3, [3]), ("3", [3]), ("0, 1", [0, 1]), ((2, 0), [2, 0]), ([1.0], [1])])
+def test_seeds_of_configurations_and_command_lines(given: object, seeds: list[int]) -> None:
+    assert as_seeds("seeds", given) == seeds
+
+
+@pytest.mark.parametrize("given", [-1, 0.5, "a", [], [0, 0], True])
+def test_what_is_no_seed_is_named(given: object) -> None:
+    with pytest.raises(InputError, match=r"^classifier_seeds: "):
+        as_seeds("classifier_seeds", given)
 
 
 def test_what_ships_is_found_from_the_bundle_and_from_the_checkout(repository: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES, Findings
 from nodule_plugin.prompts import findings_to_prompt
-from nodule_plugin.settings import as_flag
+from nodule_plugin.settings import as_flag, as_numbers, as_seeds
 
 CALCIFIED = 3
 """Solid: the code that stands for "any calcification" beside its absence."""
@@ -75,8 +75,8 @@ def generation_requests(
     given = [name for name, value in [("prompts", prompts), ("findings", findings), ("datalist", datalist)] if value]
     if len(given) != 1:
         raise InputError(f"give exactly one of prompts, findings and datalist, not {' and '.join(given) or 'none'}")
-    scales = [_checked_scale(value) for value in _numbers("guidance_scales", guidance_scales)]
-    starts = [_checked_seed(value) for value in _numbers("seeds", seeds)]
+    scales = [_checked_scale(value) for value in as_numbers("guidance_scales", guidance_scales)]
+    starts = as_seeds("seeds", seeds)
     if isinstance(roi_mm, bool) or not isinstance(roi_mm, (int, float)) or not 0 < roi_mm < math.inf:
         raise InputError(f"roi_mm: a number above 0 is needed, not {roi_mm!r}")
     if prompts:
@@ -223,40 +223,7 @@ def _parse_json(what: str, path: Path, text: str) -> Any:
         raise InputError(f"{what}: {path} is not valid JSON: {error}") from error
 
 
-def _numbers(what: str, given: Any) -> list[float | int]:
-    """The distinct numbers in a number, a list or a text, as a command line or a configuration gives them."""
-    values = re.split(r"[,\s]+", given.strip(" ,[]()")) if isinstance(given, str) else given
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        values = [values]
-    if not values:
-        raise InputError(f"{what}: at least one number is needed")
-    numbers = [_number(what, value) for value in values]
-    for index, number in enumerate(numbers):
-        if number in numbers[:index]:
-            raise InputError(f"{what}: {number} is given twice")
-    return numbers
-
-
-def _number(what: str, value: Any) -> float | int:
-    if isinstance(value, str):
-        try:
-            value = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
-        except ValueError as error:
-            raise InputError(f"{what}: {value!r} is not a number; give such as 5 or 1,5,10") from error
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{what}: {value!r} is not a number; give such as 5 or 1,5,10")
-    if not abs(value) < 2**63:
-        raise InputError(f"{what}: a number below 2**63 is needed, not {value}")
-    return value
-
-
 def _checked_scale(value: float | int) -> float:
     if value < 0:
         raise InputError(f"guidance_scales: a guidance scale is a number of 0 or above, not {value:g}")
     return float(value)
-
-
-def _checked_seed(value: float | int) -> int:
-    if value < 0 or int(value) != value:
-        raise InputError(f"seeds: a seed is a whole number of 0 or above, not {value}")
-    return int(value)

@@ -78,10 +78,7 @@ def run_downstream(
     if len(synthetic) <= len(real):
         del arms["synthetic, as many"]
     logits = {
-        name: [
-            predict(train_classifier(pictures, steps, seed=seed, device=device), test.images)
-            for seed in map(int, seeds)
-        ]
+        name: [predict(train_classifier(pictures, steps, seed=seed, device=device), test.images) for seed in seeds]
         for name, pictures in arms.items()
     }
     draws = [np.arange(len(test)), *_patient_draws(test.patients, resamples)]
@@ -109,7 +106,7 @@ def run_downstream(
         "settings": {
             "test_images": len(test),
             "test_patients": len(set(test.patients)),
-            "seeds": list(map(int, seeds)),
+            "seeds": list(seeds),
             "steps": steps,
             "resamples": resamples,
             "seen": sum(patient in seen_patients for patient in test.patients),
