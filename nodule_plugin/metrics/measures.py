@@ -270,8 +270,17 @@ class ExtrapolatedFrechetMeasure(DistanceMeasure):
         return extrapolate_frechet_distance(real, fake, repeats=self.repeats, seed=self.seed).error
 
 
-class _InUnitsOfSpread(DistanceMeasure):
-    """Features in units of their spread among the real images, so that none counts more for its unit alone."""
+class _RadiomicsDistance(DistanceMeasure):
+    """Radiomic features in units of their spread among the real images: none counts more for its unit alone.
+
+    Args:
+        extractor: of the features.
+        settings: repeats, seed and what else the distance takes.
+        key, name: see :class:`DistanceMeasure`.
+    """
+
+    def __init__(self, key: str, name: str, extractor: RadiomicFeatures, **settings: Any) -> None:
+        super().__init__(key, name, extractor, standard=False, group=BEYOND, **settings)
 
     def _pair(self, images: ImageSet, real: ImageSet) -> tuple[FeatureRows, FeatureRows] | str:
         pair = super()._pair(images, real)
@@ -283,19 +292,12 @@ class _InUnitsOfSpread(DistanceMeasure):
         return FeatureRows((reference - mean) / spread), FeatureRows((other - mean) / spread)
 
 
-class RadiomicsMeasure(_InUnitsOfSpread, FrechetMeasure):
+class RadiomicsMeasure(_RadiomicsDistance, FrechetMeasure):
     """Fréchet radiomics distance: :func:`frechet_distance` of radiomic features, each in units of its real spread.
 
     Source: Konz et al., "Fréchet Radiomic Distance (FRD)", arXiv:2412.01496; the features are
-    :data:`nodule_plugin.metrics.radiomics.FEATURES`, fewer than theirs.
-
-    Args:
-        extractor: of the features.
-        key, name, repeats, seed: see :class:`DistanceMeasure`.
+    :data:`nodule_plugin.metrics.radiomics.FEATURES`, fewer than theirs. Arguments: see :class:`_RadiomicsDistance`.
     """
-
-    def __init__(self, key: str, name: str, extractor: RadiomicFeatures, repeats: int = 50, seed: int = 0) -> None:
-        super().__init__(key, name, extractor, False, repeats, seed, BEYOND)
 
 
 class KernelMeasure(DistanceMeasure):
@@ -329,26 +331,11 @@ class KernelMeasure(DistanceMeasure):
         return kernel_error(real, fake, self.repeats, self.seed)
 
 
-class KernelRadiomicsMeasure(_InUnitsOfSpread, KernelMeasure):
+class KernelRadiomicsMeasure(_RadiomicsDistance, KernelMeasure):
     """Kernel radiomics distance: :func:`kernel_distance` of the features of :class:`RadiomicsMeasure`.
 
-    Args:
-        extractor: of the features.
-        subsets, subset_size: see :func:`kernel_distance`.
-        key, name, repeats, seed: see :class:`DistanceMeasure`.
+    Arguments: see :class:`_RadiomicsDistance` and :class:`KernelMeasure`.
     """
-
-    def __init__(
-        self,
-        key: str,
-        name: str,
-        extractor: RadiomicFeatures,
-        repeats: int = 50,
-        seed: int = 0,
-        subsets: int = 100,
-        subset_size: int = 1000,
-    ) -> None:
-        super().__init__(key, name, extractor, False, repeats, seed, BEYOND, subsets, subset_size)
 
 
 class CMMDMeasure(DistanceMeasure):
