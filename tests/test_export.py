@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from tiny_sd import make_tiny_sd, make_tuned_weights
+from warm import run_python
 
 from nodule_plugin import export
 from nodule_plugin.diffusion.components import load_vae
@@ -37,7 +37,7 @@ def exported(repository: Path, base: Path, tuned: Path, tmp_path_factory: pytest
     output = tmp_path_factory.mktemp("exported") / "onnx"
     command = [sys.executable, str(repository / "scripts" / "export_onnx.py"), "--output", str(output)]
     command += ["--base-model", str(base), "--weights", str(tuned), "--image-size", str(SIZE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = run_python(command, output.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "unet.onnx: largest difference from PyTorch" in done.stdout
     assert sorted(path.name for path in output.iterdir()) == ["decoder.onnx", "unet.onnx"]

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
+
+from warm import run_python
 
 SCRIPT = Path("scripts") / "record_eval_metrics.py"
 
@@ -11,7 +12,7 @@ SCRIPT = Path("scripts") / "record_eval_metrics.py"
 def test_the_metadata_says_what_evaluate_prints(repository: Path, real_data: Path, tmp_path: Path) -> None:
     crops = real_data / "lidc_nodule_crops"
     command = [sys.executable, str(repository / SCRIPT), "--crops", str(crops), "--work", str(tmp_path), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = run_python(command, repository, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "values agree" in done.stdout
 

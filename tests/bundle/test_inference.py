@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from monai.bundle import ConfigWorkflow
 from tiny_sd import make_tiny_sd, make_tuned_weights
+from warm import run_python
 
 from nodule_plugin.data.generated import load_generated
 from nodule_plugin.errors import InputError, find_input_error
@@ -51,7 +52,7 @@ def run(config: str, bundle: Path, output: Path, **overrides: Any) -> dict[str, 
             load_generated(output).items}  # fmt: skip
 
 
-def command(config: str, bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def command(config: str, bundle: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", str(bundle)]
     line += [f"--{name}={value}" for name, value in SMALL.items()]
     environment = {
@@ -60,7 +61,7 @@ def command(config: str, bundle: Path, *arguments: str, **options: Any) -> subpr
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    return subprocess.run([*line, *arguments], capture_output=True, text=True, env=environment, check=False, **options)
+    return run_python([*line, *arguments], cwd, environment)
 
 
 def test_has_the_properties_that_monai_requires(config: str, bundle: Path) -> None:
@@ -193,7 +194,7 @@ def test_the_shipped_model_generates_from_the_checkout_without_further_settings(
 ) -> None:
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/inference.json"]
     line += ["--output_dir", str(tmp_path / "out"), "--prompts", "The nodule is round in shape.", "--steps", "3"]
-    done = subprocess.run(line, cwd=repository, capture_output=True, text=True, timeout=300, check=False)
+    done = run_python(line, repository)
     assert done.returncode == 0, done.stderr[-2000:]
     made = load_generated(tmp_path / "out")
     assert made.guidance_scales == [1.5, 3, 5]

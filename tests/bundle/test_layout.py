@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.metadata import requires, version
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from warm import run_python
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "bundle" / "configs").glob("*.json"))
 REQUIRED = ["LICENSE", "configs/metadata.json", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"]
@@ -43,7 +43,7 @@ def test_the_metadata_meets_the_zoos_schema(repository: Path, tmp_path: Path) ->
         pytest.skip(f"no metadata schema at {schema}; set MONAI_META_SCHEMA to run this test")
     command = [sys.executable, "-m", "monai.bundle", "verify_metadata", "--filepath", str(schema)]
     command += ["--meta_file", str(repository / "bundle" / "configs" / "metadata.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_python(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "verified with no error" in done.stdout + done.stderr
 

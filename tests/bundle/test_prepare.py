@@ -18,6 +18,7 @@ import pytest
 from crops_folder import write_crops
 from dicom_files import SQUARE, nodule_xml, write_message, write_series
 from monai.bundle import run
+from warm import run_python
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError, find_input_error
@@ -34,7 +35,8 @@ def _command(repository: Path, *arguments: str) -> dict[str, Any]:
 
 
 def _prepare(repository: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(**_command(repository, *arguments), cwd=cwd, capture_output=True, check=False)
+    command = _command(repository, *arguments)
+    return run_python(command["args"], cwd, command["env"])
 
 
 def _prepare_here(repository: Path, **settings: Any) -> None:

@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tiny_clip import make_tiny_clip
 from tiny_sd import make_tiny_sd
+from warm import run_python
 
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.sources import load_nodules
@@ -54,7 +55,10 @@ def training_command(
 
 
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    """In a warm process, but for launchers of further processes."""
+    if "torch.distributed.run" in command:
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    return run_python(command, cwd)
 
 
 def read_weights(output: Path) -> dict[str, torch.Tensor]:

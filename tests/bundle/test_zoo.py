@@ -15,6 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from tiny_clip import make_tiny_clip
+from warm import run_python
 
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.generated import load_generated
@@ -47,7 +48,7 @@ def datalist(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def monai_bundle(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monai.bundle", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    return run_python(command, cwd)
 
 
 def parts(bundle: Path, config: str) -> ConfigParser:

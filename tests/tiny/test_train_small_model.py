@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm import run_python
 
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.lidc.phantom import write_phantom_crops
@@ -38,7 +38,8 @@ def command(repository: Path, crops: Path, folder: Path) -> list[str]:
 def test_one_command_trains_all_models_and_leaves_out_what_is_done(
     repository: Path, crops: Path, tmp_path: Path
 ) -> None:
-    subprocess.run(command(repository, crops, tmp_path), check=True)
+    done = run_python(command(repository, crops, tmp_path), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
     models = tmp_path / "models"
     assert {path.name for path in models.iterdir()} == {"tiny", "tiny_scorer", "model.pt", "training_patients.json"}
     network = DiffusionUNet.from_base(str(models / "tiny"))
@@ -49,6 +50,7 @@ def test_one_command_trains_all_models_and_leaves_out_what_is_done(
     assert not set(patients["training"]) & set(patients["validation"])
     parts = ("vae", "text_encoder", "untrained", "tiny_scorer", "training/models")
     before = {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts}
-    again = subprocess.run(command(repository, crops, tmp_path), check=True, capture_output=True, text=True)
+    again = run_python(command(repository, crops, tmp_path), tmp_path)
+    assert again.returncode == 0, again.stderr[-3000:]
     assert {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts} == before
     assert "wrote" in again.stdout

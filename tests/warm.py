@@ -1,0 +1,89 @@
+"""Python commands in processes that need not import PyTorch and MONAI anew: that takes longer than most commands do.
+
+A server (``multiprocessing``'s fork server, one for each process of the tests) imports them once; every command is a
+child of it: a process of its own, with its own arguments, environment, folder and streams. Tests that are about the start
+itself (signals, launchers, a clean environment) start Python as users do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+IMPORTED = [
+    "monai.bundle",
+    "monai.engines",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "transformers.models.clip.modeling_clip",
+    "nodule_plugin.diffusion.sampling",
+    "nodule_plugin.handlers.generation",
+    "nodule_plugin.handlers.validation",
+    "nodule_plugin.handlers.evaluation",
+]
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(IMPORTED)
+
+
+def run_python(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """What ``subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)`` gives.
+
+    Args:
+        command: ``[sys.executable, "-m", module, ...]`` or ``[sys.executable, script, ...]``.
+        cwd: folder that it runs in.
+        environment: all variables; the tests' own by default. Those that only the start of Python reads have no effect.
+        timeout: in seconds.
+
+    Raises:
+        subprocess.TimeoutExpired: if it took longer; it is then killed.
+    """
+    assert command[0] == sys.executable, command
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [str(Path(folder) / name) for name in ("stdout", "stderr")]
+        variables = dict(os.environ if environment is None else environment)
+        child = _FORKS.Process(target=_main, args=(list(command[1:]), str(cwd), variables, streams))
+        child.start()
+        child.join(timeout)
+        if late := child.is_alive():
+            child.kill()
+            child.join()
+        texts = [Path(stream).read_text(encoding="utf-8") for stream in streams]
+    if late:
+        raise subprocess.TimeoutExpired(list(command), timeout, *texts)
+    return subprocess.CompletedProcess(list(command), child.exitcode or 0, *texts)
+
+
+def _main(words: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
+    """Be ``python WORDS`` in a child of the fork server."""
+    for descriptor, stream in enumerate(streams, start=1):
+        with Path(stream).open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.path[0:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            sys.path.insert(0, cwd)
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            sys.path.insert(0, str(Path(words[0]).parent))
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit:
+        raise
+    except BaseException:  # as the interpreter does, by whatever hook the program has set
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()
