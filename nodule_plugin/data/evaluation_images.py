@@ -30,7 +30,7 @@ Load = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 def real_items(
     real_dir: str | Path | None = None,
     datalist: str | Path | None = None,
-    part: str | Sequence[str] = "test",
+    split: str | Sequence[str] = "test",
     dataset_dir: str | Path | None = None,
     drop_padded: bool | str = True,
 ) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def real_items(
     Args:
         real_dir: a folder of pictures or NIfTI slices, or one with ``manifest.json`` (which then gives their prompts).
         datalist: a data list instead.
-        part: of the data list; several are joined.
+        split: of the data list; several are joined.
         dataset_dir: see :func:`load_datalist`.
         drop_padded: of a data list, leave out nodules whose ROI reaches beyond the image: what fills it is no tissue.
 
@@ -54,17 +54,17 @@ def real_items(
     key = SetKey(REAL, "real images")
     if real_dir is not None:
         return _folder_items(real_dir, key)
-    items = _listed_items(str(datalist), part, dataset_dir, drop_padded, key)
+    items = _listed_items(str(datalist), split, dataset_dir, drop_padded, key)
     if not items:
-        parts = [part] if isinstance(part, str) else list(part)
-        raise InputError(f"{datalist}: there is no image in part {' + '.join(parts)}; choose another part")
+        splits = [split] if isinstance(split, str) else list(split)
+        raise InputError(f"{datalist}: there is no image in split {' + '.join(splits)}; choose another split")
     return items
 
 
 def training_items(
     datalist: str | Path | None, dataset_dir: str | Path | None = None, drop_padded: bool | str = True
 ) -> list[dict[str, Any]]:
-    """The training part of a data list, which the model has seen; none where there is no data list.
+    """The training split of a data list, which the model has seen; none where there is no data list.
 
     Args:
         datalist, dataset_dir, drop_padded: see :func:`real_items`.
@@ -78,10 +78,10 @@ def training_items(
 
 
 def _listed_items(
-    datalist: str, part: str | Sequence[str], dataset_dir: str | Path | None, drop_padded: bool | str, key: SetKey
+    datalist: str, split: str | Sequence[str], dataset_dir: str | Path | None, drop_padded: bool | str, key: SetKey
 ) -> list[dict[str, Any]]:
-    parts = [part] if isinstance(part, str) else list(part)
-    listed = [item for name in parts for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
+    splits = [split] if isinstance(split, str) else list(split)
+    listed = [item for name in splits for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
     return [
         item
         | {
