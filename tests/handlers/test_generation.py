@@ -128,6 +128,14 @@ def test_finished_set_can_be_extended(tmp_path: Path) -> None:
     assert len(load_generated(tmp_path).items) == 8
 
 
+def test_a_set_whose_precision_was_called_dtype_goes_on(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "precision": "bfloat16"}
+    generate(writer_of(tmp_path, "1", settings=settings))
+    run_file = tmp_path / "request.json"
+    run_file.write_text(run_file.read_text().replace('"precision"', '"dtype"'))
+    assert len(generate(writer_of(tmp_path, "1,5", settings=settings))) == 4
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,7 +184,7 @@ def test_output_that_cannot_be_written(name: str, tmp_path: Path) -> None:
 
 def test_damaged_run_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text("{")
-    with pytest.raises(InputError, match=r"request.json cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"request.json: not JSON"):
         writer_of(tmp_path)
 
 
