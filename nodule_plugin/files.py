@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from nodule_plugin.errors import InputError
 
@@ -160,19 +159,3 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def save_tensors(content: Any, path: Path) -> None:
-    """``torch.save``, whole or not at all; equal contents give equal files, whoever writes them under whatever name.
-
-    Raises:
-        OSError: see :func:`replacing`.
-    """
-    import torch  # only here: most that write files need not load it
-
-    # Given a name, torch writes it into the archive, and with it this machine's.
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # torch's own error says nothing of the disk
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None

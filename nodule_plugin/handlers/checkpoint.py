@@ -18,8 +18,8 @@ from ignite.engine import Engine, Events
 from nodule_plugin.data.order import StepSampler
 from nodule_plugin.diffusion.iteration import StepEvents, count_steps
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import save_tensors
-from nodule_plugin.settings import as_flag
+from nodule_plugin.settings import as_flag, whole_number
+from nodule_plugin.weights import save_tensors
 
 logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -56,8 +56,8 @@ class TrainingCheckpoint:
         evaluator: Engine | None = None,
     ) -> None:
         for name, value in (("checkpoint_steps", every_steps), ("keep_checkpoints", keep)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"{name}: a whole number of 1 or above is needed, not {value!r}")
+            if value is not None:
+                whole_number(name, value)
         self.directory = Path(directory)
         self.objects = dict(save_dict)
         self.sampler = sampler

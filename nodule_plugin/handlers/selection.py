@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from nodule_plugin.diffusion.network import export_weights
-from nodule_plugin.files import save_tensors
+from nodule_plugin.weights import save_tensors
 
 logger = logging.getLogger(__name__)
 HELD_OUT_LOSS = "held_out_loss"
