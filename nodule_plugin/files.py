@@ -1,7 +1,8 @@
-"""Writing files so that a reader never meets half of one, and so that what was written outlives a power cut."""
+"""Files that a reader never meets half of, that outlive a power cut, and that others wrote."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nodule_plugin.errors import InputError
 
+LARGEST_JSON = 2**28
+"""Bytes of the largest JSON file that is read: a data list of all of LIDC-IDRI has a hundredth of them."""
 _TEMPORARY = re.compile(r"\.(?P<host>.+)-(?P<process>\d+)\.part\..+")
 _ABANDONED_S = 24 * 3600
 """After so long without a change a temporary file is nobody's, whoever wrote it."""
@@ -159,3 +163,35 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str = "correct the file") -> Any:
+    """The content of a JSON file that somebody else may have written.
+
+    Args:
+        path: UTF-8, with or without a byte order mark.
+        remedy: what helps where it cannot be used, for the error.
+
+    Raises:
+        InputError: if it is missing, larger than :data:`LARGEST_JSON`, not JSON, or nested too deeply.
+    """
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"larger than {LARGEST_JSON >> 20} MiB")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, but nothing hidden.
+
+    Hidden are the leavings of file managers, such as macOS's ``._a.png`` (which has the ending of a picture and is
+    none), and those of interrupted programs.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import new_folder, remove_leftovers, replacing, temporary_name, write_text_atomically
+from nodule_plugin.files import (
+    LARGEST_JSON,
+    new_folder,
+    read_json,
+    remove_leftovers,
+    replacing,
+    temporary_name,
+    visible_files,
+    write_text_atomically,
+)
 
 KILLED = """
 import os, signal
@@ -129,3 +138,42 @@ def test_a_new_folder_never_takes_the_place_of_another(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"), new_folder(tmp_path / "other"):
         raise OSError(28, "No space left on device")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "old"]
+
+
+def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path: Path) -> None:
+    for content in (b'{"a": [1]}', b'\xef\xbb\xbf{"a": [1]}'):
+        (tmp_path / "a.json").write_bytes(content)
+        assert read_json(tmp_path / "a.json") == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, r"not JSON \(maximum recursion depth"),
+        (b'{"a":' * 100_000, r"not JSON \(maximum recursion depth"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON .*utf-8"),
+        (b"9" * 5000, "not JSON"),
+        (None, r"cannot be read \(No such file"),
+    ],
+)
+def test_json_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^\S+a\.json: {message}.*; start anew$"):
+        read_json(path, "start anew")
+
+
+def test_json_too_large_for_the_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.touch()
+    os.truncate(path, LARGEST_JSON + 1)
+    with pytest.raises(InputError, match=r"a\.json: not JSON \(larger than 256 MiB\)"):
+        read_json(path)
+
+
+def test_hidden_files_are_not_seen(tmp_path: Path) -> None:
+    for name in ("b.png", "._b.png", ".DS_Store", "a.nii.gz"):
+        (tmp_path / name).touch()
+    assert [path.name for path in visible_files(tmp_path)] == ["a.nii.gz", "b.png"]

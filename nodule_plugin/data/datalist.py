@@ -17,7 +17,7 @@ from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import read_json, write_text_atomically
 from nodule_plugin.lidc.citation import CITATION, LICENCE
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.prompts import PromptTemplate, get_template
@@ -220,12 +220,7 @@ def read_datalist(file: Path) -> dict[str, Any]:
     Raises:
         InputError: if there is no such file or it holds no JSON object.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); run prepare to make the data list") from error
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON ({error}); run prepare again") from error
+    content = read_json(file, "run prepare to make the data list")
     if not isinstance(content, dict):
         raise InputError(f"{file}: not a data list; run prepare again")
     return content

@@ -19,6 +19,7 @@ from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL,
 from nodule_plugin.data.transforms import nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import visible_files
 from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 
@@ -239,7 +240,7 @@ def _folder_items(folder: str | Path, key: SetKey) -> list[dict[str, Any]]:
             {"image": item["image"], "set": key, "record": ImageRecord(item["id"], item["prompt"])}
             for item in load_generated(root).items
         ]
-    files = sorted(path for path in root.iterdir() if path.name.lower().endswith((*PICTURES, *NIFTI)))
+    files = [path for path in visible_files(root) if path.name.lower().endswith((*PICTURES, *NIFTI))]
     if not files:
         raise InputError(f"real images: {root} holds no image ({', '.join((*PICTURES, *NIFTI))}); correct real_dir")
     return [{"image": str(file), "set": key, "record": ImageRecord(file.name.split(".")[0])} for file in files]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json, visible_files
 
 FORMAT = "nodule-plugin generated set"
 VERSION = 1
@@ -73,7 +73,7 @@ def load_generated(folder: str | Path) -> GeneratedSet:
         raise InputError(f"generated set: there is no folder {folder}; generate images first, or correct the path")
     if (root / MANIFEST).is_file():
         return _load_manifest(root)
-    pictures = sorted(path for path in root.iterdir() if path.suffix.lower() in PICTURES)
+    pictures = [path for path in visible_files(root) if path.suffix.lower() in PICTURES]
     if not pictures:
         raise InputError(f"generated set: {root} holds neither {MANIFEST} nor a picture ({', '.join(PICTURES)})")
     return GeneratedSet(root, None, [{**_UNKNOWN, "id": path.stem, "image": str(path)} for path in pictures])
@@ -81,10 +81,7 @@ def load_generated(folder: str | Path) -> GeneratedSet:
 
 def _load_manifest(root: Path) -> GeneratedSet:
     path = root / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}; generate the set again") from error
+    manifest = read_json(path, "generate the set again")
     if isinstance(manifest, dict) and "format" not in manifest and "images" in manifest:
         return GeneratedSet(root, None, _listed_items(root, manifest["images"]))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES, Findings
 from nodule_plugin.prompts import findings_to_prompt
 from nodule_plugin.settings import as_flag, as_numbers, as_seeds, whole_number
@@ -186,8 +186,7 @@ def _file_safe(text: str) -> str:
 def _read_prompts(prompts: Any) -> list[str]:
     if isinstance(prompts, (str, Path)) and str(prompts).endswith((".txt", ".json")):
         path = Path(prompts)
-        text = _read_text("prompts", path)
-        prompts = _parse_json("prompts", path, text) if path.suffix == ".json" else text
+        prompts = read_json(path) if path.suffix == ".json" else _read_text("prompts", path)
     if isinstance(prompts, str):
         prompts = [line for line in prompts.splitlines() if line.strip()]
     if not isinstance(prompts, (list, tuple)) or not prompts:
@@ -200,8 +199,7 @@ def _read_prompts(prompts: Any) -> list[str]:
 
 def _read_findings(findings: Any) -> list[Any]:
     if isinstance(findings, (str, Path)):
-        path = Path(findings)
-        findings = _parse_json("findings", path, _read_text("findings", path))
+        findings = read_json(Path(findings))
     if isinstance(findings, Mapping):
         return [findings]
     if not isinstance(findings, (list, tuple)) or not findings:
@@ -214,13 +212,6 @@ def _read_text(what: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{what}: {path} cannot be read: {error}") from error
-
-
-def _parse_json(what: str, path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{what}: {path} is not valid JSON: {error}") from error
 
 
 def _checked_scale(value: float | int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.data.window import checked_window, unit_to_hu
 from nodule_plugin.diffusion.network import load_weights
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json, visible_files
 from nodule_plugin.handlers.generation import BASE_WEIGHTS, describe_run, grey_image
 
 CONFIG = "configs/inference.json"
@@ -107,13 +107,10 @@ def read_order(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if there is none, or it is not an object.
     """
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = [file for file in visible_files(path) if file.suffix == ".json"] if path.is_dir() else [path]
     if len(files) != 1:
         raise InputError(f"input: {path} holds {len(files)} JSON files; give one with {' or '.join(ORDER_FIELDS[:2])}")
-    try:
-        order = json.loads(files[0].read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"input: {files[0]} cannot be read as JSON: {error}") from error
+    order = read_json(files[0])
     if not isinstance(order, dict):
         raise InputError(f"input: {files[0]} must hold an object such as {{'findings': ...}}, not {order!r}")
     return order

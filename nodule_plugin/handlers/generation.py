@@ -25,7 +25,7 @@ from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.diffusion.network import check_weights
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
+from nodule_plugin.files import read_json, replacing
 from nodule_plugin.settings import as_flag
 from nodule_plugin.weights import file_sha256, weights_sha256
 
@@ -348,16 +348,11 @@ def _paths(image_id: str, formats: Iterable[str]) -> dict[str, str]:
 
 def _read_run(folder: Path) -> dict[str, Any] | None:
     path = folder / RUN_FILE
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"output_dir: {folder} is a file; give a folder")
-        if not path.is_file():
-            return None
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"output_dir: {path} cannot be read as JSON: {error}; give another output_dir") from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir: {folder} is a file; give a folder")
+    if not path.is_file():
+        return None
+    run = read_json(path, "give another output_dir")
     if not isinstance(run, dict) or not {"settings", "requests"} <= set(run):
         raise InputError(f"output_dir: {path} is not of a generation run; give another output_dir")
     if "dtype" in run["settings"]:  # what 0.1 first called it

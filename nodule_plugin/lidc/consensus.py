@@ -35,7 +35,7 @@ class Consensus:
     Attributes:
         annotations: the annotations it rests on.
         findings: None where a required rating has no valid code.
-        reader: 1-based place of the annotation among the nodule's, for the rules that take one reading; else None.
+        reader: 1-based index of the annotation among the nodule's, for the rules that take one reading; else None.
         remarks: a line for each code that was left out, and for each required rating that none gave.
     """
 

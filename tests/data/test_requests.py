@@ -120,7 +120,7 @@ def test_datalist_items_keep_their_seed_at_every_scale(tmp_path: Path) -> None:
         ({"findings": [ROUND, {**ROUND, "margin": 7}]}, r"findings\[1\]: margin"),
         ({"findings": [ROUND, "round"]}, r"findings\[1\]: a dictionary of ratings"),
         ({"findings": [{"margin": 1}]}, r"findings\[0\]: .*'sphericity' is missing"),
-        ({"findings": "missing.json"}, "findings: missing.json cannot be read"),
+        ({"findings": "missing.json"}, "missing.json: cannot be read"),
         ({"findings": ROUND, "template": "none"}, "prompt template: there is no 'none'"),
         ({"datalist": "missing.json"}, "missing.json"),
     ],
@@ -133,7 +133,7 @@ def test_bad_input_is_named(arguments: dict[str, Any], message: str) -> None:
 
 def test_bad_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "findings.json").write_text("{")
-    with pytest.raises(InputError, match=r"findings.json is not valid JSON"):
+    with pytest.raises(InputError, match=r"findings.json: not JSON"):
         generation_requests(findings=tmp_path / "findings.json")
 
 

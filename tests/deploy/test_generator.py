@@ -78,7 +78,7 @@ def test_orders_are_read_from_a_file_or_its_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other.json must hold an object"):
         read_order(tmp_path / "other.json")
     path.write_text("{")
-    with pytest.raises(InputError, match=r"order.json cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"order.json: not JSON"):
         read_order(path)
 
 

@@ -184,7 +184,7 @@ def test_output_that_cannot_be_written(name: str, tmp_path: Path) -> None:
 
 def test_damaged_run_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text("{")
-    with pytest.raises(InputError, match=r"request.json cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"request.json: not JSON"):
         writer_of(tmp_path)
 
 

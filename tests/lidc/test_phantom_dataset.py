@@ -1,9 +1,8 @@
-"""Phantoms by the thousand: the choice of nodules, the folder of crops, the stream of regions of interest."""
+"""Phantoms by the thousand: the choice of nodules, the folder of crops."""
 
 from __future__ import annotations
 
 import json
-from itertools import islice
 from pathlib import Path
 
 import nibabel as nib
@@ -17,7 +16,6 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.phantom import (
     Subject,
     choose_subjects,
-    iter_phantom_rois,
     load_subjects,
     write_phantom_crops,
 )
@@ -153,21 +151,3 @@ def test_a_folder_in_use_is_refused_and_left_alone(small: list[Subject], tmp_pat
     with pytest.raises(InputError, match="not an empty folder"):
         write_phantom_crops(tmp_path, nodules=2, subjects=small)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_the_stream_gives_every_nodule_once_a_round(small: list[Subject]) -> None:
-    few = small[:5]
-    stream = list(islice(iter_phantom_rois(0, size=32, subjects=few), 10))
-    for round_ in (stream[:5], stream[5:]):
-        assert sorted(str(f) for _, f in round_) == sorted(str(subject.findings) for subject in few)
-    rois = [roi for roi, _ in stream]
-    assert all(roi.shape == (32, 32) and roi.dtype == np.float32 for roi in rois)
-    assert all(-1024 <= roi.min() < -700 for roi in rois)
-    assert not any(np.array_equal(first, second) for first in rois[:5] for second in rois[5:])
-
-
-def test_the_stream_follows_from_the_seed(small: list[Subject]) -> None:
-    first, again, other = (next(iter_phantom_rois(seed, subjects=small))[0] for seed in (5, 5, 6))
-    assert first.shape == (64, 64)
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)

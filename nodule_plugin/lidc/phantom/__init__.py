@@ -7,20 +7,16 @@ CT looks like; no result on them is a result on patients.
 
 from __future__ import annotations
 
-from nodule_plugin.lidc.phantom.crop import Augmentation, Crop, render_crop
+from nodule_plugin.lidc.phantom.crop import Crop, render_crop
 from nodule_plugin.lidc.phantom.dataset import write_phantom_crops
 from nodule_plugin.lidc.phantom.series import write_phantom_series
-from nodule_plugin.lidc.phantom.stream import iter_phantom_rois, phantom_roi
 from nodule_plugin.lidc.phantom.subjects import Subject, choose_subjects, load_subjects
 
 __all__ = [
-    "Augmentation",
     "Crop",
     "Subject",
     "choose_subjects",
-    "iter_phantom_rois",
     "load_subjects",
-    "phantom_roi",
     "render_crop",
     "write_phantom_crops",
     "write_phantom_series",

@@ -17,22 +17,17 @@ from nodule_plugin.lidc.phantom.shape import add_lobes, outline_points, shape_tr
 from nodule_plugin.lidc.phantom.tissue import Layer, nodule_layers
 from nodule_plugin.lidc.records import Annotation, Scan
 
+LEAST_SIDE = 44
+"""Pixels a side of the smallest crop, about that of the real ones."""
+
 FINE_BELOW = 64
 """Grids with fewer pixels a side than this are drawn at twice the scan's resolution."""
 
-WALL_SHARE = 0.42
-"""Share of the crops that show pleura and chest wall."""
+WALL_FRACTION = 0.42
+"""Fraction of the crops that show pleura and chest wall."""
 
-FISSURE_SHARE = 0.12
-"""Share of the crops that show a fissure."""
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How the outlines are turned before drawing: rotation in radians, then a flip of the columns."""
-
-    angle: float = 0.0
-    flip: bool = False
+FISSURE_FRACTION = 0.12
+"""Fraction of the crops that show a fissure."""
 
 
 @dataclass(frozen=True)
@@ -56,51 +51,36 @@ class Crop:
     centre: tuple[float, float, int]
 
 
-def render_crop(
-    scan: Scan,
-    cluster: Sequence[Annotation],
-    findings: Findings,
-    rng: np.random.Generator,
-    *,
-    side_mm: float | None = None,
-    min_side: int = 44,
-    margin_slices: int = 1,
-    only_centre: bool = False,
-    augmentation: Augmentation = Augmentation(),
-) -> Crop:
+def render_crop(scan: Scan, cluster: Sequence[Annotation], findings: Findings, rng: np.random.Generator) -> Crop:
     """Draw a nodule and its surroundings from its readers' outlines and their consensus.
+
+    The crop's side is 2.3 times the nodule's diameter, at least :data:`LEAST_SIDE` pixels; it has a slice below and
+    above the outlined ones.
 
     Args:
         scan: gives pixel spacing, slice positions and slice thickness.
         cluster: the nodule's annotations.
         findings: what the picture has to show.
         rng: source of all chance; the same state gives the same crop.
-        side_mm: side of the crop, mm; 2.3 times the nodule's diameter by default.
-        min_side: the crop has at least this many pixels a side.
-        margin_slices: slices below and above the outlined ones.
-        only_centre: draw the centre slice only (fast, for training streams).
-        augmentation: turns the outlines first.
     """
-    points = outline_points(cluster)
-    diameter = float(np.ptp(points, axis=0).max()) * scan.pixel_spacing
-    grid = _grid(scan, cluster, side_mm or 2.3 * max(diameter, 3.0), min_side, margin_slices, only_centre)
-    transform = shape_transform(cluster, findings, augmentation.angle, augmentation.flip)
-    distance = signed_distance(cluster, grid, transform)
+    grid = _grid(scan, cluster)
+    distance = signed_distance(cluster, grid, shape_transform(cluster, findings))
     distance = add_lobes(distance, grid, findings, rng)
     scanner = Scanner.draw(scan.slice_thickness, rng)
     hu = scanner.image(_compose(scan, grid, distance, findings, rng), grid, rng)
     depth = grid.bin_down(distance)
     mask = depth > min(0.0, 0.99 * float(depth.max()), 1.01 * float(depth.max()))
-    middle = int(np.abs(grid.axes[0]).argmin())
-    if only_centre:
-        hu, mask = hu[middle : middle + 1], mask[middle : middle + 1]
     return Crop(
         volume=np.clip(np.rint(hu), -1024, 3071).astype(np.int16).transpose(2, 1, 0),
         mask=mask.astype(np.uint8).transpose(2, 1, 0),
         spacing=(grid.spacing, grid.spacing, grid.slice_spacing),
         first=(grid.first[1], grid.first[0]),
-        z=grid.z[middle : middle + 1] if only_centre else grid.z,
-        centre=(grid.centre[1] - grid.first[1], grid.centre[0] - grid.first[0], 0 if only_centre else middle),
+        z=grid.z,
+        centre=(
+            grid.centre[1] - grid.first[1],
+            grid.centre[0] - grid.first[0],
+            int(np.abs(grid.axes[0]).argmin()),
+        ),
     )
 
 
@@ -110,10 +90,10 @@ def _compose(scan: Scan, grid: Grid, distance: np.ndarray, findings: Findings, r
     outward = _outward(scan, grid, rng)
     volume = surroundings.lung(grid, rng)
     layers: list[Layer] = [surroundings.vessels(distance, grid, outward, slab, rng)]
-    if rng.random() < FISSURE_SHARE:
+    if rng.random() < FISSURE_FRACTION:
         layers.append(surroundings.fissure(grid, rng))
     layers += nodule_layers(distance, grid, findings, rng)
-    if rng.random() < WALL_SHARE:
+    if rng.random() < WALL_FRACTION:
         layers += surroundings.chest_wall(distance, grid, outward, rng)
     for layer in layers:
         volume = layer.over(volume)
@@ -142,30 +122,24 @@ def _centre_z(cluster: Sequence[Annotation]) -> float:
     return float(agreed[np.abs(agreed - np.average(positions, weights=weights)).argmin()])
 
 
-def _grid(
-    scan: Scan, cluster: Sequence[Annotation], side_mm: float, min_side: int, margin_slices: int, only_centre: bool
-) -> Grid:
+def _grid(scan: Scan, cluster: Sequence[Annotation]) -> Grid:
     points = outline_points(cluster)
-    centre = tuple((points.min(axis=0) + points.max(axis=0)) / 2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre = (low + high) / 2
     outlined = np.array([c.z for a in cluster for c in a.contours if c.inclusion])
-    centre_z = _centre_z(cluster)
     slice_z = np.asarray(scan.slice_z) if scan.slice_z else np.unique(outlined)
     spacing_z = float(np.median(np.diff(slice_z))) if len(slice_z) > 1 else scan.slice_thickness
-    if only_centre:
-        middle = float(slice_z[np.abs(slice_z - centre_z).argmin()])
-        z = middle + spacing_z * np.arange(-1, 2)
-    else:
-        first = float(slice_z[np.abs(slice_z - outlined.min()).argmin()]) - margin_slices * spacing_z
-        count = round((outlined.max() - outlined.min()) / spacing_z) + 1 + 2 * margin_slices
-        z = first + spacing_z * np.arange(count)
-    side = max(int(np.ceil(side_mm / scan.pixel_spacing)) + 2, min_side)
+    first_z = float(slice_z[np.abs(slice_z - outlined.min()).argmin()]) - spacing_z
+    slices = round((outlined.max() - outlined.min()) / spacing_z) + 3
+    diameter_mm = max(float((high - low).max()) * scan.pixel_spacing, 3.0)
+    side = max(int(np.ceil(2.3 * diameter_mm / scan.pixel_spacing)) + 2, LEAST_SIDE)
     return Grid(
         first=(int(np.floor(centre[0] - (side - 1) / 2 + 0.5)), int(np.floor(centre[1] - (side - 1) / 2 + 0.5))),
         shape=(side, side),
         spacing=scan.pixel_spacing,
         factor=2 if side < FINE_BELOW else 1,
-        z=z,
+        z=first_z + spacing_z * np.arange(slices),
         slice_spacing=spacing_z,
         centre=(float(centre[0]), float(centre[1])),
-        centre_z=centre_z,
+        centre_z=_centre_z(cluster),
     )

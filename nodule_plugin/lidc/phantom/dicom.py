@@ -32,8 +32,8 @@ class SeriesIdentity:
 
 
 @dataclass(frozen=True)
-class SlicePlace:
-    """Where a slice lies.
+class SliceGeometry:
+    """Where a slice lies, and its identifiers.
 
     Attributes:
         sop_instance_uid: the slice's own UID.
@@ -50,14 +50,14 @@ class SlicePlace:
     thickness: float
 
 
-def write_slice(path: Path, hu: np.ndarray, identity: SeriesIdentity, place: SlicePlace) -> None:
+def write_slice(path: Path, hu: np.ndarray, identity: SeriesIdentity, geometry: SliceGeometry) -> None:
     """Write a slice of (rows, columns) HU, -1024 to 3071."""
-    dataset = _identify(identity, place)
-    dataset.ImagePositionPatient = [round(value, 6) for value in place.position]
+    dataset = _identify(identity, geometry)
+    dataset.ImagePositionPatient = [round(value, 6) for value in geometry.position]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.PixelSpacing = [place.spacing, place.spacing]
-    dataset.SliceThickness = place.thickness
-    dataset.SliceLocation = round(place.position[2], 6)
+    dataset.PixelSpacing = [geometry.spacing, geometry.spacing]
+    dataset.SliceThickness = geometry.thickness
+    dataset.SliceLocation = round(geometry.position[2], 6)
     dataset.Rows, dataset.Columns = hu.shape
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -69,13 +69,13 @@ def write_slice(path: Path, hu: np.ndarray, identity: SeriesIdentity, place: Sli
     save_conforming(dataset, path)
 
 
-def _identify(identity: SeriesIdentity, place: SlicePlace) -> pydicom.Dataset:
+def _identify(identity: SeriesIdentity, geometry: SliceGeometry) -> pydicom.Dataset:
     dataset = pydicom.Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = UID(place.sop_instance_uid)
-    dataset.SOPInstanceUID = place.sop_instance_uid
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(geometry.sop_instance_uid)
+    dataset.SOPInstanceUID = geometry.sop_instance_uid
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SyntheticData = "YES"
     dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
@@ -96,7 +96,7 @@ def _identify(identity: SeriesIdentity, place: SlicePlace) -> pydicom.Dataset:
     dataset.Modality = "CT"
     dataset.SeriesNumber = 1
     dataset.AcquisitionNumber = 1
-    dataset.InstanceNumber = place.number
+    dataset.InstanceNumber = geometry.number
     dataset.PatientPosition = "HFS"
     dataset.BodyPartExamined = "CHEST"
     dataset.KVP = None

@@ -8,21 +8,14 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from nodule_plugin.lidc.phantom.dicom import SeriesIdentity
-from nodule_plugin.lidc.records import Annotation, Contour
+from nodule_plugin.lidc.records import READERS_NAMES, Annotation, Contour
 
 READERS = 4
-_CHARACTERISTICS = {
-    "subtlety": "subtlety",
-    "internal_structure": "internalStructure",
-    "calcification": "calcification",
-    "sphericity": "sphericity",
-    "margin": "margin",
-    "lobulation": "lobulation",
-    "spiculation": "spiculation",
-    "texture": "texture",
-    "malignancy": "malignancy",
-}
-"""Rating -> its element, in the order of the files."""
+_RATINGS = (
+    *("subtlety", "internal_structure", "calcification", "sphericity", "margin"),
+    *("lobulation", "spiculation", "texture", "malignancy"),
+)
+"""In the order of the files."""
 
 
 def write_readings(
@@ -68,9 +61,9 @@ def _add_nodule(session: Element, name: str, annotation: Annotation, instance_at
     nodule = SubElement(session, "unblindedReadNodule")
     SubElement(nodule, "noduleID").text = name
     characteristics = SubElement(nodule, "characteristics")
-    for rating, element in _CHARACTERISTICS.items():
+    for rating in _RATINGS:
         if rating in annotation.ratings:
-            SubElement(characteristics, element).text = str(annotation.ratings[rating])
+            SubElement(characteristics, READERS_NAMES[rating]).text = str(annotation.ratings[rating])
     for contour in annotation.contours:
         _add_contour(nodule, contour, instance_at[contour.z])
 

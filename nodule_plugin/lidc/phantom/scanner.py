@@ -16,10 +16,10 @@ class Scanner:
 
     Attributes:
         blur_mm: standard deviation of the in-plane point spread.
-        tails: share of the point spread in its wide tails.
+        tails: fraction of the point spread in its wide tails.
         sharpening: weight of the unsharp mask that edge-enhancing kernels amount to; 0 for soft ones.
         noise_hu: standard deviation of the noise in lung.
-        noise_peak: spatial frequency at which the noise is strongest, as a share of the Nyquist frequency.
+        noise_peak: spatial frequency at which the noise is strongest, as a fraction of the Nyquist frequency.
         streaks: anisotropy of the noise; 1 none, larger values draw it out along the rows, as the shoulders do.
     """
 

@@ -16,7 +16,7 @@ from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import form_consensus
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.phantom.dataset import SCAN_MIDDLE
-from nodule_plugin.lidc.phantom.dicom import SeriesIdentity, SlicePlace, write_slice
+from nodule_plugin.lidc.phantom.dicom import SeriesIdentity, SliceGeometry, write_slice
 from nodule_plugin.lidc.phantom.grid import Grid
 from nodule_plugin.lidc.phantom.provenance import phantom_uid, write_sidecar
 from nodule_plugin.lidc.phantom.readings import write_readings
@@ -111,14 +111,14 @@ def _write_series(folder: Path, scan: Scan, patient_id: str, seed: int) -> str:
     corner = -SCAN_MIDDLE * scan.pixel_spacing
     instance_at = {z: phantom_uid("instance", f"{scan.series_instance_uid} {z}", seed) for z in scan.slice_z}
     for number, (z, plane) in enumerate(zip(scan.slice_z, volume), start=1):
-        place = SlicePlace(instance_at[z], number, (corner, corner, z), scan.pixel_spacing, scan.slice_thickness)
-        write_slice(target / f"{number:06d}.dcm", plane, identity, place)
+        geometry = SliceGeometry(instance_at[z], number, (corner, corner, z), scan.pixel_spacing, scan.slice_thickness)
+        write_slice(target / f"{number:06d}.dcm", plane, identity, geometry)
     write_readings(target / "readings.xml", identity, clusters, instance_at)
     return identity.series_instance_uid
 
 
 def draw_series(scan: Scan, clusters: Sequence[Sequence[Annotation]], rng: np.random.Generator) -> np.ndarray:
-    """(slices, rows, columns) HU of a chest with every nodule at its place."""
+    """(slices, rows, columns) HU of a chest with every nodule where its readers outlined it."""
     grid = Grid(
         first=(0, 0),
         shape=(SIDE, SIDE),
@@ -156,14 +156,14 @@ def _ball(cluster: Sequence[Annotation], grid: Grid) -> Ball:
 def _add_nodule(
     volume: np.ndarray, grid: Grid, cluster: Sequence[Annotation], findings: Findings, rng: np.random.Generator
 ) -> None:
-    """Draw a nodule into its part of the volume, in place."""
+    """Draw a nodule into the volume, which is changed."""
     (z, row, column), radius = _ball(cluster, grid)
     reach = 2.2 * radius + 4
     box = tuple(
         slice(*np.searchsorted(axis, (middle - extent, middle + extent)))
         for axis, middle, extent in zip(grid.axes, (z, row, column), (radius + 2 * grid.slice_spacing, reach, reach))
     )
-    part = replace(
+    box_grid = replace(
         grid,
         first=(box[1].start, box[2].start),
         shape=(box[1].stop - box[1].start, box[2].stop - box[2].start),
@@ -171,6 +171,6 @@ def _add_nodule(
         centre=(row / grid.spacing + SCAN_MIDDLE, column / grid.spacing + SCAN_MIDDLE),
         centre_z=z + grid.centre_z,
     )
-    distance = add_lobes(signed_distance(cluster, part, np.eye(2)), part, findings, rng)
-    for layer in nodule_layers(distance, part, findings, rng):
+    distance = add_lobes(signed_distance(cluster, box_grid, np.eye(2)), box_grid, findings, rng)
+    for layer in nodule_layers(distance, box_grid, findings, rng):
         volume[box] = layer.over(volume[box])

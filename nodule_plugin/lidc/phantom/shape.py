@@ -24,10 +24,8 @@ def outline_points(cluster: Sequence[Annotation]) -> np.ndarray:
     return np.concatenate([c.points for a in cluster for c in a.contours if c.inclusion]).astype(float)
 
 
-def shape_transform(
-    cluster: Sequence[Annotation], findings: Findings, angle: float = 0.0, flip: bool = False
-) -> np.ndarray:
-    """(2, 2) matrix on (row, column) offsets from the nodule's centre: sphericity, then rotation and flip.
+def shape_transform(cluster: Sequence[Annotation], findings: Findings) -> np.ndarray:
+    """(2, 2) matrix on (row, column) offsets from the nodule's centre that makes its sphericity seen.
 
     The outlines of some nodules contradict their sphericity. Those are stretched along the outlines' own short axis,
     just as far as :data:`ASPECT_RANGE` asks; all others keep their shape.
@@ -39,10 +37,7 @@ def shape_transform(
     aspect = float(np.sqrt(values[1] / values[0]))
     low, high = ASPECT_RANGE[findings.sphericity]
     stretch = aspect / np.clip(aspect, low, high)
-    matrix = vectors @ np.diag([stretch, 1.0]) @ vectors.T
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    mirror = np.diag([1.0, -1.0]) if flip else np.eye(2)
-    return mirror @ rotation @ matrix
+    return vectors @ np.diag([stretch, 1.0]) @ vectors.T
 
 
 def signed_distance(cluster: Sequence[Annotation], grid: Grid, transform: np.ndarray) -> np.ndarray:
@@ -56,9 +51,9 @@ def signed_distance(cluster: Sequence[Annotation], grid: Grid, transform: np.nda
     inside = agreement >= min(0.5, 0.99 * agreement.max())
     near = tuple(_grown_range(inside, axis, grid) for axis in range(3))
     sampling = (grid.slice_spacing, grid.pitch, grid.pitch)
-    part = distance_transform_edt(inside[near], sampling) - distance_transform_edt(~inside[near], sampling)
-    distance = np.full(grid.samples, min(float(part.min()), -1.0), dtype=np.float32)
-    distance[near] = gaussian_filter(part.astype(np.float32), (0, 0.6 * grid.factor, 0.6 * grid.factor))
+    exact = distance_transform_edt(inside[near], sampling) - distance_transform_edt(~inside[near], sampling)
+    distance = np.full(grid.samples, min(float(exact.min()), -1.0), dtype=np.float32)
+    distance[near] = gaussian_filter(exact.astype(np.float32), (0, 0.6 * grid.factor, 0.6 * grid.factor))
     return distance
 
 

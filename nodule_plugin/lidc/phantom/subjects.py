@@ -25,7 +25,7 @@ QUOTAS: dict[tuple[str, tuple[int, ...]], float] = {
     ("calcification", (1, 2, 3, 4, 5)): 0.12,
     **{("lobulation", (code,)): 0.05 for code in (3, 4, 5)},
 }
-"""(rating, codes) -> the share of a choice of nodules that has one of the codes, as far as the database has so many."""
+"""(rating, codes) -> the fraction of chosen nodules that has one of the codes, as far as the database has so many."""
 
 
 @dataclass(frozen=True, eq=False)

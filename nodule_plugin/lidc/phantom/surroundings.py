@@ -9,14 +9,14 @@ from nodule_plugin.lidc.phantom.shape import radius_of
 from nodule_plugin.lidc.phantom.tissue import Layer
 from nodule_plugin.lidc.phantom.tubes import Tube, deposit, draw_tubes, grow_vessel
 
-BROAD_CONTACT_SHARE = 0.25
-"""Share of the walls that the nodule does not just touch."""
+BROAD_CONTACT_FRACTION = 0.25
+"""Fraction of the walls that the nodule does not just touch."""
 
-HAZE_SHARE = 0.1
-"""Share of the lungs that are hazy."""
+HAZE_FRACTION = 0.1
+"""Fraction of the lungs that are hazy."""
 
-EMPHYSEMA_SHARE = 0.1
-"""Share of the lungs with emphysema."""
+EMPHYSEMA_FRACTION = 0.1
+"""Fraction of the lungs with emphysema."""
 
 
 def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
@@ -24,10 +24,10 @@ def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     level = np.clip(rng.normal(-876, 33), -945, -790)
     volume = level + 14 * smooth_noise(grid, 9.0, rng) + 16 * smooth_noise(grid, 2.5, rng)
     volume += _interstitium(grid, rng)
-    if rng.random() < HAZE_SHARE:
+    if rng.random() < HAZE_FRACTION:
         # Dependent or inflamed lung: a haze that comes and goes.
         volume += rng.uniform(60, 200) * np.clip(1 + 0.5 * smooth_noise(grid, 10.0, rng), 0, 2)
-    if rng.random() < EMPHYSEMA_SHARE:
+    if rng.random() < EMPHYSEMA_FRACTION:
         holes = soft_step(smooth_noise(grid, rng.uniform(2.5, 5.0), rng) - 0.9, 0.8)
         volume = Layer(holes, -985.0).over(volume)
     return volume
@@ -35,11 +35,11 @@ def lung(grid: Grid, rng: np.random.Generator) -> np.ndarray:
 
 def _interstitium(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Septa and vessels too thin to be seen singly, HU above the lung around them."""
-    share = np.zeros(grid.samples, dtype=np.float32)
+    fraction = np.zeros(grid.samples, dtype=np.float32)
     rows, columns = (count * grid.spacing for count in grid.shape)
     per_slice = 0.06 * rows * columns * rng.gamma(2, 0.5)
     steps = int(5.0 / grid.pitch)
-    for plane in share:
+    for plane in fraction:
         # A slice at a time: over a whole chest there are millions of points.
         count = rng.poisson(per_slice)
         headings = np.cumsum(rng.normal(0, 0.15, (count, steps)), axis=1) + rng.uniform(0, 2 * np.pi, (count, 1))
@@ -50,7 +50,7 @@ def _interstitium(grid: Grid, rng: np.random.Generator) -> np.ndarray:
         widths = rng.gamma(2, 0.035, (count, 1)) + np.zeros((1, steps))
         points = np.stack([np.full_like(path[0], grid.axes[0][0]), *path], axis=-1).reshape(-1, 3)
         deposit(plane[None], grid, points, (widths / grid.pitch).ravel())
-    return 800 * np.minimum(share, 0.5)
+    return 800 * np.minimum(fraction, 0.5)
 
 
 def vessels(distance: np.ndarray, grid: Grid, outward: np.ndarray, slab_mm: float, rng: np.random.Generator) -> Layer:
@@ -111,7 +111,7 @@ def chest_wall(distance: np.ndarray, grid: Grid, outward: np.ndarray, rng: np.ra
     inside = distance > 0
     nodule_reach = float(np.broadcast_to(height, distance.shape)[inside].max()) if inside.any() else 0.0
     gap = rng.exponential(0.25 * radius_of(distance) + 1.5) - 0.25 * radius_of(distance)
-    if rng.random() < BROAD_CONTACT_SHARE:
+    if rng.random() < BROAD_CONTACT_FRACTION:
         gap -= rng.uniform(0.2, 0.8) * radius_of(distance)
     curvature = rng.uniform(0.2, 1.4) / 100
     depth = height - nodule_reach - gap + curvature * (across**2 + 0.3 * z**2)

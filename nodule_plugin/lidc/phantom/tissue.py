@@ -27,19 +27,19 @@ SPICULES = {1: 0, 2: 2, 3: 7, 4: 12, 5: 18}
 
 @dataclass(frozen=True)
 class Layer:
-    """Something to lay over the lung: ``volume = volume * (1 - share) + hu * share``.
+    """Something to lay over the lung: ``volume = volume * (1 - fraction) + hu * fraction``.
 
     Attributes:
-        share: of each sample's volume that is filled, 0 to 1, (slices, rows, columns).
+        fraction: of each sample's volume that is filled, 0 to 1, (slices, rows, columns).
         hu: attenuation, a number or an array of the same shape.
     """
 
-    share: np.ndarray
+    fraction: np.ndarray
     hu: np.ndarray | float
 
     def over(self, volume: np.ndarray) -> np.ndarray:
         """``volume`` with the layer on it."""
-        return volume + (self.hu - volume) * self.share
+        return volume + (self.hu - volume) * self.fraction
 
 
 def nodule_layers(distance: np.ndarray, grid: Grid, findings: Findings, rng: np.random.Generator) -> list[Layer]:
@@ -63,12 +63,12 @@ def nodule_layers(distance: np.ndarray, grid: Grid, findings: Findings, rng: np.
     width = max(EDGE_WIDTH[findings.margin] * radius, 0.15)
     body = _body_hu(distance, grid, findings, radius, rng)
     # Where readers draw a faded border they include part of the fading: the half-way point lies a little inside.
-    share = _thick_slices(soft_step(surface - 0.15 * width, width), rng)
+    fraction = _thick_slices(soft_step(surface - 0.15 * width, width), rng)
     layers = []
     if findings.spiculation > 1:
         spicules = _spicules(surface, grid, findings, radius, rng)
         layers.append(Layer(spicules, float(np.median(body[distance > 0.3 * radius])) if radius > 1 else -50.0))
-    layers.append(Layer(share, body))
+    layers.append(Layer(fraction, body))
     if findings.calcified:
         layers.append(_calcification(surface, grid, findings.calcification, radius, rng))
     if findings.internal_structure == 4:
@@ -76,10 +76,10 @@ def nodule_layers(distance: np.ndarray, grid: Grid, findings: Findings, rng: np.
     return layers
 
 
-def _thick_slices(share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _thick_slices(fraction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each slice takes in a little of its neighbours: small nodules lose contrast, the ends of large ones fade."""
     overlap = rng.uniform(0.02, 0.12)
-    return correlate1d(share, [overlap, 1 - 2 * overlap, overlap], axis=0, mode="nearest")
+    return correlate1d(fraction, [overlap, 1 - 2 * overlap, overlap], axis=0, mode="nearest")
 
 
 def _body_hu(
@@ -151,10 +151,10 @@ def _spicules(
             widths = 2 * root * (1 - steps) ** 0.8 + fan * (1 - steps)
             points.append(np.column_stack([drift, path]))
             amounts.append(widths * length / len(steps) / grid.pitch**2)
-    share = np.zeros(grid.samples, dtype=np.float32)
+    fraction = np.zeros(grid.samples, dtype=np.float32)
     if points:
-        deposit(share, grid, np.concatenate(points), np.concatenate(amounts))
-    return np.minimum(share, 1)
+        deposit(fraction, grid, np.concatenate(points), np.concatenate(amounts))
+    return np.minimum(fraction, 1)
 
 
 def _exit_distance(surface: np.ndarray, grid: Grid, middle: np.ndarray, direction: np.ndarray) -> float:

@@ -22,36 +22,36 @@ class Tube:
     radii: np.ndarray
 
 
-def deposit(share: np.ndarray, grid: Grid, points: np.ndarray, amounts: np.ndarray) -> None:
+def deposit(fraction: np.ndarray, grid: Grid, points: np.ndarray, amounts: np.ndarray) -> None:
     """Add ``amounts`` at ``points`` to the samples around each (trilinear), in place; points off the grid are left out.
 
     The way to draw what is thinner than a sample: the total stays right wherever the points fall.
 
     Args:
-        share: (slices, rows, columns).
+        fraction: (slices, rows, columns).
         grid: where it is sampled.
         points: (n, 3) mm from the nodule's centre.
-        amounts: (n,) shares of one sample's volume.
+        amounts: (n,) fractions of one sample's volume.
     """
     indices = grid.to_indices(points).astype(np.float32)
-    inside = np.all((indices >= 0) & (indices <= np.array(share.shape) - 1), axis=1)
+    inside = np.all((indices >= 0) & (indices <= np.array(fraction.shape) - 1), axis=1)
     indices, amounts = indices[inside], amounts[inside].astype(np.float32)
-    low = np.minimum(indices.astype(int), np.maximum(np.array(share.shape) - 2, 0))
+    low = np.minimum(indices.astype(int), np.maximum(np.array(fraction.shape) - 2, 0))
     rest = indices - low
-    _, rows, columns = share.shape
+    _, rows, columns = fraction.shape
     corner = (low[:, 0] * rows + low[:, 1]) * columns + low[:, 2]
-    places, weights = [], []
-    for z, row, column in np.ndindex(min(2, len(share)), 2, 2):
+    corners, weights = [], []
+    for z, row, column in np.ndindex(min(2, len(fraction)), 2, 2):
         weight = amounts * (rest[:, 0] if z else 1 - rest[:, 0])
         weight = weight * (rest[:, 1] if row else 1 - rest[:, 1]) * (rest[:, 2] if column else 1 - rest[:, 2])
-        places.append(corner + (z * rows + row) * columns + column)
+        corners.append(corner + (z * rows + row) * columns + column)
         weights.append(weight)
-    total = np.bincount(np.concatenate(places), np.concatenate(weights), minlength=share.size)
-    share += total.reshape(share.shape)
+    total = np.bincount(np.concatenate(corners), np.concatenate(weights), minlength=fraction.size)
+    fraction += total.reshape(fraction.shape)
 
 
 def draw_tubes(grid: Grid, tubes: list[Tube], slab_mm: float) -> np.ndarray:
-    """Share of each sample that tubes fill.
+    """Fraction of each sample that tubes fill.
 
     A slice is the mean over several planes within ``slab_mm``, so that a thin tube along a thick slice is faint.
 
@@ -82,7 +82,7 @@ def draw_tubes(grid: Grid, tubes: list[Tube], slab_mm: float) -> np.ndarray:
 
 
 def _draw_segment(
-    share: np.ndarray,
+    fraction: np.ndarray,
     axes: tuple[np.ndarray, ...],
     pitch: float,
     box: tuple[slice, ...],
@@ -99,7 +99,7 @@ def _draw_segment(
     radius = radii[0] + (radii[1] - radii[0]) * position
     # A tube thinner than a sample fills it only in part, whatever the distance of its axis.
     fill = np.clip((radius - np.sqrt(offset)) / pitch + 0.5, 0, 1) * np.minimum(1, 2 * radius / pitch)
-    np.maximum(share[box], fill, out=share[box])
+    np.maximum(fraction[box], fill, out=fraction[box])
 
 
 def grow_vessel(
