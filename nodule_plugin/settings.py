@@ -1,13 +1,223 @@
-"""Checks of settings as they arrive from configurations and command lines."""
+"""Settings: their table, their way from a command line into the configurations, and checks of their values.
+
+``settings.json`` lists every setting that the bundle's configurations have, its kind and its meaning. MONAI's command
+line reads values with python-fire, which takes digits for numbers, commas for tuples and what follows ``#`` for a
+comment; MONAI itself reads ``#`` as ``::``. :func:`read_settings`, which every configuration calls first, puts back
+what was typed.
+"""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from nodule_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+
+RENAMED = {
+    "part": "split",
+    "workers": "num_workers",
+    "dtype": "precision",
+    "tiny_scorer": "scorer",
+    "scheduler": "cluster_address",
+}
+"""Names of earlier versions."""
+CODE = ("$", "@", "%")
+"""With one of these begins what MONAI evaluates or looks up."""
+_NOTHING = ("null", "None")
+_TEXTS = ("path", "text", "paths", "texts", "findings", "flag or path")
+_SEVERAL = ("paths", "texts")
+_OPTION = re.compile(r"--|-[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A line of the table.
+
+    Attributes:
+        name: id in the configurations.
+        kind: what it takes, such as "whole number"; ends in " or null" where it may be nothing.
+        meaning: for whoever sets it.
+    """
+
+    name: str
+    kind: str
+    meaning: str
+
+    def value(self, given: Any, typed: str | None = None) -> Any:
+        """What the setting is, given what arrived in a configuration and, where it comes from a command line, the text.
+
+        A text is taken as it was typed, but that quotes around all of it are left out, and that a list in square
+        brackets is several where there may be several; commas divide nothing. "null" is nothing. What begins like
+        MONAI's expressions and references, and components in a setting's place, stay what they are.
+
+        Raises:
+            InputError: if it is of another kind, or MONAI has changed it and nobody knows the text.
+        """
+        kind = self.kind.removesuffix(" or null")
+        if typed in _NOTHING:
+            given = None
+        if isinstance(given, Mapping) or (isinstance(given, str) and given.startswith(CODE)):
+            return given
+        if given is None or given in _NOTHING:
+            if kind == self.kind:
+                raise InputError(f"{self.name}: a {kind} is needed, not null")
+            return None
+        if kind == "flag" or (kind == "flag or path" and str(given).lower() in ("true", "false")):
+            return as_flag(self.name, given)
+        if kind in ("number", "whole number"):
+            return self._number(kind, given)
+        if kind not in _TEXTS or (kind == "findings" and isinstance(given, (list, tuple))):
+            return given
+        if typed is None or not typed.strip():
+            return self._text(kind, given)
+        return _as_typed(typed, kind in _SEVERAL)
+
+    def _number(self, kind: str, given: Any) -> float | int:
+        number = _number(self.name, given)
+        if kind == "number":
+            return number
+        if int(number) != number:
+            raise InputError(f"{self.name}: a whole number is needed, not {given!r}")
+        return int(number)
+
+    def _text(self, kind: str, given: Any) -> str | list[str]:
+        if kind in _SEVERAL and isinstance(given, (list, tuple)):
+            return [self._one_text(kind, each) for each in given]
+        return self._one_text(kind, given)
+
+    def _one_text(self, kind: str, given: Any) -> str:
+        if isinstance(given, bool) or not isinstance(given, (str, int, float, PurePath)) or not str(given).strip():
+            raise InputError(f"{self.name}: a {kind.removesuffix('s')} is needed, not {given!r}")
+        if "::" in str(given):
+            remedy = "give a .txt, .json or .csv file" if kind == "texts" else "choose a name without it"
+            raise InputError(f"{self.name}: MONAI has made :: of # in {str(given)!r}; {remedy}, or use a command line")
+        return str(given)
+
+
+@cache
+def settings_table() -> dict[str, Setting]:
+    """All settings of the bundle's configurations by their names."""
+    content = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    return {name: Setting(name, kind, meaning) for name, (kind, meaning) in content.items()}
+
+
+def read_settings(parser: ConfigParser | None = None, arguments: Sequence[str] | None = None) -> None:
+    """Give each setting the value that the user meant, and refuse settings that nothing reads.
+
+    Args:
+        parser: of the configuration, parsed and not evaluated; None for the one whose expression calls this.
+        arguments: of the command line; None for the process's own where that is ``python -m monai.bundle``.
+
+    Raises:
+        InputError: if a setting is unknown, has another name now, or its value cannot be used.
+    """
+    parser = parser or _evaluating_parser()
+    _refuse_unread(parser)
+    if arguments is None:
+        arguments = sys.argv[1:] if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py") else []
+    typed = typed_settings(arguments)
+    for name, setting in settings_table().items():
+        item = parser.ref_resolver.items.get(name.replace("#", "::"))
+        if item is not None:
+            given, text = item.get_config(), typed.get(name)
+            value = setting.value(given, text if _is_source(text, given) else None)
+            if value is not given:
+                parser.ref_resolver.resolved_content[item.get_id()] = value
+
+
+def typed_settings(arguments: Sequence[str]) -> dict[str, str]:
+    """The text after each ``--name`` of a command line, before python-fire has read it."""
+    words = list(arguments)
+    if "--" in words:  # python-fire's own options follow
+        words = words[: len(words) - 1 - words[::-1].index("--")]
+    typed = {}
+    for word, following in zip(words, [*words[1:], "--"]):
+        name, assigned, text = word.lstrip("-").partition("=")
+        if _OPTION.match(word) and (assigned or not _OPTION.match(following)):
+            typed[name.replace("-", "_")] = text if assigned else following
+    return typed
+
+
+def _evaluating_parser() -> ConfigParser:
+    """The parser that the call stack leads from: an expression of a configuration is not given it."""
+    from monai.bundle import ConfigParser
+
+    frame = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigParser):
+            return owner
+        frame = frame.f_back  # type: ignore[assignment]
+    raise RuntimeError("read_settings: call it in a configuration, or give a parser")
+
+
+def _refuse_unread(parser: ConfigParser) -> None:
+    """Refuse a top-level value that is no setting and that no expression refers to: it would do nothing."""
+    from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+
+    table, resolver = settings_table(), parser.ref_resolver
+    texts = (text for item in resolver.items.values() if isinstance(text := item.get_config(), str))
+    read = {reference.partition("::")[0] for text in texts for reference in resolver.match_refs_pattern(text)}
+    for name, value in parser.get().items():
+        if name in table or name in read or name in DEFAULT_MLFLOW_SETTINGS["configs"] or not _is_plain(value):
+            continue
+        known = [setting for setting in table if setting in resolver.items]
+        if RENAMED.get(name) in known:
+            raise InputError(f"{name}: this setting is now called {RENAMED[name]}; give --{RENAMED[name]}")
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all"
+        raise InputError(f"{name}: there is no such setting; {hint}")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a configuration's value is neither an expression nor a component nor a group of values."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(each) for each in value)
+    return not isinstance(value, Mapping) and not (isinstance(value, str) and value.startswith(CODE))
+
+
+def _is_source(text: str | None, arrived: Any) -> bool:
+    """Whether ``arrived`` is what python-fire and MONAI make of ``text``."""
+    from fire.parser import DefaultParseValue
+
+    return text is not None and (text in _NOTHING or _as_monai_reads(DefaultParseValue(text)) == arrived)
+
+
+def _as_monai_reads(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_monai_reads(each) for each in value]
+    return value.replace("#", "::") if isinstance(value, str) else value
+
+
+def _as_typed(text: str, several: bool) -> str | list[str]:
+    """A text, or the texts of a list, without the quotes around them."""
+    source = text.strip()
+    try:
+        literal = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError):
+        return text
+    if ast.get_source_segment(source, literal) != source:  # a "comment" follows
+        return text
+    if several and isinstance(literal, ast.List):
+        return [_unquoted(each, source) for each in literal.elts]
+    return _unquoted(literal, source)
+
+
+def _unquoted(literal: ast.expr, source: str) -> str:
+    if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+        return literal.value
+    return ast.get_source_segment(source, literal) or source
 
 
 def as_flag(name: str, value: bool | str) -> bool:
@@ -51,6 +261,17 @@ def as_seeds(name: str, given: Any) -> list[int]:
         if seed < 0 or int(seed) != seed:
             raise InputError(f"{name}: a seed is a whole number of 0 or above, not {seed}")
     return [int(seed) for seed in seeds]
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A setting that is a whole number from ``least`` on.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: a whole number of {least} or above is needed, not {value!r}")
+    return value
 
 
 def in_bundle(bundle_root: str, name: str) -> str:

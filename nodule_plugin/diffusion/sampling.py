@@ -14,6 +14,7 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.settings import whole_number
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What the setting ``precision`` may say."""
@@ -71,8 +72,8 @@ class GuidedSampler(Inferer):
     ) -> None:
         self.scheduler = scheduler if scheduler_class is None else derive_scheduler(scheduler, scheduler_class)
         self.vae = vae
-        self.num_inference_steps = _at_least_one("num_inference_steps", num_inference_steps)
-        self.images_per_call = _at_least_one("images_per_call", images_per_call)
+        self.num_inference_steps = whole_number("num_inference_steps", num_inference_steps)
+        self.images_per_call = whole_number("images_per_call", images_per_call)
         self.guidance_interval = _checked_interval(guidance_interval)
         if not 0 <= guidance_rescale <= 1:
             raise InputError(f"guidance_rescale: a number from 0 to 1 is needed, not {guidance_rescale!r}")
@@ -322,9 +323,3 @@ def _checked_interval(interval: Sequence[float] | None) -> tuple[float, float] |
     if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
         raise InputError(f"guidance_interval: two rising numbers from 0 to 1 are needed, not {list(interval)}")
     return float(interval[0]), float(interval[1])
-
-
-def _at_least_one(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}: a whole number of 1 or above is needed, not {value!r}")
-    return value
