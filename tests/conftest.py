@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nodule_plugin.data.datalist import build_datalist, write_datalist
+from nodule_plugin.data.sources import load_nodules
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -27,6 +30,14 @@ def real_data() -> Path:
 def repository() -> Path:
     """The checkout's root."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def phantom_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data list of 24 phantoms; not to be written to."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    nodules = load_nodules("phantom", phantom_dir=folder / "phantom", phantom_nodules=24)
+    return write_datalist(build_datalist(nodules), folder / "datalist.json")
 
 
 @pytest.fixture

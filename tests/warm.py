@@ -1,8 +1,8 @@
 """Python commands in processes that need not import PyTorch and MONAI anew: that takes longer than most commands do.
 
 A server (``multiprocessing``'s fork server, one for each process of the tests) imports them once; every command is a
-child of it: a process of its own, with its own arguments, environment, folder and streams. Tests that are about the start
-itself (signals, launchers, a clean environment) start Python as users do.
+child of it: a process of its own, with its own arguments, environment, folder and streams. Tests that are about the
+start itself (signals, launchers, a clean environment) start Python as users do.
 """
 
 from __future__ import annotations

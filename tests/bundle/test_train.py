@@ -19,20 +19,17 @@ from tiny_clip import make_tiny_clip
 from tiny_sd import make_tiny_sd
 from warm import run_python
 
-from nodule_plugin.data.datalist import build_datalist, write_datalist
-from nodule_plugin.data.sources import load_nodules
 from nodule_plugin.diffusion.network import DiffusionUNet
 
 QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def room(phantom_datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A data list of phantoms and very small models of the real structure."""
     folder = tmp_path_factory.mktemp("train")
-    nodules = load_nodules("phantom", phantom_dir=folder / "phantom", phantom_nodules=24)
     return {
-        "datalist": str(write_datalist(build_datalist(nodules), folder / "datalist.json")),
+        "datalist": str(phantom_datalist),
         "base_model": str(make_tiny_sd(folder / "base")),
         "scorer": str(make_tiny_clip(folder / "scorer")),
     }

@@ -17,9 +17,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from tiny_clip import make_tiny_clip
 from warm import run_python
 
-from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.generated import load_generated
-from nodule_plugin.data.sources import load_nodules
 from nodule_plugin.diffusion.sampling import decode_latents
 
 SECTIONS = ["Model Overview", "Data", "Training configuration", "Memory Consumption", "Performance", "Bundle Commands",
@@ -39,11 +37,9 @@ def metadata(bundle: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def datalist(tmp_path_factory: pytest.TempPathFactory) -> str:
+def datalist(phantom_datalist: Path) -> str:
     """Of phantoms: synthetic data."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    nodules = load_nodules("phantom", phantom_dir=folder / "phantom", phantom_nodules=24)
-    return str(write_datalist(build_datalist(nodules), folder / "datalist.json"))
+    return str(phantom_datalist)
 
 
 def monai_bundle(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

