@@ -23,7 +23,9 @@ from nodule_plugin.diffusion.training import squared_errors
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
-from nodule_plugin.metrics.distribution import FeatureDistanceMetric, KernelDistance
+from nodule_plugin.metrics.distribution import FeatureDistanceMetric
+from nodule_plugin.metrics.intervals import normal_interval
+from nodule_plugin.metrics.kernel import KernelDistance
 
 logger = logging.getLogger(__name__)
 TRAINING_LOSS = "training_set_loss"
@@ -34,7 +36,7 @@ class SetDistance(Metric):
     """A distance between the generated and the real images of a validation, as an Ignite metric.
 
     The evaluator's metrics also get ``<name>_low`` and ``<name>_high``, the limits of the 95 % confidence interval by
-    the delete-half jackknife, where the distance is a kernel distance and there are images enough.
+    the delete-one jackknife, where the distance is a kernel distance and there are images enough.
 
     Args:
         metric: such as :class:`nodule_plugin.metrics.distribution.KernelDistanceMetric`; joins the images of all
@@ -61,7 +63,7 @@ class SetDistance(Metric):
         if not isinstance(value, KernelDistance):
             return {"value": float(value)}
         error = self.metric.standard_error()
-        limits = {} if math.isnan(error) else {"low": value.mean - 1.96 * error, "high": value.mean + 1.96 * error}
+        limits = {} if math.isnan(error) else dict(zip(("low", "high"), normal_interval(value.mean, error)))
         return {"value": float(value.mean), **limits}
 
     def completed(self, engine: Engine, name: str) -> None:

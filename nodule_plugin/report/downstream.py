@@ -70,9 +70,9 @@ def figure(results: Mapping[str, Any]) -> bytes:
     names = list(arms[0]["auroc"])
     picture = Figure(figsize=(6.4, 0.8 + 0.2 * len(arms) * len(names)), layout="constrained")
     axis = picture.subplots()
-    for place, arm in enumerate(arms):
+    for index, arm in enumerate(arms):
         shown = [(row, arm["auroc"][name]) for row, name in enumerate(names) if arm["auroc"][name] is not None]
-        rows = [row + 0.18 * (place - (len(arms) - 1) / 2) for row, _ in shown]
+        rows = [row + 0.18 * (index - (len(arms) - 1) / 2) for row, _ in shown]
         values = [estimate["value"] for _, estimate in shown]
         ends = np.array([estimate["ci95"] or [estimate["value"]] * 2 for _, estimate in shown]).reshape(-1, 2)
         bars = np.abs(ends.T - values)
