@@ -42,7 +42,7 @@ def join_processes() -> None:
 
 
 def own_indices(count: int) -> range:
-    """Which of ``count`` items this process takes: every n-th of n processes, so that none has two more than another."""
+    """Which of ``count`` items this process takes: every n-th of n, so that none has two more than another."""
     return range(idist.get_rank(), count, idist.get_world_size())
 
 

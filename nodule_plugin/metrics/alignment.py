@@ -71,7 +71,7 @@ def shuffle_prompts(prompts: Sequence[str], seed: int = 0) -> list[str]:
 class CLIPScorer:
     """CLIPScore of images and prompts, with any CLIP model that open_clip loads.
 
-    Usable alone: ``CLIPScorer(model="ViT-B-32/openai")(images, prompts)``. Weights are loaded at the first call.
+    Usable alone: ``CLIPScorer(model="ViT-B-32-quickgelu/openai")(images, prompts)``. Weights are loaded at first use.
 
     Args:
         model: see :class:`nodule_plugin.metrics.openclip.OpenCLIPModel`; None: none given, see :attr:`unavailable`.

@@ -15,6 +15,9 @@ from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.two_samples import Features, checked_pair, random_halves
 
+ROUNDING = 1e-11
+"""Of squared distances, relative to these and to the squared lengths that they are differences of."""
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -83,14 +86,18 @@ def coverage_of_halves(
 
 
 def _reach(features: FeatureRows, neighbours: int) -> np.ndarray:
-    """Squared distance of each image to its k-th neighbour in its own set."""
+    """Squared distance of each image to its k-th neighbour in its own set, and what rounding may add to it.
+
+    A copy of that neighbour is as far away, but its distance comes out of other products, in another order: which of
+    two equal numbers is the larger must not depend on the processor.
+    """
     reach = []
     for block in features.blocks():
         nearest = np.full((len(block), neighbours + 1), np.inf)  # the image itself is one of them
         for other in features.blocks():
             candidates = np.concatenate([nearest, _squared_distances(block, other)], axis=1)
             nearest = np.partition(candidates, neighbours, axis=1)[:, : neighbours + 1]
-        reach.append(nearest.max(axis=1))
+        reach.append((1 + ROUNDING) * nearest.max(axis=1) + ROUNDING * np.square(block).sum(axis=1))
     return np.concatenate(reach)
 
 

@@ -83,7 +83,7 @@ class FrechetDistanceMetric(FeatureDistanceMetric):
 
 
 class KernelDistanceMetric(FeatureDistanceMetric):
-    """:func:`nodule_plugin.metrics.kernel.kernel_distance` as a metric with ``update``, ``compute`` and ``reset``; keeps the features.
+    """:func:`nodule_plugin.metrics.kernel.kernel_distance`, fed batch by batch; keeps the features.
 
     Processes join theirs, one after the other: sets larger than a subset are then sampled from in another order than by
     one process.

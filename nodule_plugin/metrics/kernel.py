@@ -158,12 +158,9 @@ class KernelSums(NamedTuple):
         for sums, itself, between, others in zip(self.within, self.itself, self.between, reversed(self.between)):
             count, left = len(sums), len(sums) - 1
             # Without an image, the pairs that it is in are gone from either sum, twice from the symmetric one.
-            within = sums.sum() - 2.0 * sums
-            if unbiased:
-                within = within / (left * (left - 1))
-            else:
-                within = (within + itself.sum() - itself) / left**2
-            without = within - 2.0 * (between.sum() - between) / (left * len(others))
+            pairs = sums.sum() - 2.0 * sums
+            own = pairs / (left * (left - 1)) if unbiased else (pairs + itself.sum() - itself) / left**2
+            without = own - 2.0 * (between.sum() - between) / (left * len(others))
             variance += left / count * np.square(without - without.mean()).sum()
         return float(np.sqrt(variance))
 

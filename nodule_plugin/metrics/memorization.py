@@ -1,6 +1,6 @@
 """Whether a model hands out its training images: likeness of each image to the training image most like it.
 
-An image is called a copy when it is more like a training image than all but a small fraction of held-out real images are.
+An image is called a copy when it is more like a training image than all but a small fraction of held-out real ones are.
 Held-out images set the measure because small round nodules resemble each other without anyone copying. Likeness is
 measured in two ways, over the eight orientations that augmentation shows: correlation of grey values after small turns,
 scalings and shifts, and cosine of an encoder's embeddings. Planted copies (training images turned, shifted, scaled,

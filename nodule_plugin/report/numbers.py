@@ -42,7 +42,7 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def fraction_with_interval(rate: Mapping[str, Any]) -> str:
+def rate_text(rate: Mapping[str, Any]) -> str:
     """``3 of 72 (4.2 % [0.9 %, 11.7 %])`` of a rate as metrics.json holds it."""
     low, high = rate["ci95"]
     return f"{rate['hits']} of {rate['count']} ({percent(rate['share'])} [{percent(low)}, {percent(high)}])"

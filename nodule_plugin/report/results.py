@@ -13,7 +13,7 @@ from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.results_table import FLOOR, Row
-from nodule_plugin.report.numbers import fraction_with_interval, with_error
+from nodule_plugin.report.numbers import rate_text, with_error
 from nodule_plugin.report.sweep import guidance_sweep
 
 FORMAT = "nodule-plugin evaluation"
@@ -99,7 +99,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     if results["not_held_out"]:
         sentences.append(
             f"{results['not_held_out']} of the {reference} are of patients whose images the model was trained on: low "
-            "distances prove nothing, and copies are not looked for. Choose another split, or another training_datalist."
+            "distances prove nothing, and copies are not looked for. Choose another split or training_datalist."
         )
     few = [row["images"] for row in results["rows"] if row["kind"] == REAL and row["images"] < FEW_IMAGES]
     if few:
@@ -168,9 +168,9 @@ def _study_sentences(results: Mapping[str, Any], best: Mapping[str, Any]) -> lis
         )
         detector = memorization["detector"]
         sentences.append(
-            f"Copies of training images there: {fraction_with_interval(row['copies'])}; the detector takes "
-            f"{fraction_with_interval(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
-            f"{fraction_with_interval(detector['misses'])} of planted ones."
+            f"Copies of training images there: {rate_text(row['copies'])}; the detector takes "
+            f"{rate_text(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
+            f"{rate_text(detector['misses'])} of planted ones."
         )
     if curves:
         moved = [curve for curve in curves if curve["p_value"] < 0.05 and curve["change"] > 0]

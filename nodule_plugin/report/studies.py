@@ -8,7 +8,7 @@ from typing import Any
 from nodule_plugin.data.image_set import GENERATED, REAL
 from nodule_plugin.metrics.intervals import normal_interval
 from nodule_plugin.metrics.measures import FINDINGS
-from nodule_plugin.report.numbers import fraction_with_interval, percent, set_title, with_interval
+from nodule_plugin.report.numbers import percent, rate_text, set_title, with_interval
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
@@ -75,7 +75,7 @@ def copies_table(results: Mapping[str, Any]) -> Table | None:
         [
             row["model"],
             "–" if row["guidance_scale"] is None else f"{row['guidance_scale']:g}",
-            fraction_with_interval(row["copies"]),
+            rate_text(row["copies"]),
             *(_chance(row["nearness"][name]) for name in likenesses),
         ]
         for row in memorization["sets"]
@@ -100,8 +100,8 @@ def detector_sentences(results: Mapping[str, Any]) -> list[str]:
         f"{percent(detector['accepted_false_alarms'], 0)} of {memorization['held_out_images']} held-out "
         f"{results['reference']} pass.",
         f"False alarms on held-out images, the thresholds set by all others: "
-        f"{fraction_with_interval(detector['false_alarms'])}. Planted copies (turned, shifted, blurred, noisy, of other "
-        f"contrast) that it misses: {fraction_with_interval(detector['misses'])}; "
+        f"{rate_text(detector['false_alarms'])}. Planted copies (turned, shifted, blurred, noisy, of other "
+        f"contrast) that it misses: {rate_text(detector['misses'])}; "
         + ", ".join(f"{name} alone {percent(missed['share'])}" for name, missed in detector["missed_by"].items())
         + ".",
     ]
@@ -111,8 +111,8 @@ def detector_sentences(results: Mapping[str, Any]) -> list[str]:
         chance = percent(attack["chance_nearest"])
         sentences.append(
             f"Attack on {attack['model']} through {attack['prompts']} prompts that belong to one training nodule each: "
-            f"copies {fraction_with_interval(attack['copies'])}; the prompt's own nodule is the nearest training image "
-            f"for {fraction_with_interval(attack['own_nearest'])}, by chance {chance}; it is nearer than a fraction of "
+            f"copies {rate_text(attack['copies'])}; the prompt's own nodule is the nearest training image "
+            f"for {rate_text(attack['own_nearest'])}, by chance {chance}; it is nearer than a fraction of "
             f"{with_interval(attack['own_rank'], ends)} of the training images, by chance 0.5."
         )
     return sentences
