@@ -40,7 +40,7 @@ from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import PRECISIONS, GenerationPrepareBatch, GuidedSampler, derive_scheduler
 from nodule_plugin.findings import Findings
 from nodule_plugin.metrics.features import FeatureExtractor, InceptionFeatures, OpenCLIPImageFeatures
-from nodule_plugin.metrics.kernel import squared_mmd
+from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
 from nodule_plugin.prompts import findings_to_prompt
 
 PNDM, DPM = "PNDMScheduler", "DPMSolverMultistepScheduler"
