@@ -1,4 +1,4 @@
-"""Weights of networks: files that may be anything, loading that is whole or an error, and their hash."""
+"""Weights of networks: files that may be anything, loading that is whole or an error, saving, and their hash."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import replacing
 
 UNREADABLE = (
     *(OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError),
@@ -66,6 +67,20 @@ def check_no_pointer(file: str | Path, what: str) -> None:
         raise InputError(f"{what} {file}: a git-lfs pointer in the place of the weights; run git lfs pull")
 
 
+def save_tensors(content: Any, path: Path) -> None:
+    """``torch.save``, whole or not at all; equal contents give equal files, whoever writes them under whatever name.
+
+    Raises:
+        OSError: see :func:`replacing`.
+    """
+    # Given a name, torch writes it into the archive, and with it this machine's.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's own error says nothing of the disk
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
 def load_strictly(
     network: torch.nn.Module, weights: Mapping[str, Tensor], where: str, of: str, spare: Collection[str] = ()
 ) -> None:
@@ -104,10 +119,11 @@ def one_line(error: BaseException, most: int = 240) -> str:
     return words if len(words) <= most else f"{words[:most]} ..."
 
 
-def weights_sha256(module: torch.nn.Module, *settings: object) -> str:
+def weights_sha256(weights: torch.nn.Module | Mapping[str, Tensor], *settings: object) -> str:
     """SHA-256 of a network's weights (names in order, types, shapes, bytes) and of settings that go with them."""
+    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
     digest = hashlib.sha256(repr(settings).encode() if settings else b"")
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

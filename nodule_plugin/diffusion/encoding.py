@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from nodule_plugin.data.latents import LatentCache, data_fingerprint
+from nodule_plugin.data.latents import LatentCache, LatentDataset, data_fingerprint
 from nodule_plugin.diffusion.components import TextConditioner, weights_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -79,17 +79,17 @@ def draw_latents(vae: AutoencoderKL, moments: Tensor, noise: Tensor) -> Tensor:
 
 def open_latent_cache(
     folder: str | Path | None,
-    part: str,
+    split: str,
     vae: AutoencoderKL,
     items: Sequence[Mapping[str, Any]],
     transform: Any,
     image_size: int,
 ) -> LatentCache | None:
-    """The cache of one part of a data list; of several processes the first makes it and the others open it.
+    """The cache of one split of a data list; of several processes the first makes it and the others open it.
 
     Args:
-        folder: of all parts' caches; None for no cache.
-        part: "training", "validation" or "test": the folder's own folder.
+        folder: of all splits' caches; None for no cache.
+        split: "training", "validation" or "test": the folder's own folder.
         vae: decides, with the items and the transform, what the cache is of.
         items, transform: see :func:`nodule_plugin.data.latents.data_fingerprint`.
         image_size: height and width of the images, pixels.
@@ -103,15 +103,29 @@ def open_latent_cache(
     shape = (2 * vae.config.latent_channels, image_size // factor, image_size // factor)
     fingerprint = sha256((weights_fingerprint(vae) + data_fingerprint(items, transform)).encode()).hexdigest()
     with idist.one_rank_first(rank=0, local=False):
-        cache = LatentCache(Path(folder) / part, fingerprint, len(items), shape)
+        cache = LatentCache(Path(folder) / split, fingerprint, len(items), shape)
     logger.info(
-        "Latents of the %s part: %.0f %% in %s (%.2f GiB)",
-        part,
+        "Latents of the %s split: %.0f %% in %s (%.2f GiB)",
+        split,
         100 * cache.complete,
         cache.folder,
         cache.nbytes / 2**30,
     )
     return cache
+
+
+def latent_dataset(
+    data: Sequence[Mapping[str, Any]],
+    transform: Any,
+    vae: AutoencoderKL,
+    folder: str | Path | None,
+    split: str,
+    image_size: int,
+    augment: bool = True,
+) -> LatentDataset:
+    """A split of a data list as samples, with its cache opened: :class:`LatentDataset`, :func:`open_latent_cache`."""
+    cache = open_latent_cache(folder, split, vae, data, transform, image_size)
+    return LatentDataset(data, transform, cache, augment)
 
 
 def remember_prompts(

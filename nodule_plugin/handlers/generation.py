@@ -223,7 +223,7 @@ def grey_image(image: torch.Tensor, name: str) -> np.ndarray:
         InputError: if values are not finite; ``name`` says which image's.
     """
     if not torch.isfinite(image).all():
-        raise InputError(f"image {name}: values are not finite; use dtype float32 or a lower guidance")
+        raise InputError(f"image {name}: values are not finite; use precision float32 or a lower guidance")
     return image.float().mean(0).cpu().numpy()
 
 
@@ -360,6 +360,8 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         raise InputError(f"output_dir: {path} cannot be read as JSON: {error}; give another output_dir") from error
     if not isinstance(run, dict) or not {"settings", "requests"} <= set(run):
         raise InputError(f"output_dir: {path} is not of a generation run; give another output_dir")
+    if "dtype" in run["settings"]:  # what 0.1 first called it
+        run["settings"]["precision"] = run["settings"].pop("dtype")
     return run
 
 

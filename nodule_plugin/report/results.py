@@ -45,7 +45,7 @@ def build_results(
         phantoms: the reference images are phantoms, and must not be called real.
         seen_in_training: how many reference images are of patients that the project's small models were trained on.
         studies: as :func:`nodule_plugin.metrics.studies.run_studies` gives them; None: none were run.
-        not_held_out: how many are of patients of the training part that copies are looked for in.
+        not_held_out: how many are of patients of the training split that copies are looked for in.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
