@@ -78,11 +78,11 @@ def sweep_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
             label="Pareto set",
         )
         for row in results["rows"]:
-            place = [row["values"][sweep[aspect]]["value"] for aspect in (across, up)]
-            if row["kind"] == REAL and place[0] is not None:
-                axis.axvline(place[0], color="black", linewidth=1, linestyle="--", label=row["model"])
-            if row["floor"] and place[1] is not None and up == "fidelity":
-                axis.axhline(place[1], color="black", linewidth=1, linestyle=":", label=row["model"])
+            x, y = (row["values"][sweep[aspect]]["value"] for aspect in (across, up))
+            if row["kind"] == REAL and x is not None:
+                axis.axvline(x, color="black", linewidth=1, linestyle="--", label=row["model"])
+            if row["floor"] and y is not None and up == "fidelity":
+                axis.axhline(y, color="black", linewidth=1, linestyle=":", label=row["model"])
         _compress(axis, [point[up]["value"] for point in sweep["points"]])
         axis.set_xlabel(names[sweep[across]], fontsize=8)
         axis.set_ylabel(names[sweep[up]], fontsize=8)
@@ -133,18 +133,20 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
             quantiles = row["nearness"][name]["quantiles"]
             axis.plot(
                 list(quantiles.values()),
-                [float(share) for share in quantiles],
+                [float(fraction) for fraction in quantiles],
                 linewidth=1,
                 label=set_title(row["model"], row["guidance_scale"]),
             )
         usual = memorization["sets"][0]["nearness"][name]["held_out_quantiles"]
-        shares = [float(share) for share in usual]
-        axis.plot(list(usual.values()), shares, color="black", linestyle="--", label=f"held-out {results['reference']}")
+        fractions = [float(fraction) for fraction in usual]
+        axis.plot(
+            list(usual.values()), fractions, color="black", linestyle="--", label=f"held-out {results['reference']}"
+        )
         if name in memorization["detector"]["thresholds"]:
             limit = memorization["detector"]["thresholds"][name]
             axis.axvline(limit, color="black", linewidth=1, linestyle=":", label="threshold")
         axis.set_xlabel(f"likeness to the nearest training image ({name})", fontsize=8)
-        axis.set_ylabel("share of images below", fontsize=8)
+        axis.set_ylabel("fraction of images below", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=6)
         panels[f"Likeness by {name}"] = figure_png(figure)
@@ -153,20 +155,20 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
 
 def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     """Histogram and power spectrum of real and generated images."""
-    found = results["studies"]["grey_values"]
+    curves = results["studies"]["grey_values"]
     panels = {}
     for key, across, title, unit in (
-        ("histogram", "hu", "Histogram", ("HU", "share of pixels")),
+        ("histogram", "hu", "Histogram", ("HU", "fraction of pixels")),
         ("spectrum", "cycles_per_pixel", "Power spectrum", ("cycles / pixel", "dB over 1 HU² pixel²")),
     ):
-        if found is None:
+        if curves is None:
             break
         figure = Figure(figsize=(4.6, 3.2), layout="constrained")
         axis = figure.subplots()
-        for own in found["sets"]:
+        for own in curves["sets"]:
             style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
             (line,) = axis.plot(
-                found[across],
+                curves[across],
                 own[key],
                 style,
                 color=colour,
@@ -174,7 +176,7 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
                 label=set_title(own["model"], own["guidance_scale"]),
             )
             low, high = np.array(own[f"{key}_ci95"]).T
-            axis.fill_between(found[across], low, high, alpha=0.15, color=line.get_color())
+            axis.fill_between(curves[across], low, high, alpha=0.15, color=line.get_color())
         axis.set_yscale("log" if key == "histogram" else "linear")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(unit[0], fontsize=8)
