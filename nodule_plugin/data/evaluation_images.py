@@ -14,8 +14,9 @@ from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from nodule_plugin.data.datalist import load_datalist
-from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
+from nodule_plugin.data.generated import MANIFEST, GeneratedSet, load_generated
 from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
+from nodule_plugin.data.picture import PICTURES, read_picture
 from nodule_plugin.data.transforms import nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
 from nodule_plugin.errors import InputError

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
+from nodule_plugin.data.picture import PICTURES
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, visible_files
@@ -18,7 +16,6 @@ FORMAT = "nodule-plugin generated set"
 VERSION = 1
 MANIFEST = "manifest.json"
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FILE_FIELDS = ("image", "nifti", "dicom", "dicom_report")
 """The fields of an item that name files, relative to the set's folder; all but the first may be missing or None."""
 _IMAGE_FIELDS = ("id", "image", "prompt", "findings", "guidance_scale", "seed", "roi_mm", "source_id")
@@ -133,20 +130,3 @@ def _checked_item(root: Path, where: str, item: Any) -> dict[str, Any]:
                 raise InputError(f"{where}: field {name!r}: there is no file {file}; generate the set again")
             checked[name] = str(file)
     return checked
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """The grey values of a picture.
-
-    Returns:
-        (rows, columns) float32 in [-1, 1]; -1 is black, the window's lower end.
-
-    Raises:
-        InputError: if the file is missing or not a picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("L"), np.float32)
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"image: {path} cannot be read as a picture: {error}") from error
-    return grey * np.float32(2 / 255) - 1

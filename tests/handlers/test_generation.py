@@ -15,7 +15,8 @@ import torch
 from ignite.engine import Engine
 from PIL import Image
 
-from nodule_plugin.data.generated import load_generated, read_picture
+from nodule_plugin.data.generated import load_generated
+from nodule_plugin.data.picture import read_picture
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.generation import GeneratedSetWriter, identify_weights
