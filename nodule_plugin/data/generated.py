@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nodule_plugin.data.entries import check_numbers, file_below, file_safe_id
 from nodule_plugin.data.picture import PICTURES
-from nodule_plugin.data.window import DEFAULT_WINDOW_HU
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, visible_files
 
@@ -91,6 +92,7 @@ def _load_manifest(root: Path) -> GeneratedSet:
     if manifest.get("version") != VERSION:
         raise InputError(f"{path}: version {manifest.get('version')!r} is not {VERSION}, the one this release reads")
     _require(path, manifest, _FIELDS)
+    checked_window(manifest["window_hu"], f"{path}: window_hu")
     if not isinstance(manifest["images"], list) or not manifest["images"]:
         raise InputError(f"{path}: field 'images' lists no image")
     items = [_checked_item(root, f"{path}: images[{index}]", item) for index, item in enumerate(manifest["images"])]
@@ -111,9 +113,8 @@ def _listed_items(root: Path, images: Any) -> list[dict[str, Any]]:
         for name, kind in (("prompt", str), ("guidance_scale", (int, float))):
             if known[name] is not None and not isinstance(known[name], kind):
                 raise InputError(f"{where}: field {name!r}: {known[name]!r} is of another kind")
-        file = root / item["image"]
-        if not file.is_file():
-            raise InputError(f"{where}: field 'image': there is no file {file}; correct the manifest")
+        check_numbers(where, known)
+        file = file_below(where, "image", root, item["image"])
         items.append({**_UNKNOWN, **known, "id": str(Path(item["image"]).with_suffix("")), "image": str(file)})
     return items
 
@@ -127,11 +128,7 @@ def _checked_item(root: Path, where: str, item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise InputError(f"{where}: an object is needed, not {item!r}")
     _require(where, item, _IMAGE_FIELDS)
-    checked = dict(item)
-    for name in FILE_FIELDS:
-        if item.get(name) is not None:
-            file = root / str(item[name])
-            if not file.is_file():
-                raise InputError(f"{where}: field {name!r}: there is no file {file}; generate the set again")
-            checked[name] = str(file)
-    return checked
+    file_safe_id(where, item["id"])
+    check_numbers(where, item)
+    named = [name for name in FILE_FIELDS if item.get(name) is not None]
+    return {**item, **{name: str(file_below(where, name, root, item[name])) for name in named}}

@@ -83,7 +83,11 @@ def test_tags_of_tiff_are_heeded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("float", "of the mode F, which"), ("32 bits", "of the mode signed I, which"), ("transparent", "partly transparent")],
+    [
+        ("float", "of the mode F, which"),
+        ("32 bits", "of the mode signed I, which"),
+        ("transparent", "partly transparent"),
+    ],
 )
 def test_what_does_not_say_its_range_is_refused(kind: str, message: str, tmp_path: Path) -> None:
     picture(kind).save(tmp_path / "a.tiff")
