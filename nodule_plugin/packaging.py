@@ -35,8 +35,9 @@ def package_bundle(bundle: str | Path, output_dir: str | Path, name: str = BUNDL
     The zip holds one folder ``NAME``: the bundle's configurations, documents and models, the package ``nodule_plugin``,
     and ``SHA256SUMS`` of all of these. Whatever else lies in the bundle's folder (outputs, caches, hidden files) stays
     out; links, files of other kinds and, in a git checkout, files that are not under version control are refused: a
-    release must not ship what happens to lie about. The same files give the same zip: names are sorted, times, permissions and the writing system are fixed, and
-    nothing is compressed, since the result of compressing depends on zlib's version.
+    release must not ship what happens to lie about. The same files give the same zip: names are sorted, times,
+    permissions and the writing system are fixed, and nothing is compressed, since the result of compressing depends on
+    zlib's version.
 
     Args:
         bundle: the bundle's folder.
