@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from hashlib import sha256
@@ -20,6 +22,8 @@ LARGE_FILE_BYTES = 25 * 2**20
 """What is larger does not belong in the zip but in ``large_files.yml``, by the Model Zoo's rule."""
 
 _CONTENT = ("LICENSE", "configs", "docs", "large_files.yml", "models")
+_KINDS = frozenset({"", ".conf", ".json", ".md", ".png", ".pt", ".safetensors", ".txt", ".yml"})
+_PACKAGE_KINDS = frozenset({".css", ".html", ".js", ".json", ".png", ".py", ".typed"})
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip can tell
 _READABLE_FILE = 0o100644 << 16
 _UNIX = 3
@@ -30,8 +34,10 @@ def package_bundle(bundle: str | Path, output_dir: str | Path, name: str = BUNDL
 
     The zip holds one folder ``NAME``: the bundle's configurations, documents and models, the package ``nodule_plugin``,
     and ``SHA256SUMS`` of all of these. Whatever else lies in the bundle's folder (outputs, caches, hidden files) stays
-    out. The same files give the same zip: names are sorted, times, permissions and the writing system are fixed, and
-    nothing is compressed, since the result of compressing depends on zlib's version.
+    out; links, files of other kinds and, in a git checkout, files that are not under version control are refused: a
+    release must not ship what happens to lie about. The same files give the same zip: names are sorted, times,
+    permissions and the writing system are fixed, and nothing is compressed, since the result of compressing depends on
+    zlib's version.
 
     Args:
         bundle: the bundle's folder.
@@ -42,13 +48,15 @@ def package_bundle(bundle: str | Path, output_dir: str | Path, name: str = BUNDL
         The zip's path.
 
     Raises:
-        InputError: if a part of the bundle is missing, its version is not the package's, a file is too large and not
-            in ``large_files.yml``, or the zip cannot be written.
+        InputError: if something of the bundle is missing or does not belong there, its version is not the package's, a
+            file is too large and not in ``large_files.yml``, or the zip cannot be written.
     """
     bundle, plugin = Path(bundle), Path(nodule_plugin.__file__).parent
     version = _version(bundle)
-    files = {path.relative_to(bundle).as_posix(): path for part in _CONTENT for path in _files(bundle / part)}
-    files |= {f"nodule_plugin/{path.relative_to(plugin).as_posix()}": path for path in _files(plugin)}
+    files = {path.relative_to(bundle).as_posix(): path for name in _CONTENT for path in _files(bundle / name, _KINDS)}
+    if stray := sorted(_untracked(bundle) & set(files)):
+        raise InputError(f"{bundle / stray[0]}: not under version control; add it, or remove it")
+    files |= {f"nodule_plugin/{path.relative_to(plugin).as_posix()}": path for path in _files(plugin, _PACKAGE_KINDS)}
     for large in _large_files(bundle):
         files.pop(large, None)
     for file in files.values():
@@ -77,16 +85,36 @@ def _version(bundle: Path) -> str:
     return version
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """``path`` or the files in it, without caches and hidden ones."""
-    if path.is_file():
-        yield path
-    elif path.is_dir():
+def _files(path: Path, kinds: frozenset[str]) -> Iterator[Path]:
+    """``path`` or the files in it, without caches and hidden ones.
+
+    Raises:
+        InputError: if there is none, or one is a link or of a kind that is not in ``kinds`` (suffixes).
+    """
+    if path.is_symlink():
+        raise InputError(f"{path}: a link; put the file itself there, or remove it")
+    if path.is_dir():
         for child in path.iterdir():
             if not child.name.startswith(".") and child.name != "__pycache__" and child.suffix != ".pyc":
-                yield from _files(child)
+                yield from _files(child, kinds)
+    elif not path.is_file():
+        raise InputError(f"bundle: there is no file {path}")
+    elif path.suffix not in kinds:
+        raise InputError(f"{path}: no kind of file that belongs in a bundle; remove it")
     else:
-        raise InputError(f"bundle: there is no {path}")
+        yield path
+
+
+def _untracked(folder: Path) -> set[str]:
+    """The files in ``folder`` that git does not track; none where it is no checkout."""
+    command = ["git", "-C", str(folder), "ls-files", "-z", "--others"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False)
+    except FileNotFoundError:
+        return set()
+    if done.returncode != 0 and "not a git repository" not in done.stderr:
+        raise InputError(f"{folder}: git cannot tell its files: {done.stderr.strip().splitlines()[0]}")
+    return set(filter(None, done.stdout.split("\0")))
 
 
 def _large_files(bundle: Path) -> set[str]:

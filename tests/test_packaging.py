@@ -89,6 +89,35 @@ def test_what_lies_about_stays_out(repository: Path, tmp_path: Path) -> None:
     assert not [name for name in names if "output/" in name or "eval/" in name or "/." in name or "__pycache__" in name]
 
 
+@pytest.mark.parametrize("name", ["models/link.pt", "docs/link"])
+def test_links_are_not_followed(name: str, repository: Path, tmp_path: Path) -> None:
+    bundle, private = a_bundle(repository, tmp_path), tmp_path / "private"
+    private.mkdir()
+    (private / "key.txt").write_text("secret")
+    (bundle / name).symlink_to(private / "key.txt" if name.endswith(".pt") else private)
+    with pytest.raises(InputError, match=rf"{name}: a link"):
+        package_bundle(bundle, tmp_path)
+    assert not list(tmp_path.glob("*.zip*"))
+
+
+@pytest.mark.parametrize("name", ["configs/train.json~", "docs/notes.docx", "models/optimizer.pth", "configs/key.pem"])
+def test_files_of_other_kinds_are_refused(name: str, repository: Path, tmp_path: Path) -> None:
+    bundle = a_bundle(repository, tmp_path)
+    (bundle / name).write_text("x")
+    with pytest.raises(InputError, match=rf"{name}: no kind of file that belongs in a bundle"):
+        package_bundle(bundle, tmp_path)
+
+
+def test_a_checkout_ships_only_what_is_under_version_control(repository: Path, tmp_path: Path) -> None:
+    bundle = a_bundle(repository, tmp_path)
+    for arguments in (["init", "--quiet"], ["add", "."]):
+        subprocess.run(["git", "-C", str(bundle), *arguments], check=True)
+    assert package_bundle(bundle, tmp_path).is_file()
+    (bundle / "configs" / "mine.json").write_text("{}")
+    with pytest.raises(InputError, match=r"configs/mine\.json: not under version control; add it, or remove it"):
+        package_bundle(bundle, tmp_path)
+
+
 def test_a_large_file_must_be_listed_and_then_stays_out(repository: Path, tmp_path: Path) -> None:
     bundle = a_bundle(repository, tmp_path)
     with (bundle / "models" / "large.pt").open("wb") as file:

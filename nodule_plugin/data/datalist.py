@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nodule_plugin.data.entries import check_numbers, file_below, readable_id
 from nodule_plugin.data.nodule import Nodule, NoduleSet
 from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
@@ -253,10 +254,9 @@ def _checked(item: Any, number: int, root: Path, file: Path, split: str) -> dict
     missing = [name for name in _ITEM_FIELDS if name not in item]
     if missing:
         raise InputError(f"{where}: the field {missing[0]!r} is missing; run prepare again")
-    image = root / item["image"]
-    if not image.is_file():
-        raise InputError(f"{where}: there is no file {image}; give the images' folder as dataset_dir")
-    return {**item, "image": str(image)}
+    readable_id(where, item["id"])
+    check_numbers(where, item)
+    return {**item, "image": str(file_below(where, "image", root, item["image"]))}
 
 
 def summarise(content: Mapping[str, Any]) -> str:

@@ -14,10 +14,11 @@ from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from nodule_plugin.data.datalist import load_datalist
-from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
+from nodule_plugin.data.generated import MANIFEST, GeneratedSet, load_generated
 from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
+from nodule_plugin.data.picture import PICTURES, read_picture
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, nodule_transform
-from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import visible_files
 from nodule_plugin.findings import Findings
@@ -34,6 +35,7 @@ def real_items(
     split: str | Sequence[str] = "test",
     dataset_dir: str | Path | None = None,
     drop_padded: bool | str = True,
+    window_hu: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """The real images, as items for :class:`LoadSetImaged`.
 
@@ -43,6 +45,7 @@ def real_items(
         split: of the data list; several are joined.
         dataset_dir: see :func:`load_datalist`.
         drop_padded: of a data list, leave out nodules whose ROI reaches beyond the image: what fills it is no tissue.
+        window_hu: that the images are to be shown in, which a folder's manifest must agree with; None: any.
 
     Returns:
         Items with ``image``, ``set`` and ``record``.
@@ -54,7 +57,7 @@ def real_items(
         raise InputError("real images: give either real_dir or datalist, and not both")
     key = SetKey(REAL, "real images")
     if real_dir is not None:
-        return _folder_items(real_dir, key)
+        return _folder_items(real_dir, key, window_hu)
     items = _listed_items(str(datalist), split, dataset_dir, drop_padded, key)
     if not items:
         splits = [split] if isinstance(split, str) else list(split)
@@ -95,7 +98,11 @@ def _listed_items(
     ]
 
 
-def generated_items(generated_dir: str | Path | Sequence[str | Path], chain: str | None = None) -> list[dict[str, Any]]:
+def generated_items(
+    generated_dir: str | Path | Sequence[str | Path],
+    chain: str | None = None,
+    window_hu: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
     """The images of one generated set or several, as items for :class:`LoadSetImaged`.
 
     A row of the table is a model (its base model's name, or the folder's where that is not one's alone) and a guidance
@@ -104,14 +111,16 @@ def generated_items(generated_dir: str | Path | Sequence[str | Path], chain: str
     Args:
         generated_dir: folder of the set, or several.
         chain: that cuts the real images; None where that is not known.
+        window_hu: that the real images are shown in; None where that is not known.
 
     Raises:
-        InputError: if there is no set, or one is damaged or of a model that learnt from images of another chain.
+        InputError: if there is no set, or one is damaged, shown in another window, or of a model that learnt from
+            images of another chain.
     """
     folders = [generated_dir] if isinstance(generated_dir, (str, Path)) else list(generated_dir)
     if not folders:
         raise InputError("generated_dir: give a folder that inference wrote, or several")
-    sets = [_load_comparable(folder, chain) for folder in folders]
+    sets = [_load_comparable(folder, chain, window_hu) for folder in folders]
     names = [_model_name(generated) for generated in sets]
     items = []
     for generated, name in zip(sets, names):
@@ -122,8 +131,13 @@ def generated_items(generated_dir: str | Path | Sequence[str | Path], chain: str
     return items
 
 
-def _load_comparable(folder: str | Path, chain: str | None) -> GeneratedSet:
+def _load_comparable(folder: str | Path, chain: str | None, window_hu: Sequence[float] | None) -> GeneratedSet:
     generated = load_generated(folder)
+    if generated.manifest is not None and window_hu is not None and generated.window_hu != checked_window(window_hu):
+        raise InputError(
+            f"{folder}: its black and white are {generated.window_hu} HU, not {checked_window(window_hu)}: grey values "
+            "that must not be compared; give the sets' window_hu, and sets of one window"
+        )
     if chain is not None and generated.chain is not None and generated.chain != chain:
         raise InputError(
             f"generated_dir: the model of {folder} learnt from images cut by {generated.chain}, the real ones are cut "
@@ -132,20 +146,23 @@ def _load_comparable(folder: str | Path, chain: str | None) -> GeneratedSet:
     return generated
 
 
-def study_items(kind: str, folder: str | Path | None, chain: str | None = None) -> list[dict[str, Any]]:
+def study_items(
+    kind: str, folder: str | Path | None, chain: str | None = None, window_hu: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
     """The images of a generated set that answers a question of its own and is no row of the table.
 
     Args:
         kind: "dose response" or "attack", see :class:`SetKey`.
         folder: of the set; None: there is none.
-        chain: see :func:`generated_items`.
+        chain, window_hu: see :func:`generated_items`.
 
     Raises:
-        InputError: if the set is damaged or of another chain, or its manifest does not say what the question needs.
+        InputError: if the set is damaged, of another chain or window, or its manifest does not say what the question
+            needs.
     """
     if folder is None:
         return []
-    generated = _load_comparable(folder, chain)
+    generated = _load_comparable(folder, chain, window_hu)
     needed = {DOSE: ("findings", "seed"), ATTACK: ("source_id",)}[kind]
     for item in generated.items:
         if absent := [name for name in needed if item[name] is None]:
@@ -246,14 +263,14 @@ class LoadSetImaged(Transform):
         return torch.from_numpy(read_picture(item["image"]))[None]
 
 
-def _folder_items(folder: str | Path, key: SetKey) -> list[dict[str, Any]]:
+def _folder_items(folder: str | Path, key: SetKey, window_hu: Sequence[float] | None) -> list[dict[str, Any]]:
     root = Path(folder).absolute()
     if not root.is_dir():
         raise InputError(f"real images: there is no folder {folder}; correct real_dir")
     if (root / MANIFEST).is_file():
         return [
             {"image": item["image"], "set": key, "record": ImageRecord(item["id"], item["prompt"])}
-            for item in load_generated(root).items
+            for item in _load_comparable(root, None, window_hu).items
         ]
     files = [path for path in visible_files(root) if path.name.lower().endswith((*PICTURES, *NIFTI))]
     if not files:

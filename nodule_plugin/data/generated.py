@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from nodule_plugin.data.window import DEFAULT_WINDOW_HU
+from nodule_plugin.data.entries import check_numbers, file_below, file_safe_id
+from nodule_plugin.data.picture import PICTURES
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, visible_files
 
@@ -18,7 +17,6 @@ FORMAT = "nodule-plugin generated set"
 VERSION = 1
 MANIFEST = "manifest.json"
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FILE_FIELDS = ("image", "nifti", "dicom", "dicom_report")
 """The fields of an item that name files, relative to the set's folder; all but the first may be missing or None."""
 _IMAGE_FIELDS = ("id", "image", "prompt", "findings", "guidance_scale", "seed", "roi_mm", "source_id")
@@ -94,6 +92,7 @@ def _load_manifest(root: Path) -> GeneratedSet:
     if manifest.get("version") != VERSION:
         raise InputError(f"{path}: version {manifest.get('version')!r} is not {VERSION}, the one this release reads")
     _require(path, manifest, _FIELDS)
+    checked_window(manifest["window_hu"], f"{path}: window_hu")
     if not isinstance(manifest["images"], list) or not manifest["images"]:
         raise InputError(f"{path}: field 'images' lists no image")
     items = [_checked_item(root, f"{path}: images[{index}]", item) for index, item in enumerate(manifest["images"])]
@@ -114,9 +113,8 @@ def _listed_items(root: Path, images: Any) -> list[dict[str, Any]]:
         for name, kind in (("prompt", str), ("guidance_scale", (int, float))):
             if known[name] is not None and not isinstance(known[name], kind):
                 raise InputError(f"{where}: field {name!r}: {known[name]!r} is of another kind")
-        file = root / item["image"]
-        if not file.is_file():
-            raise InputError(f"{where}: field 'image': there is no file {file}; correct the manifest")
+        check_numbers(where, known)
+        file = file_below(where, "image", root, item["image"])
         items.append({**_UNKNOWN, **known, "id": str(Path(item["image"]).with_suffix("")), "image": str(file)})
     return items
 
@@ -130,28 +128,7 @@ def _checked_item(root: Path, where: str, item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise InputError(f"{where}: an object is needed, not {item!r}")
     _require(where, item, _IMAGE_FIELDS)
-    checked = dict(item)
-    for name in FILE_FIELDS:
-        if item.get(name) is not None:
-            file = root / str(item[name])
-            if not file.is_file():
-                raise InputError(f"{where}: field {name!r}: there is no file {file}; generate the set again")
-            checked[name] = str(file)
-    return checked
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """The grey values of a picture.
-
-    Returns:
-        (rows, columns) float32 in [-1, 1]; -1 is black, the window's lower end.
-
-    Raises:
-        InputError: if the file is missing or not a picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("L"), np.float32)
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"image: {path} cannot be read as a picture: {error}") from error
-    return grey * np.float32(2 / 255) - 1
+    file_safe_id(where, item["id"])
+    check_numbers(where, item)
+    named = [name for name in FILE_FIELDS if item.get(name) is not None]
+    return {**item, **{name: str(file_below(where, name, root, item[name])) for name in named}}

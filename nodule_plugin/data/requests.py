@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import csv
+import io
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.data.entries import LIMITS
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES, Findings
@@ -19,6 +22,7 @@ from nodule_plugin.settings import as_flag, as_numbers, as_seeds, whole_number
 
 CALCIFIED = 3
 """Solid: the code that stands for "any calcification" beside its absence."""
+_LONGEST_PROMPT = 2000
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def generation_requests(
     of one item at several scales start from the same noise and those of several items do not.
 
     Args:
-        prompts: text (one prompt per line), a list of texts, or a .txt (one per line) or .json (a list) file.
+        prompts: text (one prompt per line), a list of texts, or a file: .txt (one per line), .json (a list) or .csv
+            (the column "prompt"). In a list nothing names a file.
         findings: a dictionary of ratings, a list of them, or a .json file with either.
         datalist: file as ``prepare`` writes it; prompt, findings and roi_mm come from its items.
         split: of the data list: training, validation or test; several are joined.
@@ -77,8 +82,8 @@ def generation_requests(
         raise InputError(f"give exactly one of prompts, findings and datalist, not {' and '.join(given) or 'none'}")
     scales = [_checked_scale(value) for value in as_numbers("guidance_scales", guidance_scales)]
     starts = as_seeds("seeds", seeds)
-    if isinstance(roi_mm, bool) or not isinstance(roi_mm, (int, float)) or not 0 < roi_mm < math.inf:
-        raise InputError(f"roi_mm: a number above 0 is needed, not {roi_mm!r}")
+    if isinstance(roi_mm, bool) or not isinstance(roi_mm, (int, float)) or not 0 < roi_mm <= LIMITS["roi_mm"][1]:
+        raise InputError(f"roi_mm: a number above 0, up to {LIMITS['roi_mm'][1]:g} mm, is needed, not {roi_mm!r}")
     if prompts:
         subjects = _from_prompts(_read_prompts(prompts), float(roi_mm))
     elif findings:
@@ -175,26 +180,44 @@ def _from_datalist(
         name = _file_safe(item["id"])
         name = f"{name}-{index}" if name in names else name
         names.add(name)
-        subjects.append(_Subject(name, item["prompt"], item["findings"], float(item["roi_mm"]), index, item["id"]))
+        prompt = checked_prompt(f"{path}: prompt of {item['id']!r}", item["prompt"])
+        subjects.append(_Subject(name, prompt, item["findings"], float(item["roi_mm"]), index, item["id"]))
     return subjects
 
 
 def _file_safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip(".-") or "item"
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text)[:100].strip(".-") or "item"
 
 
 def _read_prompts(prompts: Any) -> list[str]:
-    if isinstance(prompts, (str, Path)) and str(prompts).endswith((".txt", ".json")):
-        path = Path(prompts)
-        prompts = read_json(path) if path.suffix == ".json" else _read_text("prompts", path)
+    if isinstance(prompts, (str, Path)) and (suffix := Path(prompts).suffix.lower()) in _PROMPT_FILES:
+        prompts = _PROMPT_FILES[suffix](Path(prompts))
     if isinstance(prompts, str):
         prompts = [line for line in prompts.splitlines() if line.strip()]
     if not isinstance(prompts, (list, tuple)) or not prompts:
-        raise InputError(f"prompts: a text, a list of texts or a .txt or .json file is needed, not {prompts!r}")
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(f"prompts[{index}]: a text that is not empty is needed, not {prompt!r}")
-    return [prompt.strip() for prompt in prompts]
+        files = ", ".join(_PROMPT_FILES)
+        raise InputError(f"prompts: a text, a list of texts or a file ({files}) is needed, not {prompts!r}")
+    return [checked_prompt(f"prompts[{index}]", prompt) for index, prompt in enumerate(prompts)]
+
+
+def checked_prompt(name: str, prompt: Any) -> str:
+    """A prompt as one line of text, which every file that is written can hold.
+
+    Returns:
+        ``prompt`` with tabs and line breaks as spaces, and none around it.
+
+    Raises:
+        InputError: if it is no text, empty, longer than 2,000 characters (text encoders read about 300), or holds
+            control characters or what is no character at all.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError(f"{name}: a text that is not empty is needed, not {prompt!r}")
+    text = re.sub(r"[\t\n\v\f\r]", " ", prompt.strip())
+    if len(text) > _LONGEST_PROMPT:
+        raise InputError(f"{name}: {len(text)} characters; shorten it to {_LONGEST_PROMPT} or fewer")
+    if bad := [character for character in text if unicodedata.category(character) in ("Cc", "Cs")]:
+        raise InputError(f"{name}: the character {bad[0]!r} in {text[:60]!r} cannot be shown; remove it")
+    return text
 
 
 def _read_findings(findings: Any) -> list[Any]:
@@ -207,11 +230,26 @@ def _read_findings(findings: Any) -> list[Any]:
     return list(findings)
 
 
-def _read_text(what: str, path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{what}: {path} cannot be read: {error}") from error
+        raise InputError(f"prompts: {path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _read_column(path: Path) -> list[str | None]:
+    """The column "prompt" of a CSV file."""
+    try:
+        table = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+        columns = list(table.fieldnames or [])
+        if "prompt" not in columns:
+            raise InputError(f"prompts: {path} has no column 'prompt' between commas, only {columns}")
+        return [row["prompt"] for row in table]
+    except csv.Error as error:
+        raise InputError(f"prompts: {path} cannot be read as CSV: {error}") from error
+
+
+_PROMPT_FILES: dict[str, Callable[[Path], Any]] = {".txt": _read_text, ".json": read_json, ".csv": _read_column}
 
 
 def _checked_scale(value: float | int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,15 +13,19 @@ DEFAULT_WINDOW_HU = (-1000.0, 400.0)
 """(lower, upper) end of the lung window that the whole project uses unless told otherwise."""
 
 
-def checked_window(window_hu: Sequence[float]) -> tuple[float, float]:
+def checked_window(window_hu: Sequence[float], name: str = "window_hu") -> tuple[float, float]:
     """``window_hu`` as (lower, upper).
 
     Raises:
-        InputError: unless it is two rising numbers.
+        InputError: unless it is two finite, rising numbers; ``name`` says whose.
     """
-    if len(window_hu) != 2 or not window_hu[0] < window_hu[1]:
-        raise InputError(f"window_hu: two rising numbers are needed, such as -1000 400; not {list(window_hu)}")
-    return float(window_hu[0]), float(window_hu[1])
+    try:
+        lower, upper = (float(end) for end in window_hu)
+    except (TypeError, ValueError):
+        lower, upper = math.nan, math.nan
+    if not -math.inf < lower < upper < math.inf:
+        raise InputError(f"{name}: two rising numbers are needed, such as -1000 400; not {window_hu!r}")
+    return lower, upper
 
 
 def hu_to_unit(hu: np.ndarray, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> np.ndarray:

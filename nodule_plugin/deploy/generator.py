@@ -73,7 +73,13 @@ class BundleGenerator:
         """
         if unknown := sorted(set(order) - set(ORDER_FIELDS)):
             raise InputError(f"order: there is no field {unknown[0]!r}; there are {', '.join(ORDER_FIELDS)}")
-        return generation_requests(**{**self._defaults, **order})
+        given = {**self._defaults, **order}
+        # An order names no files of the machine that fills it.
+        if isinstance(given.get("prompts"), str):
+            given["prompts"] = given["prompts"].splitlines()
+        if isinstance(given.get("findings"), str):
+            raise InputError(f"order: findings: a dictionary of ratings is needed, not {given['findings']!r}")
+        return generation_requests(**given)
 
     def prepare(self, request: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """The noise of a request's seed, and the conditions that the sampler takes."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
+from nodule_plugin.data.requests import checked_prompt
 from nodule_plugin.dicom.identity import RunIdentity, parse_created
 from nodule_plugin.dicom.image import SyntheticCTImage
 from nodule_plugin.dicom.report import findings_report
@@ -45,8 +46,9 @@ class DicomEncoder:
             number: of the image within the run, from 1.
 
         Raises:
-            InputError: if the values do not fit into 16 bits.
+            InputError: if the values do not fit into 16 bits, or DICOM cannot hold the prompt.
         """
+        request = {**request, "prompt": checked_prompt("prompt", request["prompt"])}
         image = SyntheticCTImage(hu, spacing_mm, request, self.identity, series_number=number + 1)
         report = findings_report(image, request, self.identity, instance_number=number)
         return _file(image), _file(report)

@@ -107,8 +107,8 @@ class RunIdentity:
 
 
 def long_string(text: str) -> str:
-    """``text`` cut to what a Long String takes, without the backslash that would end a value."""
-    return text.replace("\\", "/")[:_LONG_STRING]
+    """``text`` cut to what a Long String takes, without the backslash that would end a value and control characters."""
+    return "".join(c if c.isprintable() else " " for c in text.replace("\\", "/"))[:_LONG_STRING]
 
 
 def parse_created(created: str) -> datetime:

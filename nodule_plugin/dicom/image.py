@@ -13,7 +13,7 @@ from pydicom.valuerep import DS
 
 from nodule_plugin.data.generated import NOTICE
 from nodule_plugin.data.window import checked_window
-from nodule_plugin.dicom.identity import RunIdentity, long_string
+from nodule_plugin.dicom.identity import RunIdentity
 from nodule_plugin.errors import InputError
 
 _INT16 = np.iinfo(np.int16)
@@ -56,7 +56,7 @@ class SyntheticCTImage(SOPClass):
             instance_number=1,
             modality="CT",
             transfer_syntax_uid=ExplicitVRLittleEndian,
-            series_description=long_string(f"SYNTHETIC {request['id']}"),
+            series_description=f"SYNTHETIC nodule {series_number - 1}",
             **identity.arguments,
         )
         identity.mark(self, request)

@@ -27,7 +27,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from nodule_plugin import __version__
 from nodule_plugin.data.generated import NOTICE
 from nodule_plugin.dicom.codes import CODING_SCHEMES, CONCEPTS, PROMPT, VALUES
-from nodule_plugin.dicom.identity import MANUFACTURER, MODEL_NAME, RunIdentity
+from nodule_plugin.dicom.identity import MANUFACTURER, MODEL_NAME, RunIdentity, long_string
 from nodule_plugin.dicom.image import SyntheticCTImage
 
 REQUESTED = "Requested of the generator. Nobody has read this image."
@@ -90,13 +90,13 @@ def _group(
     findings = request["findings"] or {}
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            uid=identity.uid("nodule", image.SOPInstanceUID), identifier=str(request["id"])
+            uid=identity.uid("nodule", image.SOPInstanceUID), identifier=image.SeriesDescription
         ),
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
         finding_type=codes.SCT.Nodule,
         finding_sites=[FindingSite(anatomic_location=codes.SCT.Lung)],
         algorithm_id=AlgorithmIdentification(
-            name=identity.run["model"]["base_model"],
+            name=long_string(identity.run["model"]["base_model"]),
             version=__version__,
             manufacturer=MANUFACTURER,
             parameters=identity.parameters(request),

@@ -21,6 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from nodule_plugin import __version__
+from nodule_plugin.data.entries import file_safe_id
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.diffusion.network import check_weights
@@ -94,6 +95,8 @@ class GeneratedSetWriter:
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
+        for index, request in enumerate(self.requests):
+            file_safe_id(f"requests[{index}]", request["id"])
         self.window_hu = checked_window(window_hu)
         self.formats = _checked_formats(formats)
         self.image_size = image_size
@@ -188,7 +191,8 @@ class GeneratedSetWriter:
                 raise InputError(f"output_dir: {self.folder} holds another set (image {request['id']}); {remedy}")
 
     def _is_written(self, request: Mapping[str, Any]) -> bool:
-        return all((self.folder / path).is_file() for path in _paths(request["id"], self.formats).values())
+        files = (self.folder / path for path in _paths(request["id"], self.formats).values())
+        return all(file.is_file() and file.stat().st_size > 0 for file in files)
 
     def _spacing(self, request: Mapping[str, Any]) -> float:
         return float(request["roi_mm"]) / self.image_size
@@ -358,8 +362,11 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     run = read_json(path, "give another output_dir")
-    if not isinstance(run, dict) or not {"settings", "requests"} <= set(run):
+    requests = run.get("requests") if isinstance(run, dict) and isinstance(run.get("settings"), dict) else None
+    if not isinstance(requests, list) or not all(isinstance(request, dict) for request in requests):
         raise InputError(f"output_dir: {path} is not of a generation run; give another output_dir")
+    for index, request in enumerate(requests):
+        file_safe_id(f"{path}: requests[{index}]", request.get("id"))
     if "dtype" in run["settings"]:  # what 0.1 first called it
         run["settings"]["precision"] = run["settings"].pop("dtype")
     return run

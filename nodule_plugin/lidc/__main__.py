@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         InputError: if what is asked for cannot be read.
     """
-    parser = argparse.ArgumentParser(prog="python -m nodule_plugin.lidc", description=__doc__)
+    parser = argparse.ArgumentParser(prog="nodule lidc", description=__doc__)
     commands = parser.add_subparsers(required=True)
     summary = commands.add_parser(
         "summary", help="count scans, annotations, contours, nodules and what a selection leaves"

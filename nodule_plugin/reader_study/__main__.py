@@ -126,7 +126,7 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nodule_plugin.reader_study", description=__doc__)
+    parser = argparse.ArgumentParser(prog="nodule reader-study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     design = commands.add_parser("design", help="choose cases, write images, seal the key")

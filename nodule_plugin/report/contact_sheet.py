@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nodule_plugin.data.generated import NOTICE, GeneratedSet, read_picture
+from nodule_plugin.data.generated import NOTICE, GeneratedSet
+from nodule_plugin.data.picture import read_picture
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.findings import SCALES

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nodule_plugin.data.generated import load_generated, read_picture
+from nodule_plugin.data.generated import load_generated
+from nodule_plugin.data.picture import read_picture
 from nodule_plugin.errors import InputError
 
 ITEM = {
@@ -125,9 +126,3 @@ def test_folders_without_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest.json: not JSON"):
         load_generated(tmp_path)
-
-
-def test_picture_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(InputError, match=r"a.png cannot be read as a picture"):
-        read_picture(tmp_path / "a.png")

@@ -44,13 +44,56 @@ def test_prompts_times_scales_times_seeds() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["one\n\n two \n", ["one", "two"], ("one", "two"), "prompts.txt", "prompts.json"],
+    ["one\n\n two \n", ["one", "two"], ("one", "two"), "prompts.txt", "prompts.json", "prompts.csv", "PROMPTS.TXT"],
 )
 def test_ways_to_give_prompts(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     (tmp_path / "prompts.json").write_text('["one", "two"]')
+    (tmp_path / "prompts.csv").write_text('id,prompt\r\n1,one\r\n2,"two"\r\n', encoding="utf-8-sig")
+    (tmp_path / "PROMPTS.TXT").write_text("one\r\ntwo", encoding="utf-8-sig")
     monkeypatch.chdir(tmp_path)
     assert [request["prompt"] for request in generation_requests(prompts=given)] == ["one", "two"]
+
+
+def test_prompts_are_texts_to_the_letter_and_a_list_names_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Nodule #1, round; 50% solid\n$(rm -rf /)\n@x\n")
+    listed = [str(tmp_path / "a.txt"), "two\twords\nand a line"]
+    read = [request["prompt"] for request in generation_requests(prompts=str(tmp_path / "a.txt"))]
+    assert read == ["Nodule #1, round; 50% solid", "$(rm -rf /)", "@x"]
+    assert [request["prompt"] for request in generation_requests(prompts=listed)] == [
+        listed[0],
+        "two words and a line",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "prompt;id\none;1\n", r"has no column 'prompt' between commas, only \['prompt;id'\]"),
+        ("a.csv", "", "has no column 'prompt'"),
+        ("a.csv", 'id,prompt\n1,"one\n', "cannot be read as CSV"),
+        ("a.csv", "id,prompt\n1\n", r"prompts\[0\]: a text that is not empty is needed, not None"),
+        ("a.json", '{"prompts": 1}', "a text, a list of texts or a file"),
+        ("a.txt", b"\xff\xfeo\0n\0e\0", "cannot be read as UTF-8 text"),
+        ("a.txt", "one\x1b[2J", r"prompts\[0\]: the character '\\x1b' in 'one"),
+    ],
+)
+def test_files_of_prompts_that_cannot_be_used(name: str, content: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        generation_requests(prompts=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("bad", ["a\0b", "a\x07", "a\x85b", "a\x9b", "a\udcff", "x" * 2001])
+def test_prompts_that_no_file_can_hold_are_refused(bad: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^prompts\[0\]: "):
+        generation_requests(prompts=[bad])
+    path = Path(datalist(tmp_path, ["a"]))
+    content = json.loads(path.read_text())
+    content["test"][0]["prompt"] = bad
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"datalist\.json: prompt of 'a': "):
+        generation_requests(datalist=str(path))
 
 
 @pytest.mark.parametrize("as_file", [False, True])
@@ -112,6 +155,7 @@ def test_datalist_items_keep_their_seed_at_every_scale(tmp_path: Path) -> None:
         ({"prompts": "a", "seeds": -1}, "seeds: .* not -1"),
         ({"prompts": "a", "seeds": "inf"}, "seeds: .* not inf"),
         ({"prompts": "a", "roi_mm": 0}, "roi_mm: a number above 0"),
+        ({"prompts": "a", "roi_mm": 20000}, "roi_mm: a number above 0, up to 1000 mm, is needed, not 20000"),
         ({"prompts": ["a", " "]}, r"prompts\[1\]: a text that is not empty"),
         ({"prompts": [3]}, r"prompts\[0\]: a text that is not empty is needed, not 3"),
         ({"prompts": "  \n "}, "prompts: a text, a list"),

@@ -48,6 +48,15 @@ def test_what_an_order_leaves_out_is_as_in_the_bundle(generator: BundleGenerator
     assert {(request["seed"], request["roi_mm"]) for request in requests} == {(0, 20.0)}
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".json", ".csv"])
+def test_an_order_reads_no_file(suffix: str, generator: BundleGenerator, tmp_path: Path) -> None:
+    secret = tmp_path / f"secret{suffix}"
+    secret.write_text('["prompt"]\n')
+    for prompts in (str(secret), [str(secret)]):
+        requests = generator.requests({"prompts": prompts, "guidance_scales": 1})
+        assert [request["prompt"] for request in requests] == [str(secret)]
+
+
 @pytest.mark.parametrize(
     ("order", "message"),
     [
@@ -55,6 +64,8 @@ def test_what_an_order_leaves_out_is_as_in_the_bundle(generator: BundleGenerator
         ({"prompt": "a nodule"}, "order: there is no field 'prompt'; there are prompts, findings"),
         ({"seeds": 1}, "give exactly one of prompts, findings"),
         ({"prompts": "a nodule", "seeds": -1}, "seeds: .* not -1"),
+        ({"findings": "/etc/order.json"}, "order: findings: a dictionary of ratings is needed, not '/etc/order.json'"),
+        ({"prompts": ["a\x1b[2J"]}, r"prompts\[0\]: the character"),
     ],
 )
 def test_orders_that_cannot_be_filled(order: dict[str, Any], message: str, generator: BundleGenerator) -> None:

@@ -57,6 +57,19 @@ def test_it_says_that_it_is_synthetic_wherever_there_is_a_place(encoded: Encoded
     assert PROMPT in image.ImageComments
 
 
+def test_no_id_of_an_item_is_in_a_file() -> None:
+    made = encode(id="LIDC-IDRI-0001-N01_g5_s7", source_id="LIDC-IDRI-0001-N01", number=3)
+    assert all(b"LIDC-IDRI-0001" not in file for file in made.files)
+    assert made.image.SeriesDescription == "SYNTHETIC nodule 3"
+
+
+@pytest.mark.parametrize("prompt", ["a\x1b[2J", "a\0", "a\x07b", "x" * 11_000])
+def test_prompts_that_make_invalid_files_are_refused(prompt: str) -> None:
+    with pytest.raises(InputError, match=r"^prompt: "):
+        encode(prompt=prompt)
+    assert "Prompt: two words" in encode(prompt="two\twords").image.ImageComments
+
+
 def test_there_is_no_patient_no_scanner_and_no_hospital(encoded: Encoded) -> None:
     image = encoded.image
     for keyword in ("PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName", "KVP"):

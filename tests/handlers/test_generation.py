@@ -15,7 +15,8 @@ import torch
 from ignite.engine import Engine
 from PIL import Image
 
-from nodule_plugin.data.generated import load_generated, read_picture
+from nodule_plugin.data.generated import load_generated
+from nodule_plugin.data.picture import read_picture
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.generation import GeneratedSetWriter, identify_weights
@@ -67,6 +68,7 @@ def test_written_set_can_be_read_back(tmp_path: Path) -> None:
         "base_model": "owner/name",
         "revision": "c0ffee",
         "weights_sha256": "abc",
+        "chain": None,
         "prediction_type": "epsilon",
     }
     assert set(generated.manifest["software"]) == {"nodule_plugin", "torch", "diffusers", "monai"}
@@ -167,6 +169,43 @@ def test_overwrite_as_a_command_line_gives_it(given: Any, pending: int, tmp_path
     assert len(writer_of(tmp_path, overwrite=given).pending) == pending
     with pytest.raises(InputError, match="overwrite: true or false is needed, not 'yes'"):
         writer_of(tmp_path, overwrite="yes")
+
+
+@pytest.mark.parametrize("name", ["../../precious/a", "../precious/a", "/tmp/a", "png/../../../precious/a", None, 3])
+def test_overwriting_removes_nothing_elsewhere(name: Any, tmp_path: Path) -> None:
+    precious, folder = tmp_path / "precious" / "a.png", tmp_path / "x" / "out"
+    for file in (precious, folder / "png" / "a.png"):
+        file.parent.mkdir(parents=True)
+        file.write_text("kept")
+    (folder / "request.json").write_text(json.dumps({"settings": {}, "requests": [{"id": "a"}, {"id": name}]}))
+    with pytest.raises(InputError, match=r"request\.json: requests\[1\]: field 'id': .* cannot name a file"):
+        generate(writer_of(folder, overwrite=True))
+    assert precious.read_text() == (folder / "png" / "a.png").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", '{"settings": {}}', '{"settings": [], "requests": []}', '{"settings": {}, "requests": [1]}'],
+)
+def test_records_of_something_else_are_left_alone(content: str, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text(content)
+    with pytest.raises(InputError, match=r"request\.json is not of a generation run"):
+        writer_of(tmp_path, overwrite=True)
+
+
+def test_ids_that_lead_elsewhere_are_not_written(tmp_path: Path) -> None:
+    (request, *_) = generation_requests(prompts=["one"])
+    with pytest.raises(InputError, match=r"requests\[0\]: field 'id'"):
+        writer_of(tmp_path / "out", requests=[{**request, "id": "../../a"}])
+
+
+def test_an_emptied_file_is_made_again(tmp_path: Path) -> None:
+    generate(writer_of(tmp_path))
+    emptied = tmp_path / "png" / "prompt000_g1_s0.png"
+    before = emptied.read_bytes()
+    emptied.write_bytes(b"")
+    assert generate(writer_of(tmp_path)) == ["prompt000_g1_s0"]
+    assert emptied.read_bytes() == before
 
 
 def test_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:

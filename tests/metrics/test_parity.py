@@ -12,7 +12,7 @@ import torch
 import torch_fidelity
 from PIL import Image
 
-from nodule_plugin.data.generated import read_picture
+from nodule_plugin.data.picture import read_picture
 from nodule_plugin.metrics.features import InceptionFeatures
 from nodule_plugin.metrics.frechet import frechet_distance
 from nodule_plugin.metrics.kernel import kernel_distance

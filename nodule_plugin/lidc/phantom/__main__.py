@@ -13,7 +13,7 @@ from nodule_plugin.lidc.phantom.series import write_phantom_series
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write what it asks for."""
     show_input_errors()
-    parser = argparse.ArgumentParser(prog="python -m nodule_plugin.lidc.phantom", description=__doc__)
+    parser = argparse.ArgumentParser(prog="nodule phantom", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--scans", type=int, metavar="N", help="write N whole CT series (DICOM) with the readers' XML")
     what.add_argument("--nodules", type=int, metavar="N", help="write N crops (NIfTI) with a table")

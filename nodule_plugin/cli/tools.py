@@ -1,0 +1,151 @@
+"""Tools of the command ``nodule`` that only read a command line and call what does the work."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nodule_plugin.cli.options import find_bundle
+from nodule_plugin.errors import InputError
+
+# What a command needs is imported where it runs: none waits for torch that does not use it.
+
+REAL_NOTICE = "Rows named real: LIDC-IDRI (CC BY 3.0). Rows named generated: synthetic. For research only."
+
+
+def _parser(command: str, text: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"nodule {command}", description=text)
+
+
+def download(words: Sequence[str]) -> None:
+    """Show licence, citation, the list of series and its size; ask; fetch.
+
+    Raises:
+        InputError: if what is asked for does not exist or does not fit, or nobody can be asked.
+    """
+    from nodule_plugin.lidc.download import check_space, describe, fetch_series, list_series, missing_series, terms
+
+    parser = _parser("download", "Fetch CT series of LIDC-IDRI from the NCI Imaging Data Commons.")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="the later dataset_dir")
+    parser.add_argument("--patients", nargs="+", metavar="NAME", help="such as LIDC-IDRI-0001")
+    parser.add_argument("--series", nargs="+", metavar="UID", help="by SeriesInstanceUID, beside those of --patients")
+    parser.add_argument("--all", action="store_true", help="the whole collection's CT: 1,018 series, 128 GB")
+    parser.add_argument("--annotated", action="store_true", help="leave out series in which no nodule is outlined")
+    parser.add_argument("--dry-run", action="store_true", help="only list the series and their size")
+    parser.add_argument("--yes", action="store_true", help="do not ask before fetching")
+    options = parser.parse_args(words)
+    if options.all == bool(options.patients or options.series):
+        parser.error("give either --all, or --patients or --series")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    series = list_series(options.patients, options.series, options.annotated)
+    print(terms(), describe(series, options.output), sep="\n\n", flush=True)
+    missing = missing_series(series, options.output)
+    if options.dry_run or not missing:
+        return
+    check_space(missing, options.output)
+    if not options.yes and not _confirmed():
+        print("nothing was fetched")
+        return
+    fetch_series(series, options.output)
+    print(f"whole: {len(series)} series below {options.output}")
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        raise InputError("--yes: needed where nobody can be asked; it says that licence, list and size are accepted")
+    return input("Fetch? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def data_page(words: Sequence[str]) -> None:
+    """Draw a data list as one HTML page."""
+    from nodule_plugin.report.data_page import write_data_page
+
+    parser = _parser("data-page", "Draw a data list as one HTML page.")
+    parser.add_argument("datalist", type=Path)
+    parser.add_argument("--page", default=True, help="default: the data list's path with .html")
+    parser.add_argument("--samples", type=int, default=6, help="images of each split (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="of their choice (default: 0)")
+    parser.add_argument("--dataset-dir", type=Path, help="folder of the images, where the data list's is not it")
+    given = parser.parse_args(words)
+    print(write_data_page(given.datalist, given.page, given.samples, given.seed, given.dataset_dir))
+
+
+def contact_sheet(words: Sequence[str]) -> None:
+    """Write the contact sheets there is something for; the one beside real images stays where you keep those."""
+    from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
+    from nodule_plugin.data.generated import load_generated
+    from nodule_plugin.data.picture import read_picture
+    from nodule_plugin.report.contact_sheet import beside_real, by_finding, by_guidance, by_seed, write_sheet
+
+    parser = _parser(
+        "contact-sheet",
+        "Writes guidance.png (one seed, all scales), seeds.png, findings.png (one finding moves, all else stays) and, "
+        "with a data list, beside_real.png, which shows patients' images.",
+    )
+    parser.add_argument("--generated", required=True, type=Path, help="folder that inference wrote")
+    parser.add_argument("--dose-response", type=Path, help="folder that inference wrote with dose_response.json")
+    parser.add_argument("--datalist", type=Path, help="whose nodules the images were generated for")
+    parser.add_argument("--split", default="test", help="of the data list (default: test)")
+    parser.add_argument("--guidance-scale", type=float, help="of seeds.png and beside_real.png; the lowest by default")
+    parser.add_argument("--limit", type=int, default=48, help="nodules in beside_real.png (default: 48)")
+    parser.add_argument("--seed", type=int, default=0, help="of findings.png (default: 0)")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    options = parser.parse_args(words)
+    generated = load_generated(options.generated)
+    scale = generated.guidance_scales[0] if options.guidance_scale is None else options.guidance_scale
+    sheets = {"guidance.png": by_guidance(generated), "seeds.png": by_seed(generated, scale)}
+    for name, cells in sheets.items():
+        write_sheet(options.output / name, cells)
+    if options.dose_response is not None:
+        doses = load_generated(options.dose_response)
+        strongest = doses.guidance_scales[-1]  # where a finding shows most
+        write_sheet(options.output / "findings.png", by_finding(doses, strongest, options.seed))
+    if options.datalist is not None:
+        items = real_items(datalist=options.datalist, split=options.split)[: options.limit]
+        size = read_picture(generated.items[0]["image"]).shape
+        load = LoadSetImaged(size=size, window_hu=generated.window_hu)
+        real = {item["record"].id: load(item)["image"][0].numpy() for item in items}
+        write_sheet(options.output / "beside_real.png", beside_real(generated, real, scale), REAL_NOTICE)
+    print(f"wrote {', '.join(sorted(path.name for path in options.output.glob('*.png')))} to {options.output}")
+
+
+def export(words: Sequence[str]) -> None:
+    """Write U-Net and decoder as ONNX files, checked against PyTorch."""
+    from nodule_plugin.export import export_onnx
+
+    parser = _parser("export", "Write U-Net and decoder as ONNX files, checked against PyTorch.")
+    parser.add_argument("--output", type=Path, required=True, help="folder for unet.onnx and decoder.onnx")
+    parser.add_argument("--base-model", help="folder or hub id (default: the bundle's models/tiny)")
+    parser.add_argument("--revision", help="of the hub id: a commit")
+    parser.add_argument("--variant", help="of the weights files, such as fp16")
+    parser.add_argument("--weights", help="'base' for the base model's own (default: the bundle's models/model.pt)")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels (default: 64)")
+    parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
+    given = parser.parse_args(words)
+    base = given.base_model or str(find_bundle(given.bundle) / "models" / "tiny")
+    weights = given.weights or str(find_bundle(given.bundle) / "models" / "model.pt")
+    differences = export_onnx(
+        base,
+        None if weights == "base" else weights,
+        given.output,
+        given.image_size,
+        given.revision,
+        given.variant,
+    )
+    for name, difference in differences.items():
+        print(f"{given.output / name}: largest difference from PyTorch {difference:.1e}")
+
+
+def package(words: Sequence[str]) -> None:
+    """Write the bundle as one zip that needs no checkout."""
+    from nodule_plugin.packaging import BUNDLE_NAME, package_bundle
+
+    parser = _parser("package", "Write the bundle as one zip that needs no checkout.")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the zip and its SHA-256 sum")
+    parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
+    parser.add_argument("--name", default=BUNDLE_NAME, help=f"of the bundle (default: {BUNDLE_NAME})")
+    given = parser.parse_args(words)
+    print(package_bundle(find_bundle(given.bundle), given.output, given.name))
