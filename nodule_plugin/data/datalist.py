@@ -14,7 +14,6 @@ from typing import Any
 
 from nodule_plugin.data.nodule import Nodule, NoduleSet
 from nodule_plugin.data.roi import padding_share, roi_bounds
-from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import remove_leftovers, write_text_atomically
@@ -156,6 +155,9 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
     Raises:
         InputError: if there is a data list, but of another folder; or as ``load_nodules`` and the functions here do.
     """
+    # Only here: a training from a ready data list needs neither DICOM readers nor LIDC-IDRI's database.
+    from nodule_plugin.data.sources import PHANTOM, load_nodules
+
     file = Path(path)
     if not file.exists():
         nodules = load_nodules(

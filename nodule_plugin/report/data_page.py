@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.transforms import Resized, ScaleIntensityRanged
 from PIL import Image
 
 from nodule_plugin import __version__
 from nodule_plugin.data.cautions import cautions
 from nodule_plugin.data.datalist import load_datalist, read_datalist
 from nodule_plugin.data.overview import FEW, TRAINING, count_datalist, roi_pixels
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.data.split import PARTS
-from nodule_plugin.data.transforms import CropNoduleROId, LoadNoduleSliced
+from nodule_plugin.data.transforms import nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
@@ -147,17 +147,9 @@ def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[
 
 
 def _picture(item: Mapping[str, Any]) -> Image.Image:
-    """An item's image by the steps of training's preprocessing, at the size of the page."""
-    lower, upper = DEFAULT_WINDOW_HU
-    cut: Any = item
-    for step in (
-        LoadNoduleSliced(),
-        CropNoduleROId(),
-        ScaleIntensityRanged("image", lower, upper, 0.0, 255.0, clip=True),
-        Resized("image", (SAMPLE_PIXELS, SAMPLE_PIXELS), mode="bilinear"),
-    ):
-        cut = step(cut)
-    return Image.fromarray(np.rint(cut["image"][0].numpy()).astype(np.uint8))
+    """An item's image as training and evaluation see it, at the size of the page."""
+    image = nodule_transform(SAMPLE_PIXELS)(item)["image"]
+    return Image.fromarray(to_uint8(image[None])[0, 0].numpy())
 
 
 def _facts(item: Mapping[str, Any]) -> str:
