@@ -113,15 +113,13 @@ def run(stages: Sequence[Stage], results: Results, clock: Clock) -> None:
     scale = clock.left / sum(stage.seconds for stage in stages)
     for number, stage in enumerate(stages):
         promised = sum(later.seconds for later in stages[number + 1 :]) * scale
-        print(f"{stage.title} ({clock.left - promised:.0f} s)", flush=True)
+        print(f"{stage.title} ({max(0.0, clock.left - promised):.0f} s)", flush=True)
         if stage.missing:
             results.add(stage, [{"case": stage.title, "status": f"not run: {stage.missing}", "took": 0.0}])
         for case in stage.cases:
             started, left = time.monotonic(), clock.left - promised
-            if left < case.least:
-                rows: list[Row] = [
-                    {"status": f"not run: {max(0.0, left):.0f} s were left, {case.least:.0f} are needed"}
-                ]
+            if left <= 0 or left < case.least:
+                rows: list[Row] = [{"status": f"not run: {max(0.0, left):.0f} s were left, too few"}]
             else:
                 rows = _measured(case, min(case.most, left))
             took = time.monotonic() - started

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ def card(setup: Setup) -> Stage:
         "CUDA": text("cuda"),
         "versions": text("versions"),
     }
-    return Stage("The card", "", 20, columns, [Case("matrix products", 40, 0, measure)])
+    return Stage("The card", "", 35, columns, [Case("matrix products", 60, 0, measure)])
 
 
 def models(setup: Setup) -> Stage:
@@ -129,11 +129,11 @@ def training(setup: Setup) -> Stage:
     stage = Stage(
         f"Training at {setup.image_size} x {setup.image_size}",
         "2 times the script's best images/s; 45 % of the matrix rate",
-        340,
+        325,
         {
             "images/s": number("rate", 2),
             "times the script's best": _over_the_best,
-            "share of the matrix rate": number("share", 2),
+            "fraction of the matrix rate": number("fraction", 2),
             "peak memory, GiB": number("peak_bytes", 1, GIB),
             "until the first step, s": number("until_first_step"),
             "steps": number("steps", 0),
@@ -184,7 +184,7 @@ def _train(setup: Setup, who: str, case: Training, seconds: float) -> list[Row]:
     if setup.matrix_rate:
         operations = json.loads((folder / "operations.json").read_text())
         needed = ("training",) if who == PROJECT else ("training", "encoding", "text")
-        row["share"] = rate * sum(operations[name] for name in needed) / setup.matrix_rate
+        row["fraction"] = rate * sum(operations[name] for name in needed) / setup.matrix_rate
     return [row]
 
 

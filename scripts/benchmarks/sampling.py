@@ -40,7 +40,6 @@ from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import PRECISIONS, GenerationPrepareBatch, GuidedSampler, derive_scheduler
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.findings import Findings
-from nodule_plugin.metrics.distribution import half_sample_error, squared_mmd
 from nodule_plugin.prompts import findings_to_prompt
 
 if TYPE_CHECKING:
@@ -251,6 +250,8 @@ def timed(work: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
 
 
 def _distance(reference: Tensor, other: Tensor) -> dict[str, float]:
+    from nodule_plugin.metrics.distribution import half_sample_error, squared_mmd  # no speed needs them
+
     return {
         "kernel_distance": squared_mmd(reference, other),
         "standard_error": half_sample_error(squared_mmd, reference, other),

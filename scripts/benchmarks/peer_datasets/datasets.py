@@ -1,7 +1,7 @@
 """What diffusers' train_text_to_image.py uses of Hugging Face's ``datasets``, where that is not installed.
 
-It needs pyarrow, four times as large as all else that a bare machine lacks. Images are opened and turned by the script's
-own transforms as there; only the table's reading is missing, which makes the script no slower.
+It needs pyarrow, four times as large as all else that a bare machine lacks. Images are opened and turned by the
+script's own transforms as there; only the table's reading is missing, which makes the script no slower.
 """
 
 from __future__ import annotations
