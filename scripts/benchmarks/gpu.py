@@ -9,6 +9,7 @@ and the small model's weights. See docs/benchmarks/gpu.md.
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ def install(wheels: Path, folder: Path) -> None:
     """Unpack wheels into a folder, for this process and all that it starts."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
     subprocess.run([*command, "--target", str(folder), *map(str, sorted(wheels.glob("*.whl")))], check=True)
+    compileall.compile_dir(folder, quiet=2, workers=0)  # on all cores, or every process would do it on one
     sys.path.append(str(folder))
     os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(folder)]).strip(os.pathsep)
 

@@ -104,7 +104,8 @@ def card(setup: Setup) -> Stage:
         "CUDA": text("cuda"),
         "versions": text("versions"),
     }
-    return Stage("The card", "", 35, columns, [Case("matrix products", 60, 0, measure)])
+    least, most = setup.limits(0, 60)
+    return Stage("The card", "", 35, columns, [Case("matrix products", most, least, measure)])
 
 
 def models(setup: Setup) -> Stage:
@@ -120,7 +121,10 @@ def models(setup: Setup) -> Stage:
         "encoding": number("encoding", 3),
         "text": number("text", 3),
     }
-    return Stage("Base models", "", 60, columns, [Case(name, 60, 0, partial(build, name)) for name in setup.models])
+    least, most = setup.limits(0, 60)
+    return Stage(
+        "Base models", "", 60, columns, [Case(name, most, least, partial(build, name)) for name in setup.models]
+    )
 
 
 def training(setup: Setup) -> Stage:
@@ -264,7 +268,7 @@ def small_model(setup: Setup) -> Stage:
     stage = Stage("The small model", "", 120, columns)
     if not setup.options.latents or not setup.options.datalist:
         return replace(stage, missing="no latents given (--latents, --datalist)")
-    least, most = (40.0, float("inf")) if setup.cuda else (0.0, 60.0)
+    least, most = (40.0, float("inf")) if setup.cuda else (0.0, 150.0)
     stage.cases.append(Case("small model", most, least, partial(_train_small, setup)))
     return stage
 
