@@ -91,7 +91,7 @@ ARCHITECTURES = {
         },
         "v_prediction",
     ),
-    # SD 1.5 in small: widths a fifth and a quarter, so that encoding an image of 512 x 512 takes the same share of a
+    # SD 1.5 in small: widths a fifth and a quarter, so that encoding an image of 512 x 512 takes the same fraction of a
     # training step's operations (0.49 of the U-Net's, 0.46 there). A head has 32 channels.
     "small": Architecture(
         (64, 128, 256, 256),

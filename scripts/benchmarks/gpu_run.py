@@ -92,7 +92,8 @@ def render(stage: Stage, rows: Sequence[Row]) -> str:
     lines += [_line(["", *stage.columns, "remark"]), "|---" * (len(stage.columns) + 2) + "|"]
     for row in rows:
         cells = [cell(row, rows) for cell in stage.columns.values()]
-        lines.append(_line([row["case"], *cells, "" if row["status"] == "done" else row["status"].splitlines()[0]]))
+        remark = "" if row["status"] == "done" else row["status"].splitlines()[0].replace("|", "/")
+        lines.append(_line([row["case"], *cells, remark]))
     return "\n".join(lines)
 
 

@@ -89,12 +89,12 @@ def card(setup: Setup) -> Stage:
     def measure(seconds: float) -> list[Row]:
         file = setup.work / "card.json"
         setup.script(seconds, "hardware.py", file)
-        found = json.loads(file.read_text())
-        if found["device"] != "cuda" and setup.cuda:
+        result = json.loads(file.read_text())
+        if result["device"] != "cuda" and setup.cuda:
             setup.clock.stop()
             raise NotFinished("torch finds no GPU here: nothing else is run (--tiny rehearses on a CPU)")
-        setup.matrix_rate = found["matrix_rate"]["bfloat16"]
-        return [found["machine"] | found["matrix_rate"]]
+        setup.matrix_rate = result["matrix_rate"]["bfloat16"]
+        return [result["machine"] | result["matrix_rate"]]
 
     columns = {
         "bfloat16, TFLOP/s": number("bfloat16"),
@@ -182,10 +182,10 @@ def _train(setup: Setup, who: str, case: Training, seconds: float) -> list[Row]:
     if who == PEER:
         room.image_folder(case)
     left = seconds - (time.monotonic() - started)
-    found = room.run(who, case, setup.steps, phases=False, seconds=left, whole=False)
-    rate = images_a_step(case) / found.step
-    row = asdict(found) | {"rate": rate, "who": who, "model": case.model}
-    if setup.matrix_rate:
+    timed = room.run(who, case, setup.steps, phases=False, seconds=left, whole=False)
+    rate = images_a_step(case) / timed.step
+    row = asdict(timed) | {"rate": rate, "who": who, "model": case.model}
+    if setup.matrix_rate and case.overlay is None:
         operations = json.loads((folder / "operations.json").read_text())
         needed = ("training",) if who == PROJECT else ("training", "encoding", "text")
         row["fraction"] = rate * sum(operations[name] for name in needed) / setup.matrix_rate

@@ -16,7 +16,7 @@ _TAIL = 4000
 
 
 class NotFinished(Exception):
-    """A process failed or was cut; the text says how."""
+    """A process failed or was cut; the text's first line says how."""
 
 
 class Clock:
@@ -82,7 +82,9 @@ class Clock:
                 raise NotFinished("cut: the whole time was over")
             output.seek(0, os.SEEK_END)
             output.seek(max(0, output.tell() - _TAIL))
-            raise NotFinished(f"failed with status {code}: {' '.join(command)}\n{output.read()}")
+            tail = output.read().strip()
+            last = tail.rpartition("\n")[2]
+            raise NotFinished(f"failed with status {code}: {last}\n{' '.join(command)}\n{tail}")
 
 
 def _kill(process: subprocess.Popen) -> None:

@@ -291,9 +291,9 @@ def summarise(times: Mapping[str, Any], warmup: int, device: str) -> Run:
     walls, processors = ([b[at] - a[at] for a, b in zip(steps[warmup - 1 :], steps[warmup:])] for at in (0, 1))
     step = median(processors if device == "cpu" else walls)
     names = list(dict.fromkeys(name for taken in phases[warmup:] for name in taken))
-    shares = {name: median(taken.get(name, (0, 0))[clock] for taken in phases[warmup:]) for name in names}
-    if shares:
-        shares["rest"] = step - sum(shares.values())
+    by_phase = {name: median(taken.get(name, (0, 0))[clock] for taken in phases[warmup:]) for name in names}
+    if by_phase:
+        by_phase["rest"] = step - sum(by_phase.values())
     return Run(
         median(walls),
         median(processors),
@@ -303,7 +303,7 @@ def summarise(times: Mapping[str, Any], warmup: int, device: str) -> Run:
         times["peak_bytes"],
         times["reserved_bytes"],
         len(walls),
-        shares,
+        by_phase,
         median(sum(taken.get(name, (0, 0))[clock] for name in ENCODING) for taken in phases[1:warmup]),
     )
 
@@ -418,7 +418,7 @@ def render(report: Mapping[str, Any]) -> str:
     lines += ["", "| | whole process, s | of these until the first step | after the last step | peak memory, GiB |"]
     lines.append("|---" * 5 + "|")
     lines += [row for result in measured for row in result.process_rows()]
-    lines += ["", "| | TFLOP/s | share of the matrix rate | TFLOP an image | the reference's whole training |"]
+    lines += ["", "| | TFLOP/s | fraction of the matrix rate | TFLOP an image | the reference's whole training |"]
     lines.append("|---" * 5 + "|")
     lines += [row for result in measured for row in result.rate_rows()]
     return "\n".join(lines)

@@ -165,7 +165,7 @@ def test_a_measurement_that_overruns_is_cut_and_the_others_are_kept(script: Scri
     [rows] = json.loads((tmp_path / "out" / "gpu.json").read_text())["stages"].values()
     assert rows[0]["status"] == "cut after 2 s"
     assert rows[1]["value"] == 7
-    assert "no memory" in rows[2]["status"]
+    assert rows[2]["status"].startswith("failed with status 1: no memory\n")
     assert rows[3]["value"] == 8
     assert "| case 0 |  | cut after 2 s |" in (tmp_path / "out" / "gpu.md").read_text()
     time.sleep(4)
