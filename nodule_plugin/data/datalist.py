@@ -15,7 +15,6 @@ from typing import Any
 from nodule_plugin.data.entries import check_numbers, file_below, readable_id
 from nodule_plugin.data.nodule import Nodule, NoduleSet
 from nodule_plugin.data.roi import padding_share, roi_bounds
-from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, chain_id, chain_kernel
 from nodule_plugin.errors import InputError
@@ -162,6 +161,9 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
     Raises:
         InputError: if there is a data list, but of another folder; or as ``load_nodules`` and the functions here do.
     """
+    # Only here: a training from a ready data list needs neither DICOM readers nor LIDC-IDRI's database.
+    from nodule_plugin.data.sources import PHANTOM, load_nodules
+
     file = Path(path)
     if not file.exists():
         nodules = load_nodules(

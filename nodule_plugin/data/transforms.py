@@ -13,17 +13,14 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import pydicom
 import torch
 from monai.transforms import Transform
 from nibabel.filebasedimages import ImageFileError
 from PIL import Image
-from pydicom.errors import InvalidDicomError
 
 from nodule_plugin.data.roi import Bounds, roi_bounds
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
-from nodule_plugin.lidc.dicom_header import BrokenFile, check_decoder
 
 AIR_HU = -1000.0
 """What fills a region of interest where the image ends first."""
@@ -50,6 +47,12 @@ def read_slice(path: Path, slice_index: int | None) -> np.ndarray:
 
 
 def _read_dicom(path: Path) -> np.ndarray:
+    # Only here: NIfTI, and training from a cache of latents, need no DICOM reader.
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    from nodule_plugin.lidc.dicom_header import BrokenFile, check_decoder
+
     try:
         instance = pydicom.dcmread(path)
         check_decoder(instance.file_meta.TransferSyntaxUID)

@@ -1,20 +1,26 @@
-"""Stable Diffusion models with random weights for benchmarks: as fast and as large as trained ones, and no download."""
+"""Stable Diffusion models with random weights for benchmarks: as fast and as large as trained ones, and no download.
+
+python scripts/benchmarks/base_models.py sd15 FOLDER 512    # writes the model, and FOLDER/operations.json
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.tiny.base_model import MODEL_INDEX
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
+
+TOKENIZER = Path(__file__).resolve().parents[2] / "bundle" / "models" / "tiny" / "tokenizer"
+"""CLIP's vocabulary, as the small model has it: open_clip, which carries it too, is not on a bare machine."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ ARCHITECTURES = {
         },
         "v_prediction",
     ),
-    # SD 1.5 in small: widths a fifth and a quarter, so that encoding an image of 512 x 512 takes the same share of a
+    # SD 1.5 in small: widths a fifth and a quarter, so that encoding an image of 512 x 512 takes the same fraction of a
     # training step's operations (0.49 of the U-Net's, 0.46 there). A head has 32 channels.
     "small": Architecture(
         (64, 128, 256, 256),
@@ -119,7 +125,7 @@ def build_base_model(name: str, folder: Path, seed: int = 0) -> Path:
     architecture.vae().save_pretrained(folder / "vae")
     architecture.text_encoder().save_pretrained(folder / "text_encoder")
     pad_token = "!" if architecture.prediction_type == "v_prediction" else "<|endoftext|>"
-    clip_tokenizer(pad_token).save_pretrained(folder / "tokenizer")
+    CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad_token).save_pretrained(folder / "tokenizer")
     PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -171,3 +177,15 @@ def _count(work: Callable[[], Any]) -> float:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops() / 1e12
+
+
+def main() -> None:
+    """Write a model and what its operations are."""
+    name, folder, image_size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    operations = asdict(count_operations(name, image_size))
+    build_base_model(name, folder)
+    (folder / "operations.json").write_text(json.dumps(operations))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,15 @@
-"""What a benchmark ran on: versions, the machine, and the rate of its matrix products."""
+"""What a benchmark ran on: versions, the machine, and the rate of its matrix products.
+
+python scripts/benchmarks/hardware.py RESULT.json
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,6 +41,15 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def driver() -> str:
+    """Version of the GPU's driver, its memory and power limit, as nvidia-smi tells them; empty where there is none."""
+    command = ["nvidia-smi", "--query-gpu=driver_version,memory.total,power.limit", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 @torch.no_grad()
 def matrix_rate(device: str, dtype: torch.dtype, size: int | None = None, seconds: float = 2.0) -> float:
     """Operations per second, in units of 1e12, of products of two large square matrices: the best of several.
@@ -47,7 +62,7 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int | None = None, second
         size: rows and columns; by default what fills the device.
         seconds: how long to try.
     """
-    size = size or (8192 if device == "cuda" else 2048)
+    size = size or (8192 if device == "cuda" else 1024)
     left, right = torch.randn(2, size, size, device=device).to(dtype)
 
     def clock() -> float:
@@ -63,3 +78,15 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int | None = None, second
         left @ right
         best = min(best, clock() - start)
     return 2 * size**3 / best / 1e12
+
+
+def main() -> None:
+    """Write the description, the driver and the matrix rates."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = {name: matrix_rate(device, getattr(torch, name)) for name in ("bfloat16", "float32")}
+    machine = {**describe(device), "driver": driver(), "cuda": torch.version.cuda or ""}
+    Path(sys.argv[1]).write_text(json.dumps({"device": device, "machine": machine, "matrix_rate": rates}))
+
+
+if __name__ == "__main__":
+    main()

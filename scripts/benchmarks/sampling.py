@@ -15,12 +15,12 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -38,10 +38,12 @@ from nodule_plugin.diffusion.components import (
 )
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import PRECISIONS, GenerationPrepareBatch, GuidedSampler, derive_scheduler
+from nodule_plugin.files import write_text_atomically
 from nodule_plugin.findings import Findings
-from nodule_plugin.metrics.features import FeatureExtractor, InceptionFeatures, OpenCLIPImageFeatures
-from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
 from nodule_plugin.prompts import findings_to_prompt
+
+if TYPE_CHECKING:
+    from nodule_plugin.metrics.features import FeatureExtractor
 
 PNDM, DPM = "PNDMScheduler", "DPMSolverMultistepScheduler"
 PROMPTS = [
@@ -95,6 +97,18 @@ def cases_of(batch: int) -> list[Case]:
         Case(DPM, 20, batch, peer=True),
         Case(DPM, 20, batch, "bfloat16", peer=True),
     ]
+
+
+def gpu_cases(batch: int, compile: bool = True) -> list[Case]:
+    """What a GPU's table has, in order of worth; without torch.compile, or with."""
+    plain = [
+        Case(scheduler, steps, batch, "bfloat16", peer=peer)
+        for scheduler, steps in ((DPM, 20), (PNDM, 50))
+        for peer in (False, True)
+    ]
+    single = [Case(DPM, 20, 1, "bfloat16")]
+    fused = [Case(*sampler, batch, "bfloat16", channels_last=True, compile=True) for sampler in ((DPM, 20), (PNDM, 50))]
+    return [*plain, *single, *(fused if compile else [])]
 
 
 class Bench:
@@ -210,6 +224,24 @@ def measure(bench: Bench, cases: Sequence[Case], repeats: int, features: Feature
     ]
 
 
+def speeds(bench: Bench, cases: Sequence[Case], repeats: int) -> Iterator[dict[str, Any]]:
+    """A dictionary for each case: images a second, and what the first call took, compilation included."""
+    cuda = torch.cuda.is_available()
+    for case in cases:
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        _, first, _ = timed(partial(bench.sample, case))
+        walls = [timed(partial(bench.sample, case))[1] for _ in range(repeats)]
+        yield {
+            "case": str(case),
+            "sampler": [case.scheduler, case.steps, case.per_call],
+            "peer": case.peer,
+            "rate": len(bench.prompts) / median(walls),
+            "first_call": first,
+            "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        }
+
+
 def timed(work: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
     """What ``work`` returns, wall-clock and processor seconds. It returns tensors on the CPU: CUDA has finished."""
     wall, processor = time.perf_counter(), time.process_time()
@@ -218,6 +250,8 @@ def timed(work: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
 
 
 def _distance(reference: Tensor, other: Tensor) -> dict[str, float]:
+    from nodule_plugin.metrics.kernel import kernel_error, squared_mmd  # no speed needs them
+
     return {
         "kernel_distance": squared_mmd(reference, other),
         "standard_error": kernel_error(reference, other),
@@ -255,7 +289,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, write all numbers."""
+    """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--base_model", default="bundle/models/tiny", help="folder in diffusers' layout, or hub id")
@@ -272,9 +306,34 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="also on a CPU, where compiling takes minutes")
+    parser.add_argument("--speed_only", action="store_true", help="a GPU's cases without comparing their images")
     parser.add_argument("--output", type=Path, help="write all numbers here, as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        base = str(build_base_model(options.random, Path(temporary))) if options.random else options.base_model
+        bench = Bench(base, options.size, options.images, options.guidance_scale, options.device)
+        if options.speed_only:
+            measure_speeds(options, bench)
+        else:
+            compare(options, bench)
+
+
+def measure_speeds(options: argparse.Namespace, bench: Bench) -> None:
+    """Print the speeds; write them after every case."""
+    rows = []
+    for row in speeds(bench, gpu_cases(options.batch, options.device != "cpu"), options.repeats):
+        rows.append(row)
+        print(f"{row['case']}: {row['rate']:.3f} images/s", flush=True)
+        if options.output:
+            write_text_atomically(options.output, json.dumps(rows, indent=1))
+
+
+def compare(options: argparse.Namespace, bench: Bench) -> None:
+    """Measure all cases and how far their images are from the reference's; print the table, write all numbers."""
+    from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures  # no speed needs them
+
     features: FeatureExtractor = (
         InceptionFeatures(options.inception_weights, options.device)
         if options.inception_weights
@@ -288,10 +347,7 @@ def main() -> None:
         )
     if features.unavailable:
         left_out.append(f"kernel distance: {features.unavailable}")
-    with tempfile.TemporaryDirectory() as temporary:
-        base = str(build_base_model(options.random, Path(temporary))) if options.random else options.base_model
-        bench = Bench(base, options.size, options.images, options.guidance_scale, options.device)
-        rows = measure(bench, cases, options.repeats, None if features.unavailable else features)
+    rows = measure(bench, cases, options.repeats, None if features.unavailable else features)
     report = {
         "machine": describe(options.device) | {"threads": str(options.threads)},
         "settings": {
@@ -305,8 +361,7 @@ def main() -> None:
     }
     print(render(report))
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=4) + "\n")
+        write_text_atomically(options.output, json.dumps(report, indent=4) + "\n")
 
 
 if __name__ == "__main__":

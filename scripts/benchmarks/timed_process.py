@@ -1,11 +1,13 @@
 """Run a training program, unchanged, and note when its optimizer steps end; the same instrument for any program.
 
-    python timed_process.py TIMES.json phases -m monai.bundle run training --config_file ...
-    python timed_process.py TIMES.json steps train_text_to_image.py --resolution 512 ...
+    python timed_process.py TIMES.json phases 0 -m monai.bundle run training --config_file ...
+    python timed_process.py TIMES.json steps 12 train_text_to_image.py --resolution 512 ...
 
 A hook of torch.optim marks the end of each optimizer step. With ``phases`` the calls of the autoencoder, the text
 encoder, the U-Net, ``Tensor.backward``, the optimizer and the data loader are timed as well, and CUDA is waited for
-after each, which slows a GPU down: take ``steps`` there for the speed itself.
+after each, which slows a GPU down: take ``steps`` there for the speed itself. The number is of optimizer steps after
+which the process ends, whatever else the program would do (writing gigabytes of weights); 0 lets it end by itself.
+The file is written about every second: of a process that is killed, what it had done by then stays.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import os
 import runpy
 import sys
 import time
@@ -27,6 +30,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from transformers import CLIPTextModel
+
+from nodule_plugin.files import replacing
 
 PHASES: dict[str, list[tuple[Any, str]]] = {
     "data": [(_BaseDataLoaderIter, "__next__")],
@@ -44,17 +49,20 @@ class StepTimes:
     """Wall-clock and processor time at the end of every optimizer step, and what each phase took of it.
 
     Args:
-        file: JSON, written when the process ends.
+        file: JSON, written every second and when the process ends.
         phases: whether to time :data:`PHASES`.
+        stop_after: steps after which the process ends; 0 for never.
     """
 
-    def __init__(self, file: Path, phases: bool) -> None:
+    def __init__(self, file: Path, phases: bool, stop_after: int = 0) -> None:
         self.file = file
+        self.stop_after = stop_after
         self.steps: list[tuple[float, float]] = []
         self.phases: list[dict[str, tuple[float, float]]] = []
         self._wall: defaultdict[str, float] = defaultdict(float)
         self._processor: defaultdict[str, float] = defaultdict(float)
         self._wait = phases and torch.cuda.is_available()
+        self._written = time.monotonic()
         if phases:
             for name, places in PHASES.items():
                 for owner, attribute in places:
@@ -88,18 +96,25 @@ class StepTimes:
         self.phases.append({name: (self._wall[name], self._processor[name]) for name in self._wall})
         self._wall.clear()
         self._processor.clear()
+        last = len(self.steps) == self.stop_after
+        if last or time.monotonic() > self._written + 1:
+            self._write()
+        if last:
+            os._exit(0)
 
     def _write(self) -> None:
         cuda = torch.cuda.is_available()
-        peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes()
         times = {
             "started": psutil.Process().create_time(),
             "ended": time.time(),
             "steps": self.steps,
             "phases": self.phases,
-            "peak_bytes": peak,
+            "peak_bytes": torch.cuda.max_memory_allocated() if cuda else _peak_resident_bytes(),
+            "reserved_bytes": torch.cuda.max_memory_reserved() if cuda else 0,
         }
-        self.file.write_text(json.dumps(times))
+        with replacing(self.file) as temporary:
+            temporary.write_text(json.dumps(times))
+        self._written = time.monotonic()
 
 
 def _peak_resident_bytes() -> int:
@@ -110,8 +125,8 @@ def _peak_resident_bytes() -> int:
 
 def main() -> None:
     """See the module."""
-    file, what, *program = sys.argv[1:]
-    StepTimes(Path(file), phases=what == "phases")
+    file, what, stop_after, *program = sys.argv[1:]
+    StepTimes(Path(file).absolute(), what == "phases", int(stop_after))
     if program[0] == "-m":
         sys.argv = program[1:]
         sys.path[0] = ""

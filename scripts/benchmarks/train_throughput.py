@@ -3,7 +3,7 @@
     python scripts/benchmarks/train_throughput.py --peer train_text_to_image.py --output output/train_throughput.json
 
 Both are real training programs in processes of their own, unchanged, one after the other in turn, on the same base
-model (random weights), the same images (phantoms), batch size, precision and number of threads. Without a GPU a small
+model (random weights), the same images (noise), batch size, precision and number of threads. Without a GPU a small
 Stable Diffusion is trained; with one, SD 1.5 and 2.0 in full size at 512 x 512. The peer's script needs ``pip install
 datasets``. Without ``--peer`` only the project is timed. ``--small`` tries everything with a tiny model in minutes.
 
@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,17 +28,17 @@ from typing import Any
 import torch
 from base_models import build_base_model, count_operations
 from hardware import describe, matrix_rate
-from monai.bundle import ConfigParser
+from limits import Clock, NotFinished
+from noise_pairs import write_noise_pairs
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from nodule_plugin.data.datalist import build_datalist, write_datalist
-from nodule_plugin.data.sources import load_nodules
-from nodule_plugin.data.transforms import ORIENTATIONS
+from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.data.transforms import ORIENTATIONS, nodule_transform
 
 HERE = Path(__file__).resolve().parent
 BUNDLE = HERE.parents[1] / "bundle"
-CONFIGS = [BUNDLE / "configs" / "train.json", BUNDLE / "configs" / "sd15.json"]
+CONFIGS = BUNDLE / "configs"
 ALLOCATORS = {
     "default": {},
     # glibc: keep freed memory instead of giving it back to the system after every step
@@ -63,6 +62,8 @@ class Case:
         compile: torch.compile for the U-Net.
         allocator: of C memory, see :data:`ALLOCATORS`.
         gradient_checkpointing: of the U-Net.
+        overlay: further configuration of the bundle, such as ``lora``, which then rules; the peer knows none.
+        tf32: whether the peer may take TensorFloat-32, where it computes in float32.
     """
 
     model: str
@@ -72,12 +73,16 @@ class Case:
     compile: bool = False
     allocator: str = "default"
     gradient_checkpointing: bool = False
+    overlay: str | None = None
+    tf32: bool = True
 
     def __str__(self) -> str:
         extras = [
             "compiled" if self.compile else "",
             f"{self.allocator} allocator" if self.allocator != "default" else "",
             "gradient checkpointing" if self.gradient_checkpointing else "",
+            self.overlay or "",
+            "" if self.tf32 else "no TF32",
         ]
         parts = [self.model, f"{self.image_size} x {self.image_size}", f"batch {self.batch_size}", self.precision]
         return ", ".join([*parts, *(extra for extra in extras if extra)])
@@ -94,6 +99,8 @@ class Run:
         until_first_step: of these, before the first step's end (imports, loading, preparing).
         after_last_step: of these, after the last step (writing the model).
         peak_bytes: GPU memory allocated, or the process's resident memory where there is none.
+        reserved_bytes: GPU memory that torch's allocator held at most; 0 where there is no GPU.
+        steps: that count, after warm-up.
         phases: median seconds of a step by phase, of processor time on CPUs; empty where they were not timed.
         encoding: median seconds of a warm-up step for reading and encoding its images; 0 where phases were not timed.
     """
@@ -104,6 +111,8 @@ class Run:
     until_first_step: float
     after_last_step: float
     peak_bytes: int
+    reserved_bytes: int
+    steps: int
     phases: dict[str, float]
     encoding: float
 
@@ -131,80 +140,100 @@ class Room:
         warmup: steps of the first epoch; a case trains on so many times its batch size different images.
         environment: of every process.
         nice: niceness of the timed processes; below 0 (for root) it keeps others from disturbing them.
+        clock: what runs the processes.
     """
 
-    def __init__(self, folder: Path, warmup: int, environment: Mapping[str, str], nice: int = 0) -> None:
+    def __init__(
+        self, folder: Path, warmup: int, environment: Mapping[str, str], nice: int = 0, clock: Clock | None = None
+    ) -> None:
         self.folder = folder
         self.warmup = warmup
         self.environment = dict(environment)
         self.nice = nice
+        self.clock = clock or Clock()
 
     def model(self, name: str) -> Path:
         """Folder of a base model with random weights."""
         return build_base_model(name, self.folder / "models" / name)
 
-    def images(self, case: Case) -> int:
-        """Different images that a case trains on."""
-        return self.warmup * case.batch_size
-
     def datalist(self, case: Case) -> Path:
-        """Data list of so many phantoms."""
-        images = self.images(case)
-        file = self.folder / f"datalist_{images}.json"
-        if not file.is_file():
-            nodules = load_nodules("phantom", phantom_dir=self.folder / f"phantom_{images}", phantom_nodules=3 * images)
-            content = build_datalist(nodules)
-            whole = [item for item in content["training"] if item["padding"] == 0]
-            write_datalist(content | {"training": whole[:images], "numTraining": images}, file)
-        return file
+        """Data list of as many pairs as the warm-up takes."""
+        images = self.warmup * images_a_step(case)
+        return write_noise_pairs(self.folder / f"pairs_{images}", images)
 
     def config(self, case: Case, **settings: Any) -> list[str]:
-        """The project's configuration files for a case: its overlay for large models, and what makes both alike."""
-        alike = {
+        """The project's configuration files for a case: its overlays, and what makes both programs alike."""
+        alike: dict[str, Any] = {
             "bundle_root": str(BUNDLE),
             "datalist": str(self.datalist(case)),
             "base_model": str(self.model(case.model)),
             "image_size": case.image_size,
-            "batch_size": case.batch_size,
             "precision": case.precision,
             "compile": case.compile,
-            "gradient_checkpointing": case.gradient_checkpointing,
-            "max_grad_norm": 1.0,  # which the peer cannot switch off
-            "ema_decay": None,
-            "caption_dropout": 0.0,
             "num_workers": 0,
             "augment": False,  # so that one epoch fills the cache; drawing an orientation costs nothing
             "val_images": 0,
+            "validate#key_metric": None,  # whose networks a bare machine has not
+            "summary_writer": None,
             "checkpoint_steps": 10**9,  # the last step's only; the peer writes none but the model
             "resume": False,
         }
+        files = [CONFIGS / "train.json", CONFIGS / "sd15.json"]
+        if case.overlay is None:
+            alike |= {
+                "batch_size": case.batch_size,
+                "gradient_checkpointing": case.gradient_checkpointing,
+                "max_grad_norm": 1.0,  # which the peer cannot switch off
+                "ema_decay": None,
+                "caption_dropout": 0.0,
+            }
+        else:
+            files.append(CONFIGS / f"{case.overlay}.json")
         overlay = self.folder / "overlay.json"
         overlay.write_text(json.dumps(alike | settings, indent=4))
-        return [*map(str, CONFIGS), str(overlay)]
+        return [*map(str, files), str(overlay)]
 
     def image_folder(self, case: Case) -> Path:
         """The images that the project trains on, as 8-bit PNG of the size of training with ``metadata.jsonl``."""
-        folder = self.folder / f"images_{case.image_size}_{self.images(case)}"
+        items = load_datalist(self.datalist(case), "training")
+        folder = self.folder / f"images_{case.image_size}_{len(items)}"
         if (folder / "metadata.jsonl").is_file():
             return folder
         folder.mkdir(parents=True, exist_ok=True)
-        parser = ConfigParser()
-        parser.read_config(self.config(case, latent_cache=None))
-        dataset = parser.get_parsed_content("train#dataset")
+        transform = nodule_transform(case.image_size)
         lines = []
-        for index, item in enumerate(dataset.data):
-            save_image(dataset.image(index) / 2 + 0.5, folder / f"{index:04d}.png")
+        for index, item in enumerate(items):
+            save_image(transform(item)["image"] / 2 + 0.5, folder / f"{index:04d}.png")
             lines.append(json.dumps({"file_name": f"{index:04d}.png", "text": item["prompt"]}))
         (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
         return folder
 
-    def run(self, who: str, case: Case, steps: int, phases: bool) -> Run:
-        """Train for ``steps`` steps after the warm-up."""
+    def run(
+        self, who: str, case: Case, steps: int, phases: bool, seconds: float = float("inf"), whole: bool = True
+    ) -> Run:
+        """Train for ``steps`` steps after the warm-up.
+
+        Args:
+            who: :data:`PROJECT` or :data:`PEER`.
+            case: what.
+            steps: that count.
+            phases: whether to time them, see :mod:`timed_process`.
+            seconds: after which the process is ended.
+            whole: let the program end by itself, which writes gigabytes for large models.
+
+        Raises:
+            NotFinished: if not even one step after the warm-up was done.
+        """
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             times, output = Path(temporary) / "times.json", Path(temporary) / "output"
             total = self.warmup + steps
             program = self._project(case, total, output) if who == PROJECT else self._peer(case, total, output)
-            self._process([str(times), "phases" if phases else "steps", *program], case)
+            what = "phases" if phases else "steps"
+            try:
+                self._process([str(times), what, "0" if whole else str(total), *program], case, seconds)
+            except NotFinished:
+                if not times.is_file() or len(json.loads(times.read_text())["steps"]) <= self.warmup:
+                    raise
             return summarise(json.loads(times.read_text()), self.warmup, "cpu" if self.on_cpu else "cuda")
 
     @property
@@ -233,24 +262,26 @@ class Room:
         }
         flags = [
             "--random_flip",
-            "--allow_tf32",
+            *(["--allow_tf32"] if case.tf32 else []),
             *(["--gradient_checkpointing"] if case.gradient_checkpointing else []),
         ]
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         return [self.environment["PEER"], *words, *flags]
 
-    def _process(self, arguments: Sequence[str], case: Case) -> None:
+    def _process(self, arguments: Sequence[str], case: Case, seconds: float) -> None:
         extra = ALLOCATORS[case.allocator] | ({"ACCELERATE_DYNAMO_BACKEND": "inductor"} if case.compile else {})
         command = [sys.executable, str(HERE / "timed_process.py"), *arguments]
-        done = subprocess.run(
-            ["nice", "-n", str(self.nice), *command] if self.nice else command,
-            cwd=self.folder,
-            env=self.environment | extra,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
+        if self.nice:
+            command = ["nice", "-n", str(self.nice), *command]
+        self.clock.run(command, seconds, self.environment | extra, self.folder)
+
+
+def images_a_step(case: Case) -> int:
+    """Images of an optimizer step: an overlay says its own."""
+    if case.overlay is None:
+        return case.batch_size
+    settings = json.loads((CONFIGS / f"{case.overlay}.json").read_text())
+    return settings["batch_size"] * settings["accumulation_steps"]
 
 
 def summarise(times: Mapping[str, Any], warmup: int, device: str) -> Run:
@@ -260,9 +291,9 @@ def summarise(times: Mapping[str, Any], warmup: int, device: str) -> Run:
     walls, processors = ([b[at] - a[at] for a, b in zip(steps[warmup - 1 :], steps[warmup:])] for at in (0, 1))
     step = median(processors if device == "cpu" else walls)
     names = list(dict.fromkeys(name for taken in phases[warmup:] for name in taken))
-    shares = {name: median(taken.get(name, (0, 0))[clock] for taken in phases[warmup:]) for name in names}
-    if shares:
-        shares["rest"] = step - sum(shares.values())
+    by_phase = {name: median(taken.get(name, (0, 0))[clock] for taken in phases[warmup:]) for name in names}
+    if by_phase:
+        by_phase["rest"] = step - sum(by_phase.values())
     return Run(
         median(walls),
         median(processors),
@@ -270,7 +301,9 @@ def summarise(times: Mapping[str, Any], warmup: int, device: str) -> Run:
         steps[0][0] - times["started"],
         times["ended"] - steps[-1][0],
         times["peak_bytes"],
-        shares,
+        times["reserved_bytes"],
+        len(walls),
+        by_phase,
         median(sum(taken.get(name, (0, 0))[clock] for name in ENCODING) for taken in phases[1:warmup]),
     )
 
@@ -312,10 +345,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write all numbers here, as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        for report in measure(options, (options.work or Path(temporary)).resolve()):
-            if options.output:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(report, indent=4) + "\n")
+        try:
+            for report in measure(options, (options.work or Path(temporary)).resolve()):
+                if options.output:
+                    options.output.parent.mkdir(parents=True, exist_ok=True)
+                    options.output.write_text(json.dumps(report, indent=4) + "\n")
+        except NotFinished as error:
+            raise SystemExit(str(error)) from error
     print(render(report))
 
 
@@ -382,7 +418,7 @@ def render(report: Mapping[str, Any]) -> str:
     lines += ["", "| | whole process, s | of these until the first step | after the last step | peak memory, GiB |"]
     lines.append("|---" * 5 + "|")
     lines += [row for result in measured for row in result.process_rows()]
-    lines += ["", "| | TFLOP/s | share of the matrix rate | TFLOP an image | the reference's whole training |"]
+    lines += ["", "| | TFLOP/s | fraction of the matrix rate | TFLOP an image | the reference's whole training |"]
     lines.append("|---" * 5 + "|")
     lines += [row for result in measured for row in result.rate_rows()]
     return "\n".join(lines)

@@ -51,7 +51,7 @@ def test_a_failing_program_ends_the_benchmark_with_its_error(
     (tmp_path / "peer.py").write_text("raise ValueError('no such option')")
     environment = {"PEER": str(tmp_path / "peer.py"), "CUDA_VISIBLE_DEVICES": ""}
     room = module.Room(tmp_path, warmup=2, environment=environment)
-    with pytest.raises(SystemExit, match="no such option"):
+    with pytest.raises(module.NotFinished, match="no such option"):
         room.run("peer", module.Case("tiny", 64, 1, "float32"), 1, phases=True)
 
 
@@ -74,8 +74,10 @@ def test_steps_after_the_warm_up_count(script: Callable[[str], ModuleType]) -> N
         "steps": [(110, 5), (115, 8), (117, 9), (118, 9.5)],
         "phases": phases,
         "peak_bytes": 7,
+        "reserved_bytes": 8,
     }
     run = script("train_throughput").summarise(times, warmup=2, device="cpu")
     assert (run.step, run.step_processor, run.whole) == (1.5, 0.75, 30.0)
     assert (run.until_first_step, run.after_last_step, run.encoding) == (10.0, 12.0, 2)
     assert run.phases == pytest.approx({"data": 0.2, "rest": 0.55})
+    assert run.steps == 2
