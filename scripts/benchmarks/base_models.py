@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nodule_plugin.tiny.base_model import MODEL_INDEX
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 
 
 @dataclass(frozen=True)
