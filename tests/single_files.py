@@ -116,7 +116,13 @@ def _original_vae(state: dict[str, Tensor]) -> dict[str, Tensor]:
         name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
         name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         if "mid_block.attentions.0" in name:
-            for new, old in (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+            for new, old in (
+                ("group_norm", "norm"),
+                ("to_q", "q"),
+                ("to_k", "k"),
+                ("to_v", "v"),
+                ("to_out.0", "proj_out"),
+            ):
                 name = name.replace(f"mid_block.attentions.0.{new}.", f"mid.attn_1.{old}.")
             value = value[:, :, None, None] if value.ndim == 2 else value
         original[name] = value

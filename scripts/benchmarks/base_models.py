@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from nodule_plugin.tiny.base_model import MODEL_INDEX
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
+from nodule_plugin.tiny.base_model import MODEL_INDEX
 
 
 @dataclass(frozen=True)
