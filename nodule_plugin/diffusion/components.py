@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.diffusion.diffusers_layout import load_network, load_part
@@ -25,6 +23,7 @@ from nodule_plugin.diffusion.single_file import SingleFile
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
+from nodule_plugin.weights import weights_sha256
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 """What a U-Net may predict, in diffusers' words."""
@@ -211,13 +210,5 @@ def _read_embeddings(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
 def weights_fingerprint(module: Any) -> str:
     """SHA-256 of the configuration and the weights of a diffusers or transformers model."""
     config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
-    digest = sha256(json.dumps({k: v for k, v in config.items() if k[0] != "_"}, sort_keys=True, default=str).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def count_parameters(module: nn.Module) -> int:
-    """How many parameters ``module`` has."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    public = {name: value for name, value in config.items() if name[0] != "_"}
+    return weights_sha256(module, json.dumps(public, sort_keys=True, default=str))

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from nodule_plugin.data.evaluation_images import Load
 from nodule_plugin.downstream.classifier import predict, train_classifier
@@ -124,13 +124,15 @@ def _check(
             raise InputError(f"{name} images: there is none; give a data list, and a set that inference wrote")
     patients = {item["record"].patient_id for item in training}
     if shared := sorted({item["record"].patient_id for item in held_out} & patients):
-        raise InputError(f"held-out images: patient {shared[0]} is among the training images, too; choose another part")
+        raise InputError(
+            f"held-out images: patient {shared[0]} is among the training images, too; choose another split"
+        )
     tested = {item["record"].id for item in held_out}
     for item in generated:
         if item["record"].source_id in tested:
             raise InputError(
                 f"generated image {item['record'].id} was asked for with the findings of the held-out nodule "
-                f"{item['record'].source_id}; generate from the training part (inference: --part training)"
+                f"{item['record'].source_id}; generate from the training split (inference: --split training)"
             )
 
 
@@ -173,10 +175,14 @@ def _with_mean(areas: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _area(logits: Tensor, answers: Tensor, draw: np.ndarray) -> float:
-    chosen = torch.from_numpy(draw)
-    chosen = chosen[~answers[chosen].isnan()]
-    drawn = answers[chosen].long()
-    return float("nan") if drawn.min() == drawn.max() else float(binary_auroc(logits[chosen], drawn))
+    """Area under the curve by the ranks of the logits as they are.
+
+    No function of them comes first: torch.sigmoid, which torchmetrics applies, can give equal logits different last
+    bits in a vector register and in the rest of a tensor, and so breaks ties.
+    """
+    chosen = draw[~answers[draw].isnan().numpy()]
+    drawn = answers[chosen].numpy()
+    return float("nan") if drawn.min() == drawn.max() else float(roc_auc_score(drawn, logits[chosen].numpy()))
 
 
 def _estimates(areas: np.ndarray) -> list[dict[str, Any] | None]:

@@ -18,17 +18,11 @@ from ignite.engine import Engine, Events
 from nodule_plugin.data.order import StepSampler
 from nodule_plugin.diffusion.iteration import StepEvents, count_steps
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
-from nodule_plugin.settings import as_flag
+from nodule_plugin.settings import as_flag, whole_number
+from nodule_plugin.weights import save_tensors
 
 logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """``torch.save`` that leaves either the whole new file or the old one."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
 
 
 class TrainingCheckpoint:
@@ -62,8 +56,8 @@ class TrainingCheckpoint:
         evaluator: Engine | None = None,
     ) -> None:
         for name, value in (("checkpoint_steps", every_steps), ("keep_checkpoints", keep)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"{name}: a whole number of 1 or above is needed, not {value!r}")
+            if value is not None:
+                whole_number(name, value)
         self.directory = Path(directory)
         self.objects = dict(save_dict)
         self.sampler = sampler
@@ -144,7 +138,7 @@ class TrainingCheckpoint:
         place = {"step": engine.state.step, "epoch_closed": epoch_closed}
         state = {name: target.state_dict() for name, target in self.objects.items()}
         state |= {"trainer": place, "run": self._run(), "random": _random_states()}
-        save_atomically(state, self.directory / f"step_{engine.state.step:08d}.pt")
+        save_tensors(state, self.directory / f"step_{engine.state.step:08d}.pt")
         for path in self.files()[: -self.keep]:
             path.unlink()
 

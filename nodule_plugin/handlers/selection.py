@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from nodule_plugin.diffusion.network import export_weights
-from nodule_plugin.handlers.checkpoint import save_atomically
+from nodule_plugin.weights import save_tensors
 
 logger = logging.getLogger(__name__)
 HELD_OUT_LOSS = "held_out_loss"
@@ -96,7 +96,7 @@ class ModelSelection:
 
     def _write(self) -> None:
         if idist.get_rank() == 0:
-            save_atomically(export_weights(self.network), self.path)
+            save_tensors(export_weights(self.network), self.path)
 
     def _write_unjudged(self, engine: Engine) -> None:
         if self.reason is None:

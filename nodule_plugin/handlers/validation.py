@@ -109,7 +109,7 @@ class HeldOutLoss:
         self.batch_size = batch_size
         self.draws = draws
         self.interval = interval
-        self.dtype = sampling.precision("precision", precision)
+        self.dtype = sampling.precision_dtype(precision)
 
     def attach(self, engine: Engine) -> None:
         """Compute both at the end of every ``interval``-th epoch of the trainer; other epochs have none."""

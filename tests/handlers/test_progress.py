@@ -69,7 +69,7 @@ def test_the_progress_line_counts_images(base: Path, capfd: pytest.CaptureFixtur
 def test_a_dry_run_reports_and_ends(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(base, batch_size=2, accumulation_steps=2, epochs=10)
     encoder: LatentEncoder = run.trainer.prepare_batch.encoder
-    dry = DryRun(run.network, [encoder.vae], run.average.model, run.optimizer, run.sampler, encoder, cached=True)
+    dry = DryRun(run.network, [encoder.vae], run.ema.model, run.optimizer, run.sampler, encoder, cached=True)
     dry.attach(run.trainer)
     run.train()
     assert run.trainer.state.epoch == 0
