@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 
-from nodule_plugin.diffusion.weight_files import READING_ERRORS, SUFFIXES, damage, one_line, refuse_other_keys
 from nodule_plugin.errors import InputError
+from nodule_plugin.weights import UNREADABLE, damage, one_line, refuse_faults
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _VARIANT = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)\.(?!non_ema)(\w+)\.(?:safetensors|bin)")
 
@@ -41,11 +42,11 @@ def load_part(load: Callable[..., Any], base_model: str, part: str, revision: st
     if not local and _COMMIT.fullmatch(str(revision)):
         try:
             return load(str(base_model), local_files_only=True, **options)
-        except READING_ERRORS:
+        except UNREADABLE:
             pass
     try:
         return load(str(base_model), local_files_only=local, **options)
-    except READING_ERRORS as error:
+    except UNREADABLE as error:
         folder = _snapshots(base_model) / str(revision) if not local else Path(base_model)
         if folder.is_dir():
             reason = _what_is_wrong(folder / part, part, options.get("variant")) or one_line(error)
@@ -59,7 +60,7 @@ def _check_source(base_model: str, part: str, revision: str | None) -> None:
     if path.is_dir():
         if not (path / part).is_dir():
             raise InputError(f"base_model: {path} has no folder {part!r}; {_other_layout(path)}")
-    elif path.suffix in SUFFIXES:
+    elif path.suffix in _FILES:
         raise InputError(f"base_model: there is no file {base_model}")
     elif not _HUB_ID.fullmatch(str(base_model)):
         raise InputError(f"base_model: there is no folder {base_model!r}, and it is not a hub id (owner/name) either")
@@ -108,7 +109,7 @@ def _what_is_wrong(folder: Path, part: str, variant: str | None) -> str | None:
     files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
     for file in files:
         if reason := damage(file):
-            return f"{file.name} is {reason}"
+            return f"{file.name}: {reason}"
     variants = sorted({match[1] for file in files if (match := _VARIANT.fullmatch(file.name))})
     if variant is not None and variant not in variants:
         return (
@@ -132,5 +133,6 @@ def load_network(kind: Any, base_model: str, part: str, revision: str | None, va
     """
     options = {"variant": variant, "dtype": torch.float32, "output_loading_info": True}
     network, info = load_part(kind.from_pretrained, base_model, part, revision, **options)
-    refuse_other_keys("base_model", f"the {part} of {base_model!r}", info["missing_keys"], info["unexpected_keys"])
+    faults = {kind: sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected")}
+    refuse_faults(faults, f"base_model: the {part} of {base_model!r}", f"the weights of a {kind.__name__}")
     return network

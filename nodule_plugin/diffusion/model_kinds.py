@@ -27,16 +27,18 @@ _PARTS = (
 )
 
 
-def refuse_other_kinds(setting: str, where: str, content: Mapping[str, Any]) -> None:
+def refuse_other_kinds(setting: str, where: str, content: Any) -> None:
     """Name what a file of weights is, where it is of a kind that cannot be used.
 
     Args:
         setting, where: for the message.
-        content: as :func:`nodule_plugin.diffusion.weight_files.read_tensors` gives it.
+        content: as :func:`nodule_plugin.weights.read_content` gives it.
 
     Raises:
-        InputError: if it is known as of another kind.
+        InputError: if it is known as of another kind, or nothing with names.
     """
+    if not isinstance(content, Mapping):
+        raise InputError(f"{setting}: {where} holds a {type(content).__name__}, not weights by name; give a state dict")
     names = [str(name) for name in content]
     kind = _first_match(_BY_NAME, names)
     if kind is None and not any(_UNET.search(name) for name in names):

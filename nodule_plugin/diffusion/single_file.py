@@ -29,8 +29,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.diffusion.model_kinds import refuse_other_kinds, refuse_other_unets
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
-from nodule_plugin.diffusion.weight_files import READING_ERRORS, one_line, read_tensors, refuse_other_keys
 from nodule_plugin.errors import InputError
+from nodule_plugin.weights import UNREADABLE, load_strictly, one_line, read_content, some
 
 _UNET, _VAE, _CLIP, _OPEN_CLIP = (
     "model.diffusion_model.",
@@ -38,7 +38,11 @@ _UNET, _VAE, _CLIP, _OPEN_CLIP = (
     "cond_stage_model.transformer.",
     "cond_stage_model.model.",
 )
-_FIRST_LAYERS = {_UNET: "input_blocks.0.0.weight", _VAE: "encoder.conv_in.weight"}
+_UNET_IN, _UNET_CONTEXT, _VAE_IN = (
+    _UNET + "input_blocks.0.0.weight",
+    _UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+    _VAE + "encoder.conv_in.weight",
+)
 _CLIP_EMBEDDING = "text_model.embeddings.token_embedding.weight"
 _HEAD_WIDTH = 64  # of both text encoders, and of the U-Net of version 2
 _FROM_LDM_CLIP = {"text_model.embeddings.position_ids", "text_projection.weight"}  # held beside what the encoder needs
@@ -48,7 +52,7 @@ class SingleFile:
     """A Stable Diffusion 1 or 2 checkpoint in one file.
 
     Args:
-        path: of the file, which is read as :func:`nodule_plugin.diffusion.weight_files.read_tensors` does.
+        path: of the file, which is read as :func:`nodule_plugin.weights.read_content` does.
 
     Raises:
         InputError: if it cannot be read, or is not a whole Stable Diffusion 1 or 2.
@@ -56,7 +60,7 @@ class SingleFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        content = read_tensors("base_model", self.path)
+        content = read_content(self.path, "base_model")
         refuse_other_kinds("base_model", str(self.path), content)
         # Files merged by older programs leave a level of the text encoder's names out.
         self.tensors = {
@@ -65,12 +69,11 @@ class SingleFile:
             if isinstance(value, Tensor)
         }
         self.is_version_2 = _OPEN_CLIP + "token_embedding.weight" in self.tensors
-        lacking = [prefix for prefix, first in _FIRST_LAYERS.items() if prefix + first not in self.tensors]
-        if not self.is_version_2 and _CLIP + _CLIP_EMBEDDING not in self.tensors:
-            lacking.append("cond_stage_model.")
+        embedding = [] if self.is_version_2 else [_CLIP + _CLIP_EMBEDDING]
+        lacking = [name for name in (_UNET_IN, _UNET_CONTEXT, _VAE_IN, *embedding) if name not in self.tensors]
         if lacking:
             raise InputError(
-                f"base_model: {self.path} is no whole Stable Diffusion 1 or 2: no weights under {', '.join(lacking)}; "
+                f"base_model: {self.path} is no whole Stable Diffusion 1 or 2: there is no {some(lacking)}; "
                 "give one with U-Net, autoencoder and text encoder, or a folder in diffusers' layout"
             )
         self.original_config = self._read_yaml() or _published_config(self.tensors, self.is_version_2)
@@ -82,7 +85,7 @@ class SingleFile:
             InputError: if weights are missing or left over, as of the other parts too.
         """
         config = self._config(create_unet_diffusers_config_from_ldm)
-        config["in_channels"] = self.tensors[_UNET + _FIRST_LAYERS[_UNET]].shape[1]
+        config["in_channels"] = self.tensors[_UNET_IN].shape[1]
         refuse_other_unets("base_model", str(self.path), config)
         state = convert_ldm_unet_checkpoint(self.tensors, config, extract_ema=True)
         averaged = state["conv_in.bias"] is self.tensors.get("model_ema.diffusion_modelinput_blocks00bias")
@@ -160,31 +163,31 @@ class SingleFile:
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
             parameters = config["model"]["params"]
-            needed = (parameters["unet_config"]["params"], parameters["first_stage_config"]["params"]["ddconfig"])
-            return config if all(needed) and {"linear_start", "linear_end"} <= set(parameters) else {}[str(path)]
+            for needed in ("unet_config", "first_stage_config", "linear_start", "linear_end"):
+                parameters[needed]
+            parameters.setdefault("parameterization", "eps")  # as in the original code
         except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
             raise InputError(
                 f"base_model: {path}, beside the checkpoint, is not its original configuration ({one_line(error)}); "
                 "correct or rename it"
             ) from error
+        return config
 
     def _config(self, create: Any) -> dict[str, Any]:
         try:
             return create(self.original_config, self.tensors)
-        except READING_ERRORS as error:
+        except UNREADABLE as error:
             raise InputError(f"base_model: the configuration of {self.path} lacks {one_line(error)}") from error
 
     def _filled(self, network: Any, state: Mapping[str, Tensor], part: str, prefix: str | None = None) -> Any:
-        where, own = f"the {part} of {self.path}", network.state_dict()
-        state = {name: value for name, value in state.items() if value is not None}
-        used = {value.data_ptr() for value in state.values()}
-        unused = [n for n in self.tensors if prefix and n.startswith(prefix) and self.tensors[n].data_ptr() not in used]
-        refuse_other_keys("base_model", where, set(own) - set(state), [*(set(state) - set(own)), *unused])
-        for name, value in state.items():
-            if value.shape != own[name].shape:
-                shapes = f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
-                raise InputError(f"base_model: {where}: {shapes}; convert it with diffusers to a folder and give that")
-        network.load_state_dict(state)
+        converted = {name: value for name, value in state.items() if value is not None}
+        used = {value.data_ptr() for value in converted.values()}
+        unused = {
+            name: value
+            for name, value in self.tensors.items()
+            if prefix and name.startswith(prefix) and value.data_ptr() not in used
+        }
+        load_strictly(network, converted | unused, f"base_model: {self.path}", f"a Stable Diffusion's {part}")
         return network
 
 
@@ -196,12 +199,12 @@ def _published_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> dict
     unet: dict[str, Any] = {
         "in_channels": 4,
         "out_channels": 4,
-        "model_channels": tensors[_UNET + "input_blocks.0.0.weight"].shape[0],
+        "model_channels": tensors[_UNET_IN].shape[0],
         "attention_resolutions": [4, 2, 1],
         "num_res_blocks": 2,
         "channel_mult": [1, 2, 4, 4],
         "transformer_depth": 1,
-        "context_dim": tensors[_UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape[1],
+        "context_dim": tensors[_UNET_CONTEXT].shape[1],
     }
     if is_version_2:
         unet |= {"num_head_channels": _HEAD_WIDTH, "use_linear_in_transformer": True}
@@ -211,7 +214,7 @@ def _published_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> dict
         "z_channels": 4,
         "in_channels": 3,
         "out_ch": 3,
-        "ch": tensors[_VAE + "encoder.conv_in.weight"].shape[0],
+        "ch": tensors[_VAE_IN].shape[0],
         "ch_mult": [1, 2, 4, 4],
         "num_res_blocks": 2,
     }
