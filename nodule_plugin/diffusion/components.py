@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.diffusion.diffusers_layout import load_network, load_part
+from nodule_plugin.diffusion.fine_tuned import text_encoder_updates
+from nodule_plugin.diffusion.lora import merge_into_text_encoder
 from nodule_plugin.diffusion.model_kinds import refuse_other_unets
 from nodule_plugin.diffusion.single_file import SingleFile
 from nodule_plugin.errors import InputError
@@ -56,11 +58,23 @@ def load_vae(base_model: str, revision: str | None = None, variant: str | None =
     return freeze(load_network(AutoencoderKL, base_model, "vae", revision, variant))
 
 
-def load_text_encoder(base_model: str, revision: str | None = None, variant: str | None = None) -> CLIPTextModel:
-    """The text encoder, in float32, frozen and in evaluation mode. See :func:`load_unet`."""
+def load_text_encoder(
+    base_model: str, revision: str | None = None, variant: str | None = None, weights: str | None = None
+) -> CLIPTextModel:
+    """The text encoder, in float32, frozen and in evaluation mode. See :func:`load_unet`.
+
+    Args:
+        base_model, revision, variant: which model.
+        weights: fine-tuned weights of the U-Net; where they are low-rank updates that hold some of the text encoder
+            too, these are merged into it. All else is passed over.
+    """
     if Path(base_model).is_file():
-        return freeze(SingleFile(base_model).text_encoder())
-    return freeze(load_network(CLIPTextModel, base_model, "text_encoder", revision, variant))
+        encoder = SingleFile(base_model).text_encoder()
+    else:
+        encoder = load_network(CLIPTextModel, base_model, "text_encoder", revision, variant)
+    if weights is not None and (updates := text_encoder_updates(weights)) is not None:
+        merge_into_text_encoder(updates, encoder)
+    return freeze(encoder)
 
 
 def load_tokenizer(base_model: str, revision: str | None = None) -> CLIPTokenizer:

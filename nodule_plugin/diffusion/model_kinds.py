@@ -75,5 +75,11 @@ def refuse_other_unets(setting: str, where: str, config: Mapping[str, Any]) -> N
         )
 
 
+def unet_kind(first_weight: Any) -> str:
+    """ " (KIND)" of a U-Net that takes more than noisy latents, by its first layer's weights; else nothing."""
+    channels = first_weight.shape[1] if hasattr(first_weight, "shape") else 4
+    return f" ({_CHANNELS[channels]})" if channels in _CHANNELS else ""
+
+
 def _first_match(marks: Iterable[tuple[str, str]], names: list[str]) -> str | None:
     return next((kind for pattern, kind in marks if any(re.search(pattern, name) for name in names)), None)

@@ -43,6 +43,8 @@ _UNET_IN, _UNET_CONTEXT, _VAE_IN = (
     _UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
     _VAE + "encoder.conv_in.weight",
 )
+_AVERAGE = "model_ema.diffusion_model"
+_AVERAGE_IN = "model_ema.diffusion_modelinput_blocks00weight"
 _CLIP_EMBEDDING = "text_model.embeddings.token_embedding.weight"
 _HEAD_WIDTH = 64  # of both text encoders, and of the U-Net of version 2
 _FROM_LDM_CLIP = {"text_model.embeddings.position_ids", "text_projection.weight"}  # held beside what the encoder needs
@@ -87,16 +89,14 @@ class SingleFile:
         config = self._config(create_unet_diffusers_config_from_ldm)
         config["in_channels"] = self.tensors[_UNET_IN].shape[1]
         refuse_other_unets("base_model", str(self.path), config)
-        state = convert_ldm_unet_checkpoint(self.tensors, config, extract_ema=True)
-        averaged = state["conv_in.bias"] is self.tensors.get("model_ema.diffusion_modelinput_blocks00bias")
-        prefix = "model_ema.diffusion_model" if averaged else _UNET
-        return self._filled(UNet2DConditionModel.from_config(config), state, "U-Net", prefix)
+        state = original_unet_weights(self.tensors, config)
+        return self._filled(UNet2DConditionModel.from_config(config), state, "U-Net")
 
     def vae(self) -> AutoencoderKL:
         """The autoencoder in float32."""
         config = self._config(create_vae_diffusers_config_from_ldm)
-        state = convert_ldm_vae_checkpoint(self.tensors, config)
-        return self._filled(AutoencoderKL.from_config(config), state, "autoencoder", _VAE)
+        state = _with_unused(convert_ldm_vae_checkpoint(self.tensors, config), self.tensors, _VAE)
+        return self._filled(AutoencoderKL.from_config(config), state, "autoencoder")
 
     def text_encoder(self) -> CLIPTextModel:
         """The text encoder in float32; of version 2 without its last layer, as Stable Diffusion uses it."""
@@ -179,16 +179,37 @@ class SingleFile:
         except UNREADABLE as error:
             raise InputError(f"base_model: the configuration of {self.path} lacks {one_line(error)}") from error
 
-    def _filled(self, network: Any, state: Mapping[str, Tensor], part: str, prefix: str | None = None) -> Any:
-        converted = {name: value for name, value in state.items() if value is not None}
-        used = {value.data_ptr() for value in converted.values()}
-        unused = {
-            name: value
-            for name, value in self.tensors.items()
-            if prefix and name.startswith(prefix) and value.data_ptr() not in used
-        }
-        load_strictly(network, converted | unused, f"base_model: {self.path}", f"a Stable Diffusion's {part}")
+    def _filled(self, network: Any, state: Mapping[str, Tensor], part: str) -> Any:
+        load_strictly(network, state, f"base_model: {self.path}", f"a Stable Diffusion's {part}")
         return network
+
+
+def is_single_file(content: Mapping[str, Any]) -> bool:
+    """Whether a file of weights holds a U-Net under the names of the original code."""
+    return _UNET_IN in content
+
+
+def original_unet_weights(tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A U-Net's weights from the original code's names to diffusers'; of a moving average where the file holds one.
+
+    Args:
+        tensors: of the whole file.
+        config: diffusers' of the U-Net.
+
+    Returns:
+        Also, under their own names, those that the conversion has no use for.
+    """
+    state = convert_ldm_unet_checkpoint(dict(tensors), config, extract_ema=True)
+    is_averaged = state["conv_in.weight"] is tensors.get(_AVERAGE_IN)
+    return _with_unused(state, tensors, _AVERAGE if is_averaged else _UNET)
+
+
+def _with_unused(state: Mapping[str, Tensor], tensors: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The converted weights, and those below ``prefix`` that none of them is or shows a part of."""
+    state = {name: value for name, value in state.items() if value is not None}
+    used = {value.data_ptr() for value in state.values()}
+    rest = {n: v for n, v in tensors.items() if n.startswith(prefix) and isinstance(v, Tensor)}
+    return state | {name: value for name, value in rest.items() if value.data_ptr() not in used}
 
 
 def _published_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> dict[str, Any]:
