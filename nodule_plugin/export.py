@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nodule_plugin.diffusion.components import load_text_encoder, load_vae
-from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
+from nodule_plugin.diffusion.fine_tuned import load_weights
+from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import decode_latents
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,32 +26,81 @@ UNREADABLE = (
 NAMED = 3
 """Weights that an error names."""
 _POINTER = b"version https://git-lfs"
+_OTHER_FILES = {
+    _POINTER: "a git-lfs pointer in the place of the weights; run git lfs pull, or download the file",
+    b"GGUF": "a GGUF file; take the model's .safetensors",
+    b"<": "a web page in the place of the weights; download the file, which may need a login",
+}
+"""How files begin that are often found in the place of weights, and what helps."""
 
 
 def read_weights(file: str | Path, what: str) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU.
+    """The tensors of a file by name, on the CPU; see :func:`read_content`.
+
+    Raises:
+        InputError: also if it holds something else.
+    """
+    content = read_content(file, what)
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{what} {file}: holds something else than a network's weights by name; give its state dict")
+    return dict(content)
+
+
+def read_content(file: str | Path, what: str) -> Any:
+    """What a file of weights holds, on the CPU, mapped into memory where its format lets.
 
     Args:
-        file: ``.safetensors``, or what ``torch.save`` wrote (nothing but tensors is unpickled): a state dict, or a
-            checkpoint that holds one as "state_dict".
+        file: safetensors, or what ``torch.save`` wrote (nothing but tensors and plain values is unpickled), told apart
+            by how it begins. Of a checkpoint that holds a state dict as "state_dict" that is what it holds.
         what: as errors name it, such as "LPIPS weights".
 
     Raises:
         InputError: if there is no such file, or it is a git-lfs pointer, cut, damaged or something else.
     """
-    check_no_pointer(file, what)
     try:
-        if Path(file).suffix == ".safetensors":
-            content: Any = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _load(Path(file))
+    except OSError as error:
+        reason = damage(file) if error.filename is None else f"cannot be read ({error.strerror}); correct the path"
+        raise InputError(f"{what} {file}: {reason}") from error
     except UNREADABLE as error:
-        raise InputError(f"{what} {file}: cut, damaged or no weights ({one_line(error)}); get it anew") from error
-    if isinstance(content, Mapping):
-        content = content.get("state_dict", content)
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{what} {file}: holds something else than a network's weights by name; give its state dict")
-    return dict(content)
+        raise InputError(f"{what} {file}: {damage(file)}") from error
+    while isinstance(content, Mapping) and "state_dict" in content:
+        content = content["state_dict"]
+    return content
+
+
+def damage(file: str | Path) -> str | None:
+    """What is wrong with a file of weights and what helps; None where it can be read.
+
+    Raises:
+        OSError: if there is no such file.
+    """
+    with Path(file).open("rb") as opened:
+        start = opened.read(64).lstrip()
+    for other, meaning in _OTHER_FILES.items():
+        if start.startswith(other):
+            return meaning
+    try:
+        _load(Path(file))
+    except UNREADABLE as error:
+        # torch's own message recommends to let the file run whatever it holds.
+        kind = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+        if kind is not None:
+            return (
+                f"holds {kind[1]} beside tensors, and nothing in a file is executed; take the model's .safetensors, or "
+                "where you trust the file load it yourself and save its state dict alone"
+            )
+        reason = "no archive of tensors" if "weights_only" in str(error) else one_line(error)
+        return f"cut, damaged or no weights ({reason}); get it anew"
+    return None
+
+
+def _load(file: Path) -> Any:
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    if start[8:] == b"{":  # safetensors: the length of its header in 8 bytes, and the header, which is JSON
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
 
 
 def check_no_pointer(file: str | Path, what: str) -> None:
@@ -102,10 +153,23 @@ def load_strictly(
         "unexpected": [name for name in weights if name not in wanted and name not in spare],
         "of another shape": [n for n in wanted if n in weights and wanted[n].shape != weights[n].shape],
     }
+    refuse_faults(faults, where, of)
+    network.load_state_dict({name: weights[name] for name in wanted if name in weights}, strict=False)
+
+
+def refuse_faults(faults: Mapping[str, Sequence[str]], where: str, of: str) -> None:
+    """Refuse weights that do not all arrive, or not all where they belong: random ones would stay in their place.
+
+    Args:
+        faults: such as "missing" -> names of weights.
+        where, of: see :func:`load_strictly`.
+
+    Raises:
+        InputError: if there is a fault, with the first names of each.
+    """
     if any(faults.values()):
         said = "; ".join(f"{len(names)} weights {fault} ({some(names)})" for fault, names in faults.items() if names)
         raise InputError(f"{where}: not {of}: {said}")
-    network.load_state_dict({name: weights[name] for name in wanted if name in weights}, strict=False)
 
 
 def some(names: Sequence[str]) -> str:

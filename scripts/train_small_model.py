@@ -24,7 +24,8 @@ from transformers import CLIPTextModel
 from nodule_plugin.data.datalist import datalist_kernel, load_datalist, write_datalist
 from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.diffusion.components import freeze
-from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
+from nodule_plugin.diffusion.fine_tuned import load_weights
+from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import show_input_errors
 from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.tiny.autoencoder import train_autoencoder

@@ -6,11 +6,11 @@ from itertools import product
 import pytest
 
 from nodule_plugin import Findings, InputError, findings_to_prompt
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import form_consensus
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
 
 NAMES = ("sphericity", "margin", "texture", "spiculation", "calcification")
 ALL = [Findings(*codes) for codes in product(range(1, 6), range(1, 6), range(1, 6), range(1, 6), range(1, 7))]

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.tiny.base_model import MODEL_INDEX
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
 
 
 def make_tiny_sd(folder: Path, prediction_type: str = "epsilon", latent_channels: int = 4, seed: int = 0) -> Path:

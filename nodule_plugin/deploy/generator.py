@@ -13,10 +13,10 @@ from torch import Tensor
 
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.data.window import checked_window, unit_to_hu
-from nodule_plugin.diffusion.network import load_weights
+from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, load_weights
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, visible_files
-from nodule_plugin.handlers.generation import BASE_WEIGHTS, describe_run, grey_image
+from nodule_plugin.handlers.generation import describe_run, grey_image
 
 CONFIG = "configs/inference.json"
 ORDER_FIELDS = ("prompts", "findings", "guidance_scales", "seeds", "roi_mm", "template")

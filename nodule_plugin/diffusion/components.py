@@ -7,7 +7,6 @@ own configuration. What differs between models (prediction type, latent scaling,
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,57 +17,63 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from nodule_plugin.diffusion.diffusers_layout import load_network, load_part
+from nodule_plugin.diffusion.fine_tuned import text_encoder_updates
+from nodule_plugin.diffusion.lora import merge_into_text_encoder
+from nodule_plugin.diffusion.model_kinds import refuse_other_unets
+from nodule_plugin.diffusion.single_file import SingleFile
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
 from nodule_plugin.weights import weights_sha256
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def _load(kind: Any, base_model: str, part: str, **options: Any) -> Any:
-    folder = Path(base_model)
-    if folder.is_dir():
-        if not (folder / part).is_dir():
-            raise InputError(f"base_model: {folder} has no folder {part!r}; give a model in diffusers' folder layout")
-        options["local_files_only"] = True
-    elif not _HUB_ID.fullmatch(str(base_model)):
-        raise InputError(f"base_model: there is no folder {base_model!r}, and it is not a hub id (owner/name) either")
-    elif options.get("revision") is None:
-        raise InputError(
-            f"base_model: there is no folder {base_model!r}, and as a hub id it needs a revision, since what an id "
-            "holds can change; give the commit (on the model's page: Files and versions, History)"
-        )
-    try:
-        return kind.from_pretrained(str(base_model), subfolder=part, **options)
-    except (OSError, ValueError) as error:
-        where = f"the {part} of {base_model!r}"
-        raise InputError(f"base_model: {where} cannot be loaded as {kind.__name__}: {error}") from error
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+"""What a U-Net may predict, in diffusers' words."""
 
 
 def load_unet(base_model: str, revision: str | None = None, variant: str | None = None) -> UNet2DConditionModel:
     """The denoising U-Net in float32.
 
     Args:
-        base_model: a local folder in diffusers' layout, or a hub id, which is downloaded.
+        base_model: a local folder in diffusers' layout; a hub id, which is downloaded; or a Stable Diffusion 1 or 2
+            checkpoint in one file (.safetensors or .ckpt), see :mod:`nodule_plugin.diffusion.single_file`.
         revision: of the hub id, which needs one: a commit; a branch or tag can come to mean other weights.
         variant: of the weights files, such as "fp16".
 
     Raises:
-        InputError: if there is no such model or its U-Net cannot be read. The other loaders raise the same.
+        InputError: if there is no such model, it is of another kind (such as Stable Diffusion XL or inpainting), its
+            U-Net cannot be read, or a weight is missing or has no place. The other loaders raise the same.
     """
-    return _load(UNet2DConditionModel, base_model, "unet", revision=revision, variant=variant, dtype=torch.float32)
+    if Path(base_model).is_file():
+        return SingleFile(base_model).unet()
+    config = load_part(UNet2DConditionModel.load_config, base_model, "unet", revision)
+    refuse_other_unets("base_model", f"the unet of {base_model!r}", config)
+    return load_network(UNet2DConditionModel, base_model, "unet", revision, variant)
 
 
 def load_vae(base_model: str, revision: str | None = None, variant: str | None = None) -> AutoencoderKL:
     """The autoencoder between pixels and latents, in float32, frozen and in evaluation mode. See :func:`load_unet`."""
-    vae = _load(AutoencoderKL, base_model, "vae", revision=revision, variant=variant, dtype=torch.float32)
-    return freeze(vae)
+    if Path(base_model).is_file():
+        return freeze(SingleFile(base_model).vae())
+    return freeze(load_network(AutoencoderKL, base_model, "vae", revision, variant))
 
 
-def load_text_encoder(base_model: str, revision: str | None = None, variant: str | None = None) -> CLIPTextModel:
-    """The text encoder, in float32, frozen and in evaluation mode. See :func:`load_unet`."""
-    encoder = _load(CLIPTextModel, base_model, "text_encoder", revision=revision, variant=variant, dtype=torch.float32)
+def load_text_encoder(
+    base_model: str, revision: str | None = None, variant: str | None = None, weights: str | None = None
+) -> CLIPTextModel:
+    """The text encoder, in float32, frozen and in evaluation mode. See :func:`load_unet`.
+
+    Args:
+        base_model, revision, variant: which model.
+        weights: fine-tuned weights of the U-Net; where they are low-rank updates that hold some of the text encoder
+            too, these are merged into it. All else is passed over.
+    """
+    if Path(base_model).is_file():
+        encoder = SingleFile(base_model).text_encoder()
+    else:
+        encoder = load_network(CLIPTextModel, base_model, "text_encoder", revision, variant)
+    if weights is not None and (updates := text_encoder_updates(weights)) is not None:
+        merge_into_text_encoder(updates, encoder)
     return freeze(encoder)
 
 
@@ -78,31 +83,49 @@ def load_tokenizer(base_model: str, revision: str | None = None) -> CLIPTokenize
     Raises:
         InputError: also if the vocabulary read is not that of CLIP, which transformers 5 does not notice by itself.
     """
-    tokenizer = _load(CLIPTokenizer, base_model, "tokenizer", revision=revision)
+    if Path(base_model).is_file():
+        return SingleFile(base_model).tokenizer()
+    tokenizer = load_part(CLIPTokenizer.from_pretrained, base_model, "tokenizer", revision)
     if len(tokenizer) < 1000:
         raise InputError(f"base_model: the tokenizer of {base_model!r} was read with only {len(tokenizer)} tokens")
     return tokenizer
 
 
 def load_noise_scheduler(
-    base_model: str, revision: str | None = None, zero_terminal_snr: bool | str = False
+    base_model: str,
+    revision: str | None = None,
+    zero_terminal_snr: bool | str = False,
+    prediction_type: str | None = None,
 ) -> DDPMScheduler:
     """The forward (noising) process with the base model's own betas and prediction type. See :func:`load_unet`.
+
+    As in diffusers' Stable Diffusion pipelines, latents are never clipped and timesteps are those with an offset of 1,
+    whatever the configuration says: those of old models say neither, and were never meant otherwise.
 
     Args:
         base_model, revision: which model.
         zero_terminal_snr: shift the betas so that the last step holds no signal, without which images cannot become
             very dark or bright (Lin et al., WACV 2024, arXiv:2305.08891, section 3.1). Sampling must do the same.
+        prediction_type: what the U-Net predicts, one of :data:`PREDICTION_TYPES`; None for what the base model says.
 
     Raises:
-        InputError: also if ``zero_terminal_snr`` is asked of a model that predicts noise, which says nothing about the
-            image where there is no signal (section 3.2).
+        InputError: also if ``prediction_type`` is none or, for a single file of Stable Diffusion 2, needed; or if
+            ``zero_terminal_snr`` is asked of a model that predicts noise, which says nothing about the image where
+            there is no signal (section 3.2).
     """
-    options = {}
-    if as_flag("zero_terminal_snr", zero_terminal_snr):
-        options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    scheduler = _load(DDPMScheduler, base_model, "scheduler", revision=revision, **options)
-    if options and scheduler.config.prediction_type == "epsilon":
+    if prediction_type not in (None, *PREDICTION_TYPES):
+        raise InputError(f"prediction_type: choose one of {', '.join(PREDICTION_TYPES)}, not {prediction_type!r}")
+    options: dict[str, Any] = {"clip_sample": False, "steps_offset": 1}
+    terminal = as_flag("zero_terminal_snr", zero_terminal_snr)
+    if terminal:
+        options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if Path(base_model).is_file():
+        scheduler = DDPMScheduler.from_config(SingleFile(base_model).scheduler_config(prediction_type), **options)
+    else:
+        if prediction_type is not None:
+            options["prediction_type"] = prediction_type
+        scheduler = load_part(DDPMScheduler.from_pretrained, base_model, "scheduler", revision, **options)
+    if terminal and scheduler.config.prediction_type == "epsilon":
         raise InputError(f"zero_terminal_snr: {base_model!r} predicts noise (epsilon); take a v-prediction base model")
     return scheduler
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from nodule_plugin.diffusion.components import load_unet
-from nodule_plugin.errors import InputError
+from nodule_plugin.diffusion.lora import check_peft
 from nodule_plugin.settings import as_flag, whole_number
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -109,10 +107,9 @@ def add_lora(
         InputError: if the rank is none, or peft is not installed.
     """
     whole_number("lora_rank", rank)  # null is for all weights
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise InputError("lora_rank: low-rank training needs peft; pip install 'nodule-plugin[train]'") from error
+    check_peft("lora_rank")
+    from peft import LoraConfig
+
     unet.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
     unet.add_adapter(config)
@@ -126,33 +123,3 @@ def export_weights(network: nn.Module) -> dict[str, torch.Tensor]:
     merged.unet.fuse_lora()
     merged.unet.unload_lora()
     return merged.state_dict()
-
-
-def check_weights(path: str | Path, network: nn.Module) -> None:
-    """Make sure that a file of fine-tuned weights fits ``network``, without reading the weights themselves.
-
-    Raises:
-        InputError: if the file is missing, damaged, holds more than tensors, or is of another network.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"weights: there is no file {path}; train first, or give weights=base for the base model's")
-    try:
-        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"weights: {path} cannot be read as a state dict: {reason}") from error
-    expected = network.state_dict()
-    for name in sorted(set(expected) | set(state)):
-        old, new = (tuple(part[name].shape) if name in part else "none" for part in (state, expected))
-        if old != new:
-            raise InputError(f"weights: {path} is of another network: {name} has shape {old}, the base model's {new}")
-
-
-def load_weights(path: str | Path, network: nn.Module) -> None:
-    """Load fine-tuned weights, as training exports them, into ``network`` in place.
-
-    Raises:
-        InputError: see :func:`check_weights`.
-    """
-    check_weights(path, network)
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

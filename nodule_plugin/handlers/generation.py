@@ -24,11 +24,9 @@ from nodule_plugin import __version__
 from nodule_plugin.data.entries import file_safe_id
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
-from nodule_plugin.diffusion.network import check_weights
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, replacing
 from nodule_plugin.settings import as_flag
-from nodule_plugin.weights import file_sha256, weights_sha256
 
 if TYPE_CHECKING:
     from nodule_plugin.dicom import DicomEncoder
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "request.json"
-BASE_WEIGHTS = "base"
 FILES = {
     "png": {"image": "png/{}.png"},
     "nifti": {"nifti": "nifti/{}.nii.gz"},
@@ -62,15 +59,15 @@ class GeneratedSetWriter:
         output_dir: of the set.
         requests: all that the set is to hold, see :mod:`nodule_plugin.data.requests`.
         settings: of the sampler, see :attr:`nodule_plugin.diffusion.sampling.GuidedSampler.settings`.
-        base_model: folder or hub id; of a folder only the name is recorded.
-        weights_sha256: of the network, see :func:`identify_weights`.
+        base_model: folder, file or hub id; of the first two only the name is recorded.
+        weights_sha256: of the network, see :func:`nodule_plugin.diffusion.fine_tuned.identify_weights`.
         image_size: height and width, pixels.
         window_hu: Hounsfield units of -1 and 1.
         formats: "png", and any of "nifti" and "dicom".
         overwrite: replace another set in ``output_dir``, and make anew what is there already.
         created: time that DICOM files carry, in ISO 8601; None for the run's start. Their identifiers depend on it, so
             that only runs with the same one give the same DICOM files; other formats hold no time.
-        revision: of the hub id; of a folder none is recorded.
+        revision: of the hub id; none else is recorded.
         chain: that cut the images which the weights learnt from, see
             :func:`nodule_plugin.diffusion.provenance.weights_chain`; None where that is not known.
 
@@ -244,7 +241,7 @@ def describe_run(
     chain: str | None = None,
 ) -> dict[str, Any]:
     """What all images of a run share and their files name; for the arguments see :class:`GeneratedSetWriter`."""
-    settings, local = dict(settings), Path(base_model).is_dir()
+    settings, local = dict(settings), Path(base_model).exists()
     return {
         "model": {
             "base_model": Path(base_model).resolve().name if local else str(base_model),
@@ -301,26 +298,6 @@ def encode_nifti(hu: np.ndarray, spacing_mm: float, origin: Mapping[str, Any]) -
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", json.dumps(origin).encode()))
     # A time stamp in the compressed file would make equal images unequal files.
     return gzip.compress(image.to_bytes(), mtime=0)
-
-
-def identify_weights(weights: str, network: torch.nn.Module) -> str:
-    """SHA-256 of the weights that ``network`` is going to have, after a look at whether they fit.
-
-    Args:
-        weights: file with the network's state dict; "base" for the base model's own, as ``network`` holds them now.
-        network: that is to load them.
-
-    Returns:
-        Of a file the hash of its bytes, as ``sha256sum`` prints it; else the hash of names, types, shapes and bytes of
-        the state dict's tensors in alphabetical order.
-
-    Raises:
-        InputError: if the file is missing, damaged, or of another network.
-    """
-    if weights == BASE_WEIGHTS:
-        return weights_sha256(network)
-    check_weights(weights, network)
-    return file_sha256(Path(weights))
 
 
 def _checked_formats(formats: str | Sequence[str]) -> list[str]:

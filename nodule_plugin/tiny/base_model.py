@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 
 TEXT_WIDTH = 64
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.tiny.base_model import TEXT_WIDTH, build_text_encoder
 from nodule_plugin.tiny.contrast import train_pair
 from nodule_plugin.tiny.examples import Examples
 from nodule_plugin.tiny.scorer import MODEL_CONFIG
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
 
 
 class ConditioningPair(nn.Module):

@@ -69,7 +69,6 @@ def test_written_set_can_be_read_back(tmp_path: Path) -> None:
         "base_model": "owner/name",
         "revision": "c0ffee",
         "weights_sha256": "abc",
-        "chain": None,
         "prediction_type": "epsilon",
         "chain": "roi-cubic-2",
     }

@@ -9,9 +9,9 @@ from transformers import CLIPTextModel
 
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.sources import load_nodules
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.tiny.conditioner import train_text_encoder
 from nodule_plugin.tiny.examples import CONDITIONING, JUDGING, Examples, fold_of, load_examples
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
 
 ROUND, LINEAR = "The nodule is round in shape.", "The nodule is linear in shape."
 

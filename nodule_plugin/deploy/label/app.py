@@ -20,8 +20,8 @@ from nodule_plugin.deploy.label.client_settings import default_image_settings, i
 from nodule_plugin.deploy.label.configs import BundleFiles, bundle_files
 from nodule_plugin.deploy.label.generation import ImageService
 from nodule_plugin.deploy.label.runs import DATALIST, TrainingRuns, default_training_settings, training_settings
+from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.generation import BASE_WEIGHTS
 
 logger = logging.getLogger(__name__)
 

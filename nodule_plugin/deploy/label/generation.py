@@ -16,8 +16,8 @@ from monai.bundle import ConfigParser
 from nodule_plugin.data.generated import FILE_FIELDS, load_generated
 from nodule_plugin.deploy.label.client_settings import ImageSettings
 from nodule_plugin.deploy.label.configs import BundleFiles
+from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS
 from nodule_plugin.errors import find_input_error
-from nodule_plugin.handlers.generation import BASE_WEIGHTS
 
 _RESIDENT = (
     "network_def",

@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from nodule_plugin.tiny.tokenizer import clip_tokenizer
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 
 PROMPTS = [
     "The nodule is oval in shape, solid internally, with relatively well-defined margins. marked spiculation is seen.",

@@ -7,6 +7,8 @@ from importlib.resources import files
 
 from transformers import CLIPTokenizer
 
+from nodule_plugin.errors import InputError
+
 _MERGES = 49152 - 256 - 2
 """CLIP keeps this many of the file's merges, so that bytes, end-of-word bytes, merges and two marks make 49,408."""
 
@@ -16,8 +18,14 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
 
     Args:
         pad_token: "<|endoftext|>" as in SD 1.5, or "!" as in SD 2.
+
+    Raises:
+        InputError: if open_clip is not installed.
     """
-    packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    try:
+        packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    except ModuleNotFoundError as error:
+        raise InputError("tokenizer: CLIP's vocabulary comes with open_clip; pip install open_clip_torch") from error
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _MERGES + 1]
     merges = [tuple(line.split()) for line in lines]
     characters = list(_byte_characters())
