@@ -26,10 +26,15 @@ ROW = {
 }
 
 
-def write_volume(path: Path, voxels: np.ndarray, spacing: tuple[float, float, float] = (0.5, 0.7, 2.0)) -> None:
-    """A NIfTI file with axes (x, y, z)."""
+SPACING = (0.5, 0.7, 2.0)
+LPS = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
+"""Affine of a volume whose axes run to the patient's left, back and head."""
+
+
+def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray = LPS) -> None:
+    """A NIfTI file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1.0])), path)
+    nib.save(nib.Nifti1Image(voxels, affine), path)
 
 
 def write_crops(folder: Path, count: int = 1, masks: bool = True, **cells: Any) -> Path:

@@ -10,8 +10,10 @@ from the DICOM series, see :func:`with_geometry`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # ElementTree on Expat 2.4.1 or later refuses exponential entity expansion and never fetches external entities.
@@ -28,6 +30,91 @@ _SAME_POSITION = 0.01
 """Positions nearer than this, mm, are the same: XML and DICOM round differently."""
 
 
+LARGEST_FILE = 2**25
+"""Bytes: ten times as many as LIDC-IDRI's longest reading has."""
+_LARGEST_INDEX = 2**16
+"""Of a pixel: DICOM's rows and columns are numbers of 16 bits."""
+_CORRECTED = re.compile(r"(?<![a-z])correct(ed|ion)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One ``LidcReadMessage``.
+
+    Attributes:
+        path: its file.
+        scan: as :func:`read_message` gives it.
+        serviced: date and time at which the reading was given (``DateService``, ``TimeService``); empty where the file
+            does not say. Both are texts whose order is that of time.
+    """
+
+    path: Path
+    scan: Scan
+    serviced: str
+
+
+def choose_readings(readings: Iterable[Reading]) -> tuple[dict[str, Scan], dict[Path, str]]:
+    """The reading that counts of each series, where several files have one.
+
+    The Cancer Imaging Archive has corrected readings (161.xml, of patient LIDC-IDRI-0101), and folders then hold both.
+    Where files say the same the first by path counts; else the one whose path says "corrected"; else the one that was
+    given last.
+
+    Returns:
+        Series -> scan, and the files that do not count with the reason.
+
+    Raises:
+        InputError: if two files differ and neither rule tells which counts.
+    """
+    by_series: dict[str, list[Reading]] = defaultdict(list)
+    for reading in sorted(readings, key=lambda reading: (not _is_corrected(reading), reading.path)):
+        by_series[reading.scan.series_instance_uid].append(reading)
+    chosen: dict[str, Scan] = {}
+    left_out: dict[Path, str] = {}
+    for uid, several in by_series.items():
+        different = [
+            one for number, one in enumerate(several) if not any(_agree(one, prior) for prior in several[:number])
+        ]
+        best, rule = _best(different)
+        chosen[uid] = best.scan
+        for other in several:
+            if other is not best:
+                why = "holds the same reading" if _agree(other, best) else f"holds the {rule} reading of its series"
+                left_out[other.path] = f"{best.path} {why}"
+    return chosen, left_out
+
+
+def _best(readings: list[Reading]) -> tuple[Reading, str]:
+    """The reading that counts of some that differ, and what it is by the rule that says so."""
+    if len(readings) == 1:
+        return readings[0], "only"
+    if [_is_corrected(reading) for reading in readings[:2]] == [True, False]:
+        return readings[0], "corrected"
+    *_, second, last = sorted(readings, key=lambda reading: reading.serviced)
+    if second.serviced < last.serviced:
+        return last, "latest"
+    raise InputError(
+        f"{second.path} and {last.path}: two readings of the series {last.scan.series_instance_uid} that differ;"
+        " remove the one that shall not count, or put 'corrected' into the other's name"
+    )
+
+
+def _is_corrected(reading: Reading) -> bool:
+    return _CORRECTED.search(str(reading.path)) is not None
+
+
+def _agree(one: Reading, other: Reading) -> bool:
+    return _content(one.scan) == _content(other.scan)
+
+
+def _content(scan: Scan) -> list[object]:
+    """What a reading says, to be compared."""
+    return [
+        (annotation.ratings, [(c.z, c.inclusion, c.points.tolist()) for c in annotation.contours])
+        for annotation in scan.annotations
+    ]
+
+
 def is_read_message(path: Path) -> bool:
     """Whether a file is a ``LidcReadMessage``; the chest radiographs' ``IdriReadMessage`` and other XML are not.
 
@@ -36,24 +123,32 @@ def is_read_message(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return b"<LidcReadMessage" in file.read(4096)
+            # With a prefix or without, in 8 or 16 bits a character.
+            return re.search(rb"[<:]LidcReadMessage", file.read(4096).replace(b"\0", b"")) is not None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); change its permissions or remove it") from error
 
 
 def read_message(path: str | Path) -> Scan:
-    """The annotations of one file.
+    """The annotations of one file, see :func:`read_reading`."""
+    return read_reading(path).scan
+
+
+def read_reading(path: str | Path) -> Reading:
+    """The annotations of one file, and when they were made.
 
     Returns:
-        A scan whose ``patient_id`` and ``slice_z`` are empty and whose thickness and spacing are NaN. An annotation's
-        id is the reader's number in the file and the nodule's among that reader's nodules, such as "2.1".
+        A reading whose scan has an empty ``patient_id`` and ``slice_z``, and NaN for thickness and spacing. An
+        annotation's id is the reader's number in the file and the nodule's among that reader's nodules, such as "2.1".
 
     Raises:
-        InputError: if the file is missing, is not well-formed XML (with its line), is another kind of message, or lacks
-            something an annotation needs.
+        InputError: if the file is missing, too large, is not well-formed XML (with its line), is another kind of
+            message, or lacks something an annotation needs.
     """
     file = Path(path)
     try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{file}: larger than {LARGEST_FILE:,} bytes, which no reading of a scan is; get it anew")
         root = ElementTree.parse(file).getroot()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give a LidcReadMessage XML file") from error
@@ -63,12 +158,14 @@ def read_message(path: str | Path) -> Scan:
         raise InputError(
             f"{file}: line {line}, column {column + 1}: not well-formed XML ({reason}); get it anew"
         ) from error
+    except InputError:
+        raise
     except (LookupError, ValueError) as error:
         raise InputError(f"{file}: not in an encoding that XML can be read in ({error}); get it anew") from error
     if root.tag != f"{_NAMESPACE}LidcReadMessage":
         raise InputError(f"{file}: the root element is {root.tag!r}, not LidcReadMessage: not a reading of a CT series")
     sessions = root.findall(f"{_NAMESPACE}readingSession")
-    return Scan(
+    scan = Scan(
         patient_id="",
         study_instance_uid=_text(root, "ResponseHeader/StudyInstanceUID", file, "header"),
         series_instance_uid=_text(root, "ResponseHeader/SeriesInstanceUid", file, "header"),
@@ -81,6 +178,9 @@ def read_message(path: str | Path) -> Scan:
             for annotation in _annotations(session, number, file)
         ),
     )
+    header = f"{_NAMESPACE}ResponseHeader/{_NAMESPACE}"
+    date, time = (root.findtext(f"{header}{name}Service", "").strip() for name in ("Date", "Time"))
+    return Reading(file, scan, f"{date} {time}" if date else "")
 
 
 def with_geometry(
@@ -120,6 +220,9 @@ def _annotations(session: Element, reader: int, file: Path) -> list[Annotation]:
 def _annotation(nodule: Element, characteristics: Element, annotation_id: str, file: Path) -> Annotation:
     name = _text(nodule, "noduleID", file, f"nodule {annotation_id}")
     where = f"nodule {name!r} of reader {annotation_id.partition('.')[0]}"
+    outlines = nodule.findall(f"{_NAMESPACE}roi")
+    if not outlines:
+        raise InputError(f"{file}: {where}: it is rated and has no outline (roi); correct the file")
     return Annotation(
         id=annotation_id,
         nodule_id=name,
@@ -128,7 +231,7 @@ def _annotation(nodule: Element, characteristics: Element, annotation_id: str, f
             for rating, element in READERS_NAMES.items()
             if characteristics.find(_NAMESPACE + element) is not None
         },
-        contours=tuple(_contour(roi, file, where) for roi in nodule.findall(f"{_NAMESPACE}roi")),
+        contours=tuple(_contour(roi, file, where) for roi in outlines),
     )
 
 
@@ -136,8 +239,10 @@ def _contour(roi: Element, file: Path, where: str) -> Contour:
     position = _text(roi, "imageZposition", file, where)
     try:
         z = float(position)
-    except ValueError as error:
-        raise InputError(f"{file}: {where}: imageZposition is {position!r}, not a number; correct the file") from error
+    except ValueError:
+        z = math.nan
+    if not math.isfinite(z):
+        raise InputError(f"{file}: {where}: imageZposition is {position!r}, not a number; correct the file")
     inclusion = _text(roi, "inclusion", file, where).upper()
     if inclusion not in ("TRUE", "FALSE"):
         raise InputError(f"{file}: {where}: inclusion is {inclusion!r}, neither TRUE nor FALSE; correct the file")
@@ -152,10 +257,11 @@ def _contour(roi: Element, file: Path, where: str) -> Contour:
 
 def _whole_number(parent: Element, element: str, file: Path, where: str) -> int:
     text = _text(parent, element, file, where)
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InputError(f"{file}: {where}: {element} is {text!r}, not a whole number; correct the file") from error
+    if not re.fullmatch(r"[+-]?[0-9]{1,6}", text) or abs(int(text)) > _LARGEST_INDEX:
+        raise InputError(
+            f"{file}: {where}: {element} is {text[:20]!r}, not a whole number up to 65,536; correct the file"
+        )
+    return int(text)
 
 
 def _text(parent: Element, elements: str, file: Path, where: str) -> str:
