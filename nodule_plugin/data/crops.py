@@ -16,6 +16,7 @@ separated by commas, or by semicolons or tabs, and then decimal commas are read 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ def _nodule_id(row: Row) -> str:
 
 def _add_nodule(nodules: NoduleSet, row: Row, synthetic: bool, selection: Selection) -> None:
     findings = _findings(row)
-    diameter_mm = _number(row, "diameter_mm", _LARGEST_DIAMETER_MM)
+    diameter_mm = _number(row, "diameter_mm")
+    if diameter_mm > _LARGEST_DIAMETER_MM:
+        raise InputError(f"diameter_mm is {row['diameter_mm']!r}; mm are needed, at most {_LARGEST_DIAMETER_MM}")
     readers = int(_number(row, "readers")) if row.get("readers") else 1
     nodule_id, image, masks = _nodule_id(row), nodules.root / row["image"], nodules.root / "masks"
     objection = selection.objection(readers, diameter_mm)
@@ -168,13 +171,13 @@ def _findings(row: Row) -> Findings:
     return Findings(**ratings)
 
 
-def _number(row: Row, name: str, largest: float = 2**31) -> float:
+def _number(row: Row, name: str) -> float:
     try:
         value = float(row[name])
     except ValueError as error:
         raise InputError(f"{name} is {row[name]!r}, not a number; correct the cell") from error
-    if not 0 < value <= largest:
-        raise InputError(f"{name} is {row[name]!r}; a number above 0 is needed, and at most {largest:,}")
+    if not 0 < value < math.inf:
+        raise InputError(f"{name} is {row[name]!r}; a number above 0 is needed")
     return value
 
 
@@ -184,10 +187,10 @@ def _centre(volume: Volume, mask: Path | None) -> tuple[float, float, int]:
     if mask is None:
         return (rows - 1) / 2, (columns - 1) / 2, (slices - 1) // 2
     other = read_volume(mask)
-    if other.voxels.shape != volume.voxels.shape or other.axes != volume.axes:
+    if (other.axes, other.voxels.shape) != (volume.axes, volume.voxels.shape):
         raise InputError(
-            f"{mask} has shape {other.voxels.shape} and axes {other.axes}, its image {volume.voxels.shape} and"
-            f" {volume.axes}; both need one grid"
+            f"{mask} has shape {other.voxels.shape} (axes {other.axes}), its image {volume.voxels.shape}"
+            f" ({volume.axes}); both need one grid"
         )
     marked = other.voxels != 0
     if not marked.any():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-LUNG_HU = -500
-"""What is darker is lung or air."""
+LUNG_HU = (-1024, -500)
+"""Between these are lung and air, and not what lies outside the scanner's field of view."""
 LEAST_LUNG = 0.02
-"""Of a crop around a lung nodule; the least of 838 real ones has 0.13."""
+"""Fraction of lung in a crop around a lung nodule; the least of 838 real ones has 0.13."""
 
 
 def not_hounsfield(voxels: np.ndarray) -> str | None:
@@ -32,8 +32,8 @@ def not_hounsfield(voxels: np.ndarray) -> str | None:
 def doubts_of_values(voxels: np.ndarray) -> list[str]:
     """What makes it doubtful that the values are Hounsfield units of a lung nodule and what is around it."""
     doubts = []
-    if np.mean(voxels < LUNG_HU) < LEAST_LUNG:
-        doubts.append(f"hardly a voxel as dark as lung (below {LUNG_HU} HU)")
+    if np.mean((voxels > LUNG_HU[0]) & (voxels < LUNG_HU[1])) < LEAST_LUNG:
+        doubts.append(f"hardly a voxel as dark as lung (between {LUNG_HU[0]:,} and {LUNG_HU[1]} HU)")
     if np.median(voxels) < -1100:
         doubts.append("mostly voxels darker than air (-1,000 HU): an intercept that was added twice?")
     if voxels.min() == voxels.max():

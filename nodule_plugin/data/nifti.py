@@ -53,7 +53,7 @@ def open_nifti(path: Path) -> Any:
             :data:`LARGEST_VOLUME`, holds no numbers, or measures in other units than mm.
     """
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"there is no file {path}; put it there, or take it off the list")
     with _faults_named(path):
         # Not nibabel.load first: it reads extensions of any size, and a compressed file need not be large for that.
         with ImageOpener(str(path)) as file:
@@ -76,6 +76,9 @@ def _check_header(path: Path, header: Any) -> None:
         raise InputError(
             f"{path} is of {size:,} bytes by its header (shape {shape}), more than {LARGEST_VOLUME:,}; cut the volume"
         )
+    zooms = [float(size) for size in header.get_zooms()]
+    if not all(0 < abs(size) < math.inf for size in zooms):  # nibabel would read 0 as 1
+        raise InputError(f"{path} has voxels of {' x '.join(f'{size:g}' for size in zooms)} mm; mend its header")
     units = header.get_xyzt_units()[0]
     if units not in ("mm", "unknown"):
         raise InputError(f"{path} measures in the unit {units}; mm are needed")
@@ -104,8 +107,8 @@ def read_volume(path: Path) -> Volume:
         raise InputError(f"{path} has shape {image.shape}; a volume (x, y, z) is needed")
     spacing = np.array(image.header.get_zooms(), dtype=float)
     axes = directions(image.affine)
-    if axes is None or not np.isfinite(spacing).all() or spacing.min() <= 0:
-        raise InputError(f"{path} has voxels of {spacing.tolist()} mm and an affine that places none; mend its header")
+    if axes is None:
+        raise InputError(f"{path} has an affine that does not say where its voxels are; mend its header")
     stated = int(image.header["qform_code"]) or int(image.header["sform_code"])
     doubts = _doubts(image.affine, spacing) if stated else ["no direction of its axes in the header: taken for LPS"]
     with _faults_named(path):
