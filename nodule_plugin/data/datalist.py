@@ -254,6 +254,8 @@ def summarise(content: Mapping[str, Any]) -> str:
     padded = sum(item["padding"] > 0 for split in SPLITS for item in content[split])
     lines.append(f"  prompts: {len(prompts)} different, {once} of them once only")
     lines.append(f"  ROI beyond the image's edge: {padded}")
+    doubts = Counter(doubt["reason"] for doubt in content.get("doubts", ()))
+    lines += [f"  in doubt: {count} x {reason}" for reason, count in doubts.most_common()]
     reasons = Counter(skipped["reason"] for skipped in content["skipped"])
     lines.append(f"  skipped: {len(content['skipped'])}")
     lines += [f"    {count} x {reason}" for reason, count in reasons.most_common(5)]

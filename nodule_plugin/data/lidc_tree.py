@@ -16,10 +16,11 @@ from nodule_plugin.lidc import geometry
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import DEFAULT_RULE, Consensus, check_rule, form_consensus
 from nodule_plugin.lidc.database import load_scans
-from nodule_plugin.lidc.records import Annotation, Scan
+from nodule_plugin.lidc.readings import choose_readings
+from nodule_plugin.lidc.records import Annotation, Reading, Scan
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.lidc.series import Series, SeriesIndex, index_series
-from nodule_plugin.lidc.xml import Reading, choose_readings, is_read_message, read_reading
+from nodule_plugin.lidc.xml import is_read_message, read_reading
 from nodule_plugin.parallel import in_order
 
 ANNOTATIONS = ("auto", "database", "xml")

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.geometry import diameter
+from nodule_plugin.lidc.readings import choose_readings
 from nodule_plugin.lidc.records import Scan
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.lidc.series import index_series
-from nodule_plugin.lidc.xml import choose_readings, is_read_message, read_reading
+from nodule_plugin.lidc.xml import is_read_message, read_reading
 
 _LIMITS = tuple(field.name for field in fields(Selection))
 

@@ -170,7 +170,7 @@ def test_values_that_are_no_hounsfield_units_are_named(tmp_path: Path, voxels: n
     [
         (LUNG, []),
         (np.where(LUNG < -900, -2000, LUNG + 1024), ["hardly a voxel as dark as lung"]),  # padding, else shifted
-        (LUNG - 1024, ["hardly a voxel as dark as lung", "mostly voxels darker than air"]),
+        (LUNG - 1024, ["mostly voxels darker than air"]),
         (np.full_like(LUNG, -700), ["one value throughout"]),
     ],
 )
