@@ -131,3 +131,9 @@ def test_picture_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not a picture")
     with pytest.raises(InputError, match=r"a.png cannot be read as a picture"):
         read_picture(tmp_path / "a.png")
+
+
+def test_what_a_file_manager_leaves_is_no_picture(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
+    assert [item["id"] for item in load_generated(tmp_path).items] == ["a"]

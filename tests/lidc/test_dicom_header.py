@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import COMPRESSED, SERIES_UID, STUDY_UID, compress, make_slice, write_slice
+from pydicom import config
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
     MPEG2MPML,
@@ -257,12 +258,24 @@ def test_slope_and_intercept_are_each_slices_own(tmp_path: Path) -> None:
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.2"}, "enhanced CT, all slices in one file"),
         ({"NumberOfFrames": 40}, "40 slices in one file; convert it to one file a slice"),
         ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels, which no slice of CT has"),
-        ({"RescaleSlope": 0}, "RescaleSlope is 0, which makes no Hounsfield units"),
     ],
 )
 def test_what_is_ct_and_no_slice_is_named(tmp_path: Path, elements: dict[str, Any], message: str) -> None:
     with pytest.raises(BrokenFile, match=message):
-        read_slice_header(write_slice(tmp_path / "1.dcm", 0, **{"RescaleIntercept": -1024, **elements}))
+        read_slice_header(write_slice(tmp_path / "1.dcm", 0, **elements))
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [("RescaleSlope", "0"), ("RescaleSlope", "nan"), ("RescaleIntercept", "inf")]
+)
+def test_what_makes_no_hounsfield_units_is_named(tmp_path: Path, tag: str, value: str) -> None:
+    path = write_slice(tmp_path / "1.dcm", 0)
+    with config.disable_value_validation():
+        dataset = pydicom.dcmread(path)
+        dataset[tag].value = value
+        dataset.save_as(path)
+    with pytest.raises(BrokenFile, match=rf"{tag} is \S+, which makes no Hounsfield units"):
+        read_slice_header(path)
 
 
 def _inflating_to(path: Path, size: int) -> Path:
