@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from datalist_content import make_content, make_item
 
-from nodule_plugin.data.dataset_warnings import dataset_warnings
 from nodule_plugin.data.datalist import summarise
+from nodule_plugin.data.dataset_warnings import dataset_warnings
 from nodule_plugin.data.overview import FEW, Distribution, count_datalist
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES
