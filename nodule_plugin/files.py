@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,11 @@ def read_json(path: Path, remedy: str = "correct the file") -> Any:
 
 
 def visible_files(folder: Path) -> list[Path]:
+    """:func:`visible_entries` as paths."""
+    return [Path(entry.path) for entry in visible_entries(folder)]
+
+
+def visible_entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, by name, but nothing hidden.
 
     Hidden are the leavings of file managers, such as macOS's ``._a.png`` (which has the ending of a picture and is
@@ -194,4 +200,5 @@ def visible_files(folder: Path) -> list[Path]:
     Raises:
         OSError: if the folder cannot be read.
     """
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=attrgetter("name"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt, ornt_transform
 
 ROW = {
     "patient_id": "P1",
@@ -26,10 +27,15 @@ ROW = {
 }
 
 
-def write_volume(path: Path, voxels: np.ndarray, spacing: tuple[float, float, float] = (0.5, 0.7, 2.0)) -> None:
-    """A NIfTI file with axes (x, y, z)."""
+def write_volume(
+    path: Path, voxels: np.ndarray, spacing: tuple[float, float, float] = (0.5, 0.7, 2.0), axes: str = "LPS"
+) -> None:
+    """A NIfTI file of ``voxels``, whose axes run to the patient's left, back and head; stored as ``axes`` says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, np.diag([*spacing, 1.0])), path)
+    image = nib.Nifti1Image(voxels, np.diag([-spacing[0], -spacing[1], spacing[2], 1.0]))
+    if axes != "LPS":
+        image = image.as_reoriented(ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(axes)))
+    nib.save(image, path)
 
 
 def write_crops(folder: Path, count: int = 1, masks: bool = True, **cells: Any) -> Path:

@@ -3,38 +3,41 @@
 Layout::
 
     nodules.csv           a row for each crop
-    images/*.nii.gz       CT in HU, array axes (x, y, z) = (column, row, slice)
+    images/*.nii.gz       CT in HU, axes in any order and direction: the affine says which
     masks/*.nii.gz        optional: the nodule's mask, the image's file name, on the image's grid
     dataset.json          optional: {"source": "phantom", "synthetic": true, ...}
 
 Columns needed: image (path below the folder), patient_id, diameter_mm, sphericity, margin, texture, spiculation and
 calcification. Columns used where present: series_instance_uid, readers, lobulation, malignancy, subtlety and
-internal_structure (an empty cell: not rated). Others are passed over. The ratings are taken as they stand.
+internal_structure (an empty cell: not rated). Others are passed over. The ratings are taken as they stand. Cells are
+separated by commas, or by semicolons or tabs, and then decimal commas are read too.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-import zlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
+from nodule_plugin.data.hounsfield import doubts_of_values, not_hounsfield
+from nodule_plugin.data.nifti import Volume, read_volume
 from nodule_plugin.data.nodule import Nodule, NoduleSet, Skipped
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 from nodule_plugin.findings import OPTIONAL_RATINGS, REQUIRED_RATINGS, Findings
 from nodule_plugin.lidc.selection import Selection
 
 TABLE = "nodules.csv"
 SIDECAR = "dataset.json"
 _REQUIRED_COLUMNS = ("image", "patient_id", "diameter_mm", *REQUIRED_RATINGS)
+_NUMBERS = ("diameter_mm", "readers", *REQUIRED_RATINGS, *OPTIONAL_RATINGS)
+_LARGEST_DIAMETER_MM = 300
+"""No lung is wider: a larger number is not mm."""
 Row = Mapping[str, str]
 
 
@@ -43,15 +46,17 @@ def nodules_from_crops(dataset_dir: Path, selection: Selection | None = None) ->
 
     A nodule's id is its image's file name without extensions. Its centre slice is the slice nearest to its mask's
     centre of mass along z (of the slices that the mask touches), its centre there the mask's centre of mass in that
-    slice; where there is no masks folder, the crop's middle. Its diameter is the table's: what that means depends on
-    who made the table (LUNA16's is that of the sphere of equal volume, about a quarter below the greatest extent).
+    slice; where there is no masks folder, the crop's middle. All three are those of the volume turned so that its axes
+    run to the patient's left, back and head. Its diameter is the table's: what that means depends on who made the table
+    (LUNA16's is that of the sphere of equal volume, about a quarter below the greatest extent).
 
     Args:
         dataset_dir: folder with ``nodules.csv``; only read.
         selection: limits; all nodules by default. A limit of slice thickness keeps every crop: NIfTI does not store it.
 
     Raises:
-        InputError: if the table lacks a column or holds a value that makes no sense, or a file is missing or broken.
+        InputError: if the table lacks a column or holds a value that makes no sense, a file is missing or broken, or an
+            image's values cannot be Hounsfield units. What is only doubtful is among the result's doubts.
     """
     table = dataset_dir / TABLE
     rows = _read_table(table)
@@ -68,11 +73,10 @@ def nodules_from_crops(dataset_dir: Path, selection: Selection | None = None) ->
                 f"{where}: image {row['image']!r} has the name of line {line_of[nodule_id]}'s; name each once"
             )
         line_of[nodule_id] = line
-        result = _nodule(row, dataset_dir, synthetic, selection or Selection(), where)
-        if isinstance(result, Skipped):
-            nodules.skipped.append(result)
-        else:
-            nodules.nodules.append(result)
+        try:
+            _add_nodule(nodules, row, synthetic, selection or Selection())
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
     return nodules
 
 
@@ -80,31 +84,38 @@ def _nodule_id(row: Row) -> str:
     return Path(row["image"]).name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _nodule(row: Row, dataset_dir: Path, synthetic: bool, selection: Selection, where: str) -> Nodule | Skipped:
-    findings = _findings(row, where)
-    diameter_mm = _number(row, "diameter_mm", where)
-    readers = int(_number(row, "readers", where)) if row.get("readers") else 1
+def _add_nodule(nodules: NoduleSet, row: Row, synthetic: bool, selection: Selection) -> None:
+    findings = _findings(row)
+    diameter_mm = _number(row, "diameter_mm")
+    if diameter_mm > _LARGEST_DIAMETER_MM:
+        raise InputError(f"diameter_mm is {row['diameter_mm']!r}; mm are needed, at most {_LARGEST_DIAMETER_MM}")
+    readers = int(_number(row, "readers")) if row.get("readers") else 1
+    nodule_id, image, masks = _nodule_id(row), nodules.root / row["image"], nodules.root / "masks"
     objection = selection.objection(readers, diameter_mm)
     if objection is not None:
-        return Skipped(_nodule_id(row), objection)
-    image = dataset_dir / row["image"]
-    masks = dataset_dir / "masks"
-    shape, spacing, (centre_row, centre_column, slice_index) = _place(
-        image, masks / image.name if masks.is_dir() else None, where
-    )
-    return Nodule(
-        id=_nodule_id(row),
-        patient_id=row["patient_id"],
-        series_instance_uid=row.get("series_instance_uid") or "",
-        image=image,
-        slice_index=slice_index,
-        centre=(centre_row, centre_column),
-        spacing=spacing,
-        shape=shape,
-        diameter_mm=diameter_mm,
-        findings=findings,
-        readers=readers,
-        synthetic=synthetic,
+        nodules.skipped.append(Skipped(nodule_id, objection))
+        return
+    volume = read_volume(image)
+    if fault := not_hounsfield(volume.voxels):
+        raise InputError(f"{image}: {fault}")
+    row_, column, slice_index = _centre(volume, masks / image.name if masks.is_dir() else None)
+    nodules.doubts += [Skipped(nodule_id, doubt) for doubt in (*volume.doubts, *doubts_of_values(volume.voxels))]
+    nodules.nodules.append(
+        Nodule(
+            id=nodule_id,
+            patient_id=row["patient_id"],
+            series_instance_uid=row.get("series_instance_uid") or "",
+            image=image,
+            slice_index=slice_index,
+            axes=volume.axes,
+            centre=(row_, column),
+            spacing=volume.spacing[1::-1],
+            shape=volume.voxels.shape[1::-1],
+            diameter_mm=diameter_mm,
+            findings=findings,
+            readers=readers,
+            synthetic=synthetic,
+        )
     )
 
 
@@ -112,96 +123,84 @@ def _read_table(table: Path) -> list[tuple[int, Row]]:
     """(line number, row) of each row, all needed cells filled."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            header = file.readline()
+            file.seek(0)
+            separator = max(",;\t", key=header.count)
+            reader = csv.DictReader(file, delimiter=separator)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            rows: list[tuple[int, Row]] = [
-                (reader.line_num, {name: (cell or "").strip() for name, cell in row.items() if name}) for row in reader
-            ]
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: cannot be read ({error}); give a CSV file in UTF-8") from error
     missing = [name for name in _REQUIRED_COLUMNS if name not in columns]
     if missing:
         raise InputError(f"{table}: the column {missing[0]!r} is missing; needed are {', '.join(_REQUIRED_COLUMNS)}")
-    for line, row in rows:
-        empty = [name for name in _REQUIRED_COLUMNS if not row[name]]
-        if empty:
-            raise InputError(f"{table}: line {line}: {empty[0]} is empty; fill it in or delete the line")
-    return rows
+    return [(line, _cells(row, columns, separator, f"{table}: line {line}")) for line, row in rows]
+
+
+def _cells(row: Mapping[str | None, Any], columns: list[str], separator: str, where: str) -> Row:
+    """A row's cells by column, without blanks around them and with decimal points."""
+    if any(cell.strip() for cell in row.get(None, ())):
+        raise InputError(
+            f"{where}: more cells than columns; write 9.5 rather than 9,5, or separate cells by semicolons"
+        )
+    cells = {name: (row[name] or "").strip() for name in columns if name}
+    if empty := [name for name in _REQUIRED_COLUMNS if not cells[name]]:
+        raise InputError(f"{where}: {empty[0]} is empty; fill it in or delete the line")
+    if separator != ",":
+        cells |= {name: cells[name].replace(",", ".") for name in _NUMBERS if name in cells}
+    return cells
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); correct or delete the file") from error
+    content = read_json(path, "correct or delete the file")
     if not isinstance(content, dict):
         raise InputError(f"{path}: a JSON object is needed; correct or delete the file")
     return content
 
 
-def _findings(row: Row, where: str) -> Findings:
-    rated = [*REQUIRED_RATINGS, *(name for name in OPTIONAL_RATINGS if row.get(name))]
+def _findings(row: Row) -> Findings:
     ratings: dict[str, int] = {}
-    for name in rated:
-        value = _number(row, name, where)
+    for name in (*REQUIRED_RATINGS, *(name for name in OPTIONAL_RATINGS if row.get(name))):
+        value = _number(row, name)
         if not value.is_integer():
-            raise InputError(f"{where}: {name} is {row[name]!r}; a rating is a whole number")
+            raise InputError(f"{name} is {row[name]!r}; a rating is a whole number")
         ratings[name] = int(value)
-    try:
-        return Findings(**ratings)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+    return Findings(**ratings)
 
 
-def _number(row: Row, name: str, where: str) -> float:
+def _number(row: Row, name: str) -> float:
     try:
         value = float(row[name])
     except ValueError as error:
-        raise InputError(f"{where}: {name} is {row[name]!r}, not a number; correct the cell") from error
-    if not np.isfinite(value) or value <= 0:
-        raise InputError(f"{where}: {name} is {row[name]!r}; a number above 0 is needed")
+        raise InputError(f"{name} is {row[name]!r}, not a number; correct the cell") from error
+    if not 0 < value < math.inf:
+        raise InputError(f"{name} is {row[name]!r}; a number above 0 is needed")
     return value
 
 
-def _place(
-    image: Path, mask: Path | None, where: str
-) -> tuple[tuple[int, int], tuple[float, float], tuple[float, float, int]]:
-    """(rows, columns), (row, column) spacing in mm and (row, column, slice) of the nodule's centre."""
-    volume, zooms = _load(image, where)
-    columns, rows, slices = volume.shape
+def _centre(volume: Volume, mask: Path | None) -> tuple[float, float, int]:
+    """(row, column, slice) of the nodule's centre."""
+    columns, rows, slices = volume.voxels.shape
     if mask is None:
-        centre = ((rows - 1) / 2, (columns - 1) / 2, (slices - 1) // 2)
-    else:
-        marked = _load(mask, where)[0] != 0
-        if marked.shape != volume.shape:
-            raise InputError(f"{where}: {mask} has shape {marked.shape}, its image {volume.shape}; both need one grid")
-        if not marked.any():
-            raise InputError(f"{where}: {mask} marks no voxel; delete the line or mend the mask")
-        centre = _mask_centre(marked)
-    return (rows, columns), (zooms[1], zooms[0]), centre
+        return (rows - 1) / 2, (columns - 1) / 2, (slices - 1) // 2
+    other = read_volume(mask)
+    if (other.axes, other.voxels.shape) != (volume.axes, volume.voxels.shape):
+        raise InputError(
+            f"{mask} has shape {other.voxels.shape} (axes {other.axes}), its image {volume.voxels.shape}"
+            f" ({volume.axes}); both need one grid"
+        )
+    marked = other.voxels != 0
+    if not marked.any():
+        raise InputError(f"{mask} marks no voxel; delete the line or mend the mask")
+    # Sums rather than a list of the marked voxels, which would be 24 times as large as the mask.
+    in_slice = marked.sum(axis=(0, 1))
+    touched = np.flatnonzero(in_slice)
+    middle = int(touched[np.abs(touched - _mean_index(in_slice)).argmin()])
+    return _mean_index(marked[:, :, middle].sum(axis=0)), _mean_index(marked[:, :, middle].sum(axis=1)), middle
 
 
-def _mask_centre(mask: np.ndarray) -> tuple[float, float, int]:
-    x, y, z = np.nonzero(mask)
-    touched = np.unique(z)
-    middle = int(touched[np.abs(touched - z.mean()).argmin()])
-    return float(y[z == middle].mean()), float(x[z == middle].mean()), middle
-
-
-def _load(path: Path, where: str) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """A volume and its voxel sizes; read as a whole, so that a truncated file is found now and not during training."""
-    if not path.is_file():
-        raise InputError(f"{where}: there is no file {path}; put it there or delete the line")
-    try:
-        image = nib.load(path)
-        volume = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{where}: {path} is not a whole NIfTI file ({reason}); get it anew") from error
-    if volume.ndim != 3:
-        raise InputError(f"{where}: {path} has shape {volume.shape}; a volume (x, y, z) is needed")
-    zooms = image.header.get_zooms()  # type: ignore[attr-defined]
-    return volume, (float(zooms[0]), float(zooms[1]), float(zooms[2]))
+def _mean_index(counts: np.ndarray) -> float:
+    return float(counts @ np.arange(len(counts)) / counts.sum())

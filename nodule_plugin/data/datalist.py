@@ -85,7 +85,8 @@ def build_datalist(
         "consensus": nodules.consensus,
         "selection": {name: limit for name, limit in vars(selection or Selection()).items() if limit is not None},
         "split": {"ratios": [int(ratio) for ratio in ratios], "seed": seed},
-        "skipped": [{"what": skipped.what, "reason": skipped.reason} for skipped in nodules.skipped],
+        "skipped": [vars(skipped) for skipped in nodules.skipped],
+        "doubts": [vars(doubt) for doubt in nodules.doubts],
         "numTraining": len(items["training"]),
         "numValidation": len(items["validation"]),
         "numTest": len(items["test"]),
@@ -114,6 +115,7 @@ def _item(nodule: Nodule, root: Path, template: PromptTemplate) -> dict[str, Any
         "id": nodule.id,
         "image": nodule.image.relative_to(root).as_posix(),
         "slice_index": nodule.slice_index,
+        "axes": nodule.axes,
         "centre": list(nodule.centre),
         "spacing": list(nodule.spacing),
         "diameter_mm": nodule.diameter_mm,
@@ -274,6 +276,8 @@ def summarise(content: Mapping[str, Any]) -> str:
     padded = sum(item["padding"] > 0 for split in SPLITS for item in content[split])
     lines.append(f"  prompts: {len(prompts)} different, {once} of them once only")
     lines.append(f"  ROI beyond the image's edge: {padded}")
+    doubts = Counter(doubt["reason"] for doubt in content.get("doubts", ()))
+    lines += [f"  in doubt: {count} x {reason}" for reason, count in doubts.most_common()]
     reasons = Counter(skipped["reason"] for skipped in content["skipped"])
     lines.append(f"  skipped: {len(content['skipped'])}")
     lines += [f"    {count} x {reason}" for reason, count in reasons.most_common(5)]

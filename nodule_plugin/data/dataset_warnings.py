@@ -24,7 +24,7 @@ from nodule_plugin.prompts import PromptTemplate
 
 
 def dataset_warnings(content: Mapping[str, Any], overview: Overview) -> list[str]:
-    """The gravest first: faults of the split, words without examples, prompts of few, what prompts cannot say.
+    """The gravest first: files in doubt, the split, words without examples, prompts of few, what prompts cannot say.
 
     Args:
         content: of the data list.
@@ -33,11 +33,19 @@ def dataset_warnings(content: Mapping[str, Any], overview: Overview) -> list[str
     template = template_of(content)
     examples = examples_by_split(content)
     return [
+        *_of_doubts(content),
         *_of_the_split(content, examples),
         *_of_words(examples[TRAINING], template),
         *_of_prompts(examples, overview, template),
         *_of_the_template(template),
     ]
+
+
+def _of_doubts(content: Mapping[str, Any]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for doubt in content.get("doubts", ()):  # absent from data lists of earlier versions
+        names.setdefault(doubt["reason"], []).append(doubt["what"])
+    return [f"{_listed(nodules)} may be read wrongly: {reason}." for reason, nodules in names.items()]
 
 
 def _of_the_split(content: Mapping[str, Any], examples: Mapping[str, Sequence[Item]]) -> list[str]:

@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from monai.transforms import Transform
-from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.generated import MANIFEST, GeneratedSet, load_generated
 from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
+from nodule_plugin.data.nifti import read_voxels
 from nodule_plugin.data.picture import PICTURES, read_picture
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
@@ -311,11 +310,7 @@ def _model_name(generated: GeneratedSet) -> str:
 
 
 def _read_slice(path: Path) -> np.ndarray:
-    try:
-        volume: Any = nibabel.load(path)
-        slices = np.asarray(volume.dataobj, dtype=np.float32)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"image: {path} cannot be read as a NIfTI volume: {error}") from error
+    slices = read_voxels(path)
     if slices.ndim not in (2, 3) or (slices.ndim == 3 and slices.shape[2] != 1):
         raise InputError(
             f"image: {path} has shape {slices.shape}; one slice is needed, (columns, rows) or with a third 1"

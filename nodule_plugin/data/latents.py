@@ -244,7 +244,8 @@ def data_fingerprint(items: Sequence[Mapping[str, Any]], transform: Any) -> str:
         transform: its classes and settings count.
     """
     stamps = {path: [(stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in {i["image"] for i in items}}
-    places = [{name: item[name] for name in ("image", "slice_index", "centre", "spacing", "roi_mm")} for item in items]
+    fields = ("image", "slice_index", "axes", "centre", "spacing", "roi_mm")
+    places = [{name: item[name] for name in fields if name in item} for item in items]
     content = json.dumps([places, stamps, _describe(transform)], sort_keys=True)
     return sha256(content.encode()).hexdigest()
 

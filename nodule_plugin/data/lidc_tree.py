@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from nodule_plugin.data.nodule import Nodule, NoduleSet, Skipped
+from nodule_plugin.data.orientation import slice_directions, turned_slice
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc import geometry
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import DEFAULT_RULE, Consensus, check_rule, form_consensus
 from nodule_plugin.lidc.database import load_scans
-from nodule_plugin.lidc.records import Annotation, Scan
+from nodule_plugin.lidc.readings import choose_readings
+from nodule_plugin.lidc.records import Annotation, Reading, Scan
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.lidc.series import Series, SeriesIndex, index_series
-from nodule_plugin.lidc.xml import is_read_message, read_message, with_geometry
+from nodule_plugin.lidc.xml import is_read_message, read_reading
 from nodule_plugin.parallel import in_order
 
 ANNOTATIONS = ("auto", "database", "xml")
@@ -37,8 +39,9 @@ def nodules_from_lidc(
 
     A nodule's diameter is the median over its readers of each reader's greatest in-plane extent. Its centre slice is
     the slice nearest to the mean over its readers of their outlines' mean z; its centre there is the mean of the
-    readers' centres of area. Its id is made of the patient and the nodule's place by ascending slice among all the
-    scan's nodules, selected or not, such as "LIDC-IDRI-0001-N01" ("LIDC-IDRI-0132-S2-N01" in a patient's second scan,
+    readers' centres of area, in the slice turned so that its columns run to the patient's left and its rows to the
+    back. Its id is made of the patient and the nodule's number by ascending slice among all the scan's nodules,
+    selected or not, such as "LIDC-IDRI-0001-N01" ("LIDC-IDRI-0132-S2-N01" in a patient's second scan,
     "LIDC-IDRI-0001-N01-R2" for the second reading where the rule takes single readings).
 
     Args:
@@ -68,7 +71,8 @@ def nodules_from_lidc(
         raise InputError(f"{path}: {reason}, or set skip_broken to go on without it{more}")
     nodules = NoduleSet("lidc-idri", dataset_dir, rule)
     nodules.skipped += [Skipped(str(path), reason) for path, reason in index.broken.items()]
-    scans = _annotated_scans(index, annotations, num_workers)
+    scans, other_readings = _annotated_scans(index, annotations, num_workers)
+    nodules.skipped += [Skipped(str(path), reason) for path, reason in other_readings.items()]
     if not scans:
         raise InputError(
             f"{dataset_dir}: none of its {len(index.series)} CT series is annotated (annotations: {annotations});"
@@ -78,43 +82,38 @@ def nodules_from_lidc(
         nodules.skipped.append(Skipped(f"series {uid}", "no annotations"))
     limits = selection or Selection()
     jobs = [(scan, name, index.series[scan.series_instance_uid], rule, limits) for scan, name in scans]
-    for found in tqdm(in_order(_find_nodules, jobs, num_workers), desc="nodules", unit="scan", total=len(jobs)):
-        nodules.nodules += [item for item in found if isinstance(item, Nodule)]
-        nodules.skipped += [item for item in found if isinstance(item, Skipped)]
+    for results in tqdm(in_order(_find_nodules, jobs, num_workers), desc="nodules", unit="scan", total=len(jobs)):
+        nodules.nodules += [item for item in results if isinstance(item, Nodule)]
+        nodules.skipped += [item for item in results if isinstance(item, Skipped)]
     if nodules.nodules and all(nodule.synthetic for nodule in nodules.nodules):
         nodules.source = "phantom"
     return nodules
 
 
-def _annotated_scans(index: SeriesIndex, annotations: str, num_workers: int | None) -> list[tuple[Scan, str]]:
-    """Scans whose series are in the index, each with the beginning of its nodules' ids, ordered by that."""
+def _annotated_scans(
+    index: SeriesIndex, annotations: str, num_workers: int | None
+) -> tuple[list[tuple[Scan, str]], dict[Path, str]]:
+    """Scans whose series are in the index, each with the beginning of its nodules' ids, ordered by that.
+
+    Second, the XML files that other readings of their series take the place of, with the reason.
+    """
     database = load_scans()
     known = {scan.series_instance_uid: scan for scan in database if scan.series_instance_uid in index.series}
-    leave_out = known if annotations == "auto" else {}
-    read = {} if annotations == "database" else _scans_from_xml(index, leave_out, num_workers)
+    wanted = (
+        set() if annotations == "database" else set(index.series) - (set(known) if annotations == "auto" else set())
+    )
+    readings = in_order(_read_if_message, index.xml_files, num_workers) if wanted else iter(())
+    progress = tqdm(readings, desc="XML", unit="file", total=len(index.xml_files), disable=not index.xml_files)
+    of_series = [reading for reading in progress if reading and reading.scan.series_instance_uid in wanted]
+    chosen, others = choose_readings(of_series)
+    read = {uid: index.series[uid].annotated(scan) for uid, scan in chosen.items()}
     names = _name_series([*database, *(read[uid] for uid in sorted(read))])
-    chosen = read if annotations == "xml" else {**known, **read}
-    return sorted(((scan, names[uid]) for uid, scan in chosen.items()), key=lambda pair: pair[1])
+    scans = read if annotations == "xml" else {**known, **read}
+    return sorted(((scan, names[uid]) for uid, scan in scans.items()), key=lambda pair: pair[1]), others
 
 
-def _scans_from_xml(index: SeriesIndex, leave_out: Collection[str], num_workers: int | None) -> dict[str, Scan]:
-    """Series -> its reading, for the series of the index that have one."""
-    scans: dict[str, Scan] = {}
-    read = in_order(_read_if_message, index.xml_files, num_workers)
-    for scan in tqdm(read, desc="XML", unit="file", total=len(index.xml_files), disable=not index.xml_files):
-        if scan is None:
-            continue
-        uid = scan.series_instance_uid
-        if uid in index.series and uid not in leave_out and uid not in scans:
-            header = index.series[uid].header
-            scans[uid] = with_geometry(
-                scan, header.patient_id, header.slice_thickness, header.spacing[0], index.series[uid].slice_z
-            )
-    return scans
-
-
-def _read_if_message(path: Path) -> Scan | None:
-    return read_message(path) if is_read_message(path) else None
+def _read_if_message(path: Path) -> Reading | None:
+    return read_reading(path) if is_read_message(path) else None
 
 
 def _name_series(scans: Iterable[Scan]) -> dict[str, str]:
@@ -134,21 +133,21 @@ def _name_series(scans: Iterable[Scan]) -> dict[str, str]:
 def _find_nodules(job: tuple[Scan, str, Series, str, Selection]) -> list[Nodule | Skipped]:
     """What one scan has to give: its nodules in the order of their ids, and what was left out."""
     scan, name, series, rule, selection = job
-    found: list[Nodule | Skipped] = []
+    results: list[Nodule | Skipped] = []
     if series.duplicates:
         reason = f"{len(series.duplicates)} files at positions that other files of the series hold, such as"
-        found.append(Skipped(f"series {scan.series_instance_uid}", f"{reason} {series.duplicates[0].name}"))
+        results.append(Skipped(f"series {scan.series_instance_uid}", f"{reason} {series.duplicates[0].name}"))
     for number, cluster in enumerate(cluster_annotations(scan), start=1):
         formed = form_consensus(cluster, rule)
         if not formed:
-            found.append(Skipped(f"{name}-N{number:02d}", f"fewer readings than {rule} needs"))
+            results.append(Skipped(f"{name}-N{number:02d}", f"fewer readings than {rule} needs"))
         for consensus in formed:
             reading = f"-R{consensus.reader}" if consensus.reader else ""
             result = _nodule(f"{name}-N{number:02d}{reading}", consensus, cluster, scan, series, selection)
-            found.append(result)
+            results.append(result)
             if isinstance(result, Nodule):
-                found += [Skipped(result.id, remark) for remark in consensus.remarks]
-    return found
+                results += [Skipped(result.id, remark) for remark in consensus.remarks]
+    return results
 
 
 def _nodule(
@@ -165,7 +164,7 @@ def _nodule(
         return Skipped(nodule_id, "its outlines are single points: it has no size")
     z = float(np.mean([geometry.mean_z(annotation) for annotation in consensus.annotations]))
     expected = scan.slice_z[int(geometry.slice_indices([z], scan.slice_z)[0])]
-    found, distance = series.nearest(expected)
+    nearest, distance = series.nearest(expected)
     if distance > series.slice_distance / 2:
         return Skipped(
             nodule_id, f"its centre slice at z = {expected:g} mm is missing; the nearest is {distance:g} mm away"
@@ -174,17 +173,21 @@ def _nodule(
     if centre is None:  # a gap between the outlines
         row, column = np.mean([geometry.centroid(annotation, scan)[:2] for annotation in consensus.annotations], axis=0)
         centre = (float(row), float(column))
+    header = nearest.header
+    axes = slice_directions(header.orientation)
+    centre, spacing, shape = turned_slice(centre, header.spacing, header.shape, axes)
     return Nodule(
         id=nodule_id,
         patient_id=scan.patient_id,
         series_instance_uid=scan.series_instance_uid,
-        image=found.path,
+        image=nearest.path,
         slice_index=None,
         centre=centre,
-        spacing=found.header.spacing,
-        shape=found.header.shape,
+        spacing=spacing,
+        shape=shape,
         diameter_mm=diameter_mm,
         findings=consensus.findings,
         readers=len(consensus.annotations),
-        synthetic=found.header.synthetic,
+        synthetic=header.synthetic,
+        axes=axes,
     )

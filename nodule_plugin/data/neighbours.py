@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel
-
+from nodule_plugin.data.nifti import open_nifti
+from nodule_plugin.data.orientation import SHOWN, stored_axes
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import findings_to_prompt
@@ -62,8 +62,9 @@ def enlarge_training(
 def _neighbours(item: Mapping[str, Any], root: Path, reach: float) -> Iterator[dict[str, Any]]:
     if item["slice_index"] is None:
         raise InputError(f"{item['id']}: neighbouring slices are taken from NIfTI volumes, not from {item['image']}")
-    header: Any = nibabel.load(root / item["image"]).header
-    depth, spacing = header.get_data_shape()[2], float(header.get_zooms()[2])
+    header = open_nifti(root / item["image"]).header
+    through = stored_axes(item.get("axes", SHOWN))[2]
+    depth, spacing = header.get_data_shape()[through], float(header.get_zooms()[through])
     steps = int(reach * item["diameter_mm"] / spacing)
     for offset in range(-steps, steps + 1):
         if offset and 0 <= item["slice_index"] + offset < depth:

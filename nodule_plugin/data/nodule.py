@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nodule_plugin.data.orientation import SHOWN
 from nodule_plugin.findings import Findings
 
 
@@ -16,7 +17,7 @@ class Nodule:
         id: unique within the dataset, stable between runs.
         patient_id, series_instance_uid: DICOM identifiers.
         image: file with the centre slice: a DICOM instance or a NIfTI volume.
-        slice_index: index of the centre slice along the NIfTI volume's third axis; None for a DICOM instance.
+        slice_index: index of the centre slice in the NIfTI volume, turned; None for a DICOM instance.
         centre: (row, column) of the nodule's centre in the slice, in pixels (not rounded; pixel centres are whole).
         spacing: (row, column) distance between pixels, mm.
         shape: (rows, columns) of the slice.
@@ -24,6 +25,8 @@ class Nodule:
         findings: the consensus of its readers.
         readers: how many readers' ratings the consensus rests on.
         synthetic: True where the pixels are not a patient's.
+        axes: how the file's axes run, see :mod:`nodule_plugin.data.orientation`. Index, centre, spacing and shape are
+            those of the image turned: its columns run to the patient's left, its rows to the back.
     """
 
     id: str
@@ -38,11 +41,12 @@ class Nodule:
     findings: Findings
     readers: int
     synthetic: bool = False
+    axes: str = SHOWN
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something a source could not or was told not to use, for the data list's report."""
+    """Something a source could not or was told not to use, or that is in doubt, for the data list's report."""
 
     what: str
     reason: str
@@ -58,6 +62,7 @@ class NoduleSet:
         consensus: rule by which the findings follow from the readers, or "given" where the source holds findings.
         nodules: in a stable order.
         skipped: what was left out, and why.
+        doubts: what is used and may be wrong, and why.
     """
 
     source: str
@@ -65,3 +70,4 @@ class NoduleSet:
     consensus: str
     nodules: list[Nodule] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    doubts: list[Skipped] = field(default_factory=list)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+from nodule_plugin.errors import InputError
+
+LARGEST_ROI_MM = 1000
+"""No scanner sees more."""
 Bounds = tuple[int, int, int, int]
 
 
@@ -20,7 +24,12 @@ def roi_bounds(centre: tuple[float, float], spacing: tuple[float, float], roi_mm
 
     Returns:
         (row_start, row_stop, column_start, column_stop), stops exclusive. They may lie beyond the image.
+
+    Raises:
+        InputError: if the ROI is larger than :data:`LARGEST_ROI_MM`; what lies beyond the image takes memory too.
     """
+    if not 0 < roi_mm <= LARGEST_ROI_MM:
+        raise InputError(f"roi_mm: a number above 0 and up to {LARGEST_ROI_MM} is needed, not {roi_mm}")
     bounds: list[int] = []
     for middle, step in zip(centre, spacing):
         side = max(1, math.floor(roi_mm / step + 0.5))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from nodule_plugin.data.crops import SIDECAR, TABLE, nodules_from_crops
 from nodule_plugin.data.lidc_tree import nodules_from_lidc
 from nodule_plugin.data.nodule import NoduleSet
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json, visible_entries
 from nodule_plugin.lidc.consensus import DEFAULT_RULE
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.lidc.series import contains_dicom
@@ -90,20 +90,20 @@ def make_phantoms(phantom_dir: Path, nodules: int, seed: int) -> Path:
         InputError: if the folder holds something else, or phantoms made with other settings.
     """
     folder = phantom_dir.absolute()
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not visible_entries(folder)):
         from nodule_plugin.lidc.phantom import write_phantom_crops  # only here: drawing costs imports and seconds
 
         return write_phantom_crops(folder, nodules=nodules, seed=seed).absolute()
     sidecar = folder / SIDECAR
     try:
-        made = json.loads(sidecar.read_text(encoding="utf-8"))
-        found = {"source": made["source"], "nodules": made["nodules"], "seed": made["seed"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        made = read_json(sidecar)
+        settings = {"source": made["source"], "nodules": made["nodules"], "seed": made["seed"]}
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not a folder of phantoms; give phantom_dir another, empty one") from error
     wanted = {"source": PHANTOM, "nodules": nodules, "seed": seed}
-    if found != wanted:
+    if settings != wanted:
         raise InputError(
-            f"{sidecar}: made with {found}, wanted is {wanted}; give phantom_dir another folder or delete it"
+            f"{sidecar}: made with {settings}, wanted is {wanted}; give phantom_dir another folder or delete it"
         )
     return folder
 
@@ -114,7 +114,7 @@ def _existing_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise InputError(f"dataset_dir: {folder} is a file; give the folder it lies in")
     try:
-        empty = not any(folder.iterdir())
+        empty = not visible_entries(folder)
     except OSError as error:
         raise InputError(f"dataset_dir: {folder} cannot be read ({error.strerror}); change its permissions") from error
     if empty:

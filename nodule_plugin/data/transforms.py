@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from monai.transforms import Transform
-from nibabel.filebasedimages import ImageFileError
 from PIL import Image
 
+from nodule_plugin.data.nifti import read_plane
+from nodule_plugin.data.orientation import SHOWN, turned
 from nodule_plugin.data.roi import Bounds, roi_bounds
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
@@ -28,53 +28,59 @@ LOWEST_HU = -1024.0
 """Lower values mark what lies outside the scanner's round field of view (-2048, -3024): they are no attenuation."""
 
 
-def read_slice(path: Path, slice_index: int | None) -> np.ndarray:
+def read_slice(path: Path, slice_index: int | None, axes: str = SHOWN) -> np.ndarray:
     """One slice in Hounsfield units, (rows, columns) float32, at least :data:`LOWEST_HU`.
 
     There is no upper limit: metal reaches several thousand HU.
 
     Args:
-        path: a NIfTI volume with axes (x, y, z), or one DICOM instance.
-        slice_index: along the volume's z axis; None for a DICOM instance.
+        path: a NIfTI volume, or one DICOM instance.
+        slice_index: of the volume's slices, from below; None for a DICOM instance.
+        axes: how the file's axes run, as the data list's item says: the slice is turned so that its columns run to the
+            patient's left and its rows to the back. The default, and data lists of earlier versions, take it as stored.
 
     Raises:
-        InputError: if the file is missing, damaged, compressed in a way that cannot be decoded, or has no such slice.
+        InputError: if the file is missing, damaged, compressed in a way that cannot be decoded, or has no such slice,
+            or the slice has values that are not finite.
     """
     if not path.is_file():
         raise InputError(f"image: there is no file {path}; check dataset_dir, or run prepare again")
-    hu = _read_dicom(path) if slice_index is None else _read_nifti(path, slice_index)
+    try:
+        hu = _read_dicom(path, axes) if slice_index is None else read_plane(path, slice_index, axes)
+    except InputError as error:
+        raise InputError(f"image: {error}") from error
+    if not np.isfinite(hu).all():
+        raise InputError(f"image: {path} has values that are not finite; correct it, or leave it out")
     return np.maximum(hu, np.float32(LOWEST_HU))
 
 
-def _read_dicom(path: Path) -> np.ndarray:
+def _read_dicom(path: Path, axes: str) -> np.ndarray:
     # Only here: NIfTI, and training from a cache of latents, need no DICOM reader.
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    from nodule_plugin.lidc.dicom_header import BrokenFile, check_decoder
+    from nodule_plugin.lidc.dicom_header import (
+        RAISED_BY_DAMAGE,
+        BrokenFile,
+        check_decoder,
+        check_inflated_size,
+        check_size,
+    )
 
     try:
+        check_inflated_size(path)
         instance = pydicom.dcmread(path)
+        check_size(instance)
         check_decoder(instance.file_meta.TransferSyntaxUID)
         pixels = instance.pixel_array.astype(np.float32)
-        return pixels * float(instance.RescaleSlope) + float(instance.RescaleIntercept)
+        hu = pixels * float(instance.RescaleSlope) + float(instance.RescaleIntercept)
     except BrokenFile as error:
-        raise InputError(f"image: {path}: {error}") from error
-    except (InvalidDicomError, AttributeError, ValueError, RuntimeError, OSError, EOFError) as error:
-        raise InputError(f"image: {path} cannot be read as a DICOM image: {error}") from error
-
-
-def _read_nifti(path: Path, slice_index: int) -> np.ndarray:
-    try:
-        volume: Any = nibabel.load(path)
-        depth = volume.shape[2] if len(volume.shape) == 3 else 0
-        if not 0 <= slice_index < depth:
-            raise InputError(f"image: {path} has shape {volume.shape} and no slice {slice_index} along its third axis")
-        return np.asarray(volume.dataobj[:, :, slice_index], dtype=np.float32).T
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"image: {path} cannot be read as a NIfTI volume: {error}") from error
+        raise InputError(f"{path}: {error}") from error
+    except (InvalidDicomError, RuntimeError, OSError, MemoryError, *RAISED_BY_DAMAGE) as error:
+        raise InputError(f"{path} cannot be read as a DICOM image: {error}") from error
+    if hu.ndim != 2:
+        raise InputError(f"{path} has pixels of shape {hu.shape}; one slice is needed")
+    return turned(hu.T[:, :, None], axes)[:, :, 0].T
 
 
 KERNELS = {"linear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}
@@ -140,7 +146,7 @@ class NoduleROId(Transform):
     chain: str
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[str, Any]:
-        hu = read_slice(Path(data["image"]), data["slice_index"])
+        hu = read_slice(Path(data["image"]), data["slice_index"], data.get("axes", SHOWN))
         bounds = roi_bounds(tuple(data["centre"]), tuple(data["spacing"]), data["roi_mm"])
         region = resample_roi(hu, bounds, self.image_size, self.window_hu, self.kernel)
         kept = {name: data[name] for name in ("prompt", "id") if name in data}

@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import UID
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from nodule_plugin.lidc.pydicom_versions import HTJ2K, has_decoder
 
@@ -30,18 +31,24 @@ _TAGS = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "NumberOfFrames",
     "Rows",
     "Columns",
     "RescaleSlope",
     "RescaleIntercept",
 )
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+_ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+"""Enhanced CT Image Storage and Legacy Converted Enhanced CT Image Storage: all slices in one file."""
+_SINGLE_FRAMES = "convert it to one file a slice, with dcm4che's emf2sf for instance"
+LARGEST_SLICE = 2**26
+"""Bytes of the largest file of one slice, inflated; 2,048 x 2,048 pixels of 16 bits have an eighth of them."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _AXIAL = 0.9
 """Least cosine between the slice normal and the patient's long axis: localizers and reformats are not axial."""
 
-_RAISED_BY_DAMAGE = (
+RAISED_BY_DAMAGE = (
     BytesLengthException,
     EOFError,
     ValueError,
@@ -49,6 +56,9 @@ _RAISED_BY_DAMAGE = (
     AttributeError,
     TypeError,
     NotImplementedError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
     struct.error,
     zlib.error,
 )
@@ -105,12 +115,17 @@ def read_slice_header(path: Path) -> SliceHeader | None:
         with path.open("rb") as file:
             if not _is_dicom(file, path):
                 return None
+            check_inflated_size(path)
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            if path.stat().st_size < _header_start(dataset):
+            if path.stat().st_size < _meta_length(dataset.file_meta):
                 raise BrokenFile("truncated: the file ends before its header")
             # The class is taken from the file's head, which is whole where the header is cut short.
-            if dataset.file_meta.get("MediaStorageSOPClassUID", _CT_IMAGE_STORAGE) != _CT_IMAGE_STORAGE:
+            sop_class = dataset.file_meta.get("MediaStorageSOPClassUID", _CT_IMAGE_STORAGE)
+            if sop_class not in (_CT_IMAGE_STORAGE, *_ENHANCED_CT):
                 return None
+            if sop_class in _ENHANCED_CT:
+                raise BrokenFile("enhanced CT, all slices in one file", _SINGLE_FRAMES)
+            check_size(dataset)
             check_decoder(dataset.file_meta.TransferSyntaxUID)
             _check_pixel_data(file, dataset)
         return _slice_header(dataset)
@@ -118,7 +133,7 @@ def read_slice_header(path: Path) -> SliceHeader | None:
         raise BrokenFile(f"cannot be read ({error.strerror or error})") from error
     except InvalidDicomError as error:
         raise BrokenFile("not a DICOM file, whatever its name says") from error
-    except _RAISED_BY_DAMAGE as error:
+    except RAISED_BY_DAMAGE as error:
         reason = " ".join(str(error).split())
         raise BrokenFile(f"broken DICOM file ({type(error).__name__}: {reason})") from error
 
@@ -134,6 +149,19 @@ def check_decoder(syntax: UID) -> None:
         raise BrokenFile(f"compressed as {syntax.name} ({syntax}), for which no decoder is installed", missing)
 
 
+def check_size(dataset: Dataset) -> None:
+    """Whether the pixels that a header announces are one slice, of a size that slices have; compressed ones may be few.
+
+    Raises:
+        BrokenFile: if not.
+    """
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise BrokenFile(f"{dataset.NumberOfFrames} slices in one file", _SINGLE_FRAMES)
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    if 2 * rows * columns > LARGEST_SLICE:
+        raise BrokenFile(f"{rows} x {columns} pixels, which no slice of CT has")
+
+
 @lru_cache
 def _missing_decoder(syntax: UID) -> str | None:
     """What to do about a transfer syntax that cannot be decoded; None where it can."""
@@ -144,6 +172,29 @@ def _missing_decoder(syntax: UID) -> str | None:
         return "store the series uncompressed"
     # GDCM decodes all but high-throughput JPEG 2000.
     return f"run pip install {'pylibjpeg pylibjpeg-openjpeg' if syntax in HTJ2K else 'python-gdcm'}"
+
+
+def check_inflated_size(path: Path) -> None:
+    """Whether a file of the deflated transfer syntax is whole, and no larger inflated than a slice can be.
+
+    Anything else passes. pydicom inflates such a file in one piece, whatever becomes of it.
+
+    Raises:
+        BrokenFile: if it is cut, or inflates to more than :data:`LARGEST_SLICE`.
+    """
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    # All that follows the file meta information is one deflate stream (PS3.5 A.5), which knows its own end.
+    with path.open("rb") as file:
+        file.seek(_meta_length(meta))
+        stream, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not stream.eof:
+            size += len(stream.decompress(stream.unconsumed_tail or file.read(2**16), 2**20))
+            if size > LARGEST_SLICE:
+                raise BrokenFile(f"inflates to more than {LARGEST_SLICE:,} bytes, no slice of CT")
+            if not stream.eof and not stream.unconsumed_tail and file.tell() == os.fstat(file.fileno()).st_size:
+                raise BrokenFile("truncated: the compressed data does not end")
 
 
 def has_dicom_preamble(path: Path) -> bool:
@@ -165,17 +216,16 @@ def _is_dicom(file: BinaryIO, path: Path) -> bool:
     return False
 
 
-def _header_start(dataset: FileDataset) -> int:
+def _meta_length(meta: Dataset) -> int:
     # Preamble, "DICM", the group length's own element, and the file meta information that it counts (PS3.10 7.1).
-    return 128 + 4 + 12 + int(dataset.file_meta.FileMetaInformationGroupLength)
+    return 128 + 4 + 12 + int(meta.FileMetaInformationGroupLength)
 
 
 def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
     """Whether the pixel data that begins where the header ends is all there, by its own account of its length."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_deflated:
-        _check_deflated(file, dataset)
-        return
+        return  # checked when it was inflated
     order = "<" if syntax.is_little_endian else ">"
     start = file.tell()
     size = file.seek(0, os.SEEK_END)
@@ -192,15 +242,6 @@ def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
         _check_fragments(file, size)
     elif file.tell() + length > size:
         raise BrokenFile(f"truncated: {size - file.tell()} of {length} bytes of pixel data")
-
-
-def _check_deflated(file: BinaryIO, dataset: FileDataset) -> None:
-    # All that follows the file meta information is one deflate stream (PS3.5 A.5), which knows its own end.
-    file.seek(_header_start(dataset))
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    stream.decompress(file.read())
-    if not stream.eof:
-        raise BrokenFile("truncated: the compressed data does not end")
 
 
 def _check_fragments(file: BinaryIO, size: int) -> None:
@@ -230,6 +271,8 @@ def _slice_header(dataset: FileDataset) -> SliceHeader | None:
     for tag in ("RescaleSlope", "RescaleIntercept"):
         if dataset.get(tag) is None:
             raise BrokenFile(f"{tag} is missing, without which stored values are not Hounsfield units")
+        if not np.isfinite(float(dataset[tag].value)) or (tag == "RescaleSlope" and dataset.RescaleSlope == 0):
+            raise BrokenFile(f"{tag} is {dataset[tag].value}, which makes no Hounsfield units")
     thickness = dataset.get("SliceThickness")
     return SliceHeader(
         patient_id=str(dataset.get("PatientID", "")),

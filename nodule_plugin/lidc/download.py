@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import visible_entries
 from nodule_plugin.lidc.citation import CITATION, LICENCE, LICENCE_URL
 from nodule_plugin.lidc.database import load_scans
 
@@ -62,7 +63,9 @@ class RemoteSeries:
 
     def is_whole(self, root: Path) -> bool:
         """Whether all its files are below ``root``: IDC's own, or The Cancer Imaging Archive's in the same folders."""
-        sizes = [path.stat().st_size for path in self.folder(root).glob("*.dcm")]
+        folder = self.folder(root)
+        files = visible_entries(folder) if folder.is_dir() else []
+        sizes = [file.stat().st_size for file in files if file.name.endswith(".dcm")]
         # The archives' files differ by six bytes; an empty slice of the longest series (764) is 0.13 % of it.
         return len(sizes) >= self.slices and sum(sizes) >= 0.999 * self.size
 

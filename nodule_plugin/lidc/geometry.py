@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from nodule_plugin.lidc.records import Annotation, Contour, Scan
+
+_FEW_POINTS = 500
+"""Whose distances from each other are faster than a hull; LIDC-IDRI's longest contour has 311."""
 
 
 def slice_indices(z: Sequence[float] | np.ndarray, slice_z: Sequence[float]) -> np.ndarray:
@@ -57,7 +61,16 @@ def diameter(annotation: Annotation, scan: Scan) -> float:
 
 
 def _contour_diameter(contour: Contour) -> float:
-    return float(pdist(contour.points).max()) if len(contour.points) > 1 else 0.0
+    points = contour.points if len(contour.points) <= _FEW_POINTS else _corners(contour.points)
+    return float(pdist(points).max()) if len(points) > 1 else 0.0
+
+
+def _corners(points: np.ndarray) -> np.ndarray:
+    """The corners of the points' convex hull, among which the two that are farthest apart always are."""
+    try:
+        return points[ConvexHull(points).vertices]
+    except QhullError:  # all on one line: its ends
+        return points[np.lexsort(points.T)][[0, -1]]
 
 
 def mean_z(annotation: Annotation) -> float:

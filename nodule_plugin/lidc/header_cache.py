@@ -99,7 +99,7 @@ def _load(file: Path, head: Mapping[str, Any]) -> tuple[dict[Key, Entry], bool]:
             return entries, False
         for line in lines:
             entries |= _entries(json.loads(line))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         _logger.info("%s: not whole (%s); what it lacks is read again", file, error)
         return entries, False
     return entries, text.endswith("\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -65,3 +66,19 @@ class Scan:
     pixel_spacing: float
     slice_z: tuple[float, ...]
     annotations: tuple[Annotation, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One file of readers' annotations.
+
+    Attributes:
+        path: the file.
+        scan: what it says.
+        serviced: date and time at which the readers were done (``DateService``, ``TimeService``), a text that sorts by
+            time; empty where the file does not say.
+    """
+
+    path: Path
+    scan: Scan
+    serviced: str

@@ -1,8 +1,7 @@
-"""CT series below a folder, found by their headers whatever the files are called, and their slices by position."""
+"""CT series below a folder, known by their headers whatever the files are called, and their slices by position."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from nodule_plugin.files import visible_entries
 from nodule_plugin.lidc.dicom_header import (
     DICOM_SUFFIXES,
     BrokenFile,
@@ -20,6 +20,8 @@ from nodule_plugin.lidc.dicom_header import (
     read_slice_header,
 )
 from nodule_plugin.lidc.header_cache import Entry, HeaderCache, Key
+from nodule_plugin.lidc.records import Scan
+from nodule_plugin.lidc.xml import with_geometry
 from nodule_plugin.parallel import in_order
 
 _BATCH = 64
@@ -73,6 +75,11 @@ class Series:
         distances = np.abs(np.array(self.slice_z) - z)
         index = int(distances.argmin())
         return self.slices[index], float(distances[index]) * along_normal
+
+    def annotated(self, scan: Scan) -> Scan:
+        """A scan read from XML, with what this series says, see :func:`with_geometry`."""
+        header = self.header
+        return with_geometry(scan, header.patient_id, header.slice_thickness, header.spacing[0], self.slice_z)
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,7 @@ def _walk(root: Path, errors: list[OSError] | None = None) -> Iterator[Path]:
             continue
         seen.add(resolved)
         try:
-            with os.scandir(folder) as found:
-                # Hidden are the leavings of file managers, such as macOS's ._000001.dcm, and of interrupted programs.
-                entries = [entry for entry in found if not entry.name.startswith(".")]
+            entries = visible_entries(folder)
         except OSError as error:
             if errors is not None:
                 errors.append(error)

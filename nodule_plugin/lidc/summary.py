@@ -14,10 +14,11 @@ from tqdm import tqdm
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.geometry import diameter
+from nodule_plugin.lidc.readings import choose_readings
 from nodule_plugin.lidc.records import Scan
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.lidc.series import index_series
-from nodule_plugin.lidc.xml import is_read_message, read_message, with_geometry
+from nodule_plugin.lidc.xml import is_read_message, read_reading
 
 _LIMITS = tuple(field.name for field in fields(Selection))
 
@@ -32,16 +33,12 @@ def scans_from_xml(root: str | Path) -> list[Scan]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one with the readers' XML and the CT series")
     index = index_series(folder)
-    scans = []
-    for path in index.xml_files:
-        if not is_read_message(path):
-            continue
-        scan = read_message(path)
-        series = index.series.get(scan.series_instance_uid)
-        if series is None:
-            raise InputError(f"{path}: its series {scan.series_instance_uid} is not below {folder}; put it there")
-        header = series.header
-        scans.append(with_geometry(scan, header.patient_id, header.slice_thickness, header.spacing[0], series.slice_z))
+    readings = [read_reading(path) for path in index.xml_files if is_read_message(path)]
+    for reading in readings:
+        uid = reading.scan.series_instance_uid
+        if uid not in index.series:
+            raise InputError(f"{reading.path}: its series {uid} is not below {folder}; put it there")
+    scans = [index.series[uid].annotated(scan) for uid, scan in choose_readings(readings)[0].items()]
     if not scans:
         raise InputError(f"{folder}: no LidcReadMessage XML file is below it; give another folder")
     return sorted(scans, key=lambda scan: (scan.patient_id, scan.series_instance_uid))

@@ -10,6 +10,7 @@ from the DICOM series, see :func:`with_geometry`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,17 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.lidc.records import READERS_NAMES, Annotation, Contour, Scan
+from nodule_plugin.lidc.records import READERS_NAMES, Annotation, Contour, Reading, Scan
 
 _NAMESPACE = "{http://www.nih.gov}"
 _SAME_POSITION = 0.01
 """Positions nearer than this, mm, are the same: XML and DICOM round differently."""
+
+
+LARGEST_FILE = 2**25
+"""Bytes: ten times as many as LIDC-IDRI's longest reading has."""
+_LARGEST_INDEX = 2**16
+"""Of a pixel: DICOM's rows and columns are numbers of 16 bits."""
 
 
 def is_read_message(path: Path) -> bool:
@@ -36,24 +43,32 @@ def is_read_message(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return b"<LidcReadMessage" in file.read(4096)
+            # With a prefix or without, in 8 or 16 bits a character.
+            return re.search(rb"[<:]LidcReadMessage", file.read(4096).replace(b"\0", b"")) is not None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); change its permissions or remove it") from error
 
 
 def read_message(path: str | Path) -> Scan:
-    """The annotations of one file.
+    """The annotations of one file, see :func:`read_reading`."""
+    return read_reading(path).scan
+
+
+def read_reading(path: str | Path) -> Reading:
+    """The annotations of one file, and when they were made.
 
     Returns:
-        A scan whose ``patient_id`` and ``slice_z`` are empty and whose thickness and spacing are NaN. An annotation's
-        id is the reader's number in the file and the nodule's among that reader's nodules, such as "2.1".
+        A reading whose scan has an empty ``patient_id`` and ``slice_z``, and NaN for thickness and spacing. An
+        annotation's id is the reader's number in the file and the nodule's among that reader's nodules, such as "2.1".
 
     Raises:
-        InputError: if the file is missing, is not well-formed XML (with its line), is another kind of message, or lacks
-            something an annotation needs.
+        InputError: if the file is missing, too large, is not well-formed XML (with its line), is another kind of
+            message, or lacks something an annotation needs.
     """
     file = Path(path)
     try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{file}: larger than {LARGEST_FILE:,} bytes, which no reading of a scan is; get it anew")
         root = ElementTree.parse(file).getroot()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give a LidcReadMessage XML file") from error
@@ -63,12 +78,14 @@ def read_message(path: str | Path) -> Scan:
         raise InputError(
             f"{file}: line {line}, column {column + 1}: not well-formed XML ({reason}); get it anew"
         ) from error
+    except InputError:
+        raise
     except (LookupError, ValueError) as error:
         raise InputError(f"{file}: not in an encoding that XML can be read in ({error}); get it anew") from error
     if root.tag != f"{_NAMESPACE}LidcReadMessage":
         raise InputError(f"{file}: the root element is {root.tag!r}, not LidcReadMessage: not a reading of a CT series")
     sessions = root.findall(f"{_NAMESPACE}readingSession")
-    return Scan(
+    scan = Scan(
         patient_id="",
         study_instance_uid=_text(root, "ResponseHeader/StudyInstanceUID", file, "header"),
         series_instance_uid=_text(root, "ResponseHeader/SeriesInstanceUid", file, "header"),
@@ -81,6 +98,9 @@ def read_message(path: str | Path) -> Scan:
             for annotation in _annotations(session, number, file)
         ),
     )
+    header = f"{_NAMESPACE}ResponseHeader/{_NAMESPACE}"
+    date, time = (root.findtext(f"{header}{name}Service", "").strip() for name in ("Date", "Time"))
+    return Reading(file, scan, f"{date} {time}" if date else "")
 
 
 def with_geometry(
@@ -120,6 +140,9 @@ def _annotations(session: Element, reader: int, file: Path) -> list[Annotation]:
 def _annotation(nodule: Element, characteristics: Element, annotation_id: str, file: Path) -> Annotation:
     name = _text(nodule, "noduleID", file, f"nodule {annotation_id}")
     where = f"nodule {name!r} of reader {annotation_id.partition('.')[0]}"
+    outlines = nodule.findall(f"{_NAMESPACE}roi")
+    if not outlines:
+        raise InputError(f"{file}: {where}: it is rated and has no outline (roi); correct the file")
     return Annotation(
         id=annotation_id,
         nodule_id=name,
@@ -128,7 +151,7 @@ def _annotation(nodule: Element, characteristics: Element, annotation_id: str, f
             for rating, element in READERS_NAMES.items()
             if characteristics.find(_NAMESPACE + element) is not None
         },
-        contours=tuple(_contour(roi, file, where) for roi in nodule.findall(f"{_NAMESPACE}roi")),
+        contours=tuple(_contour(roi, file, where) for roi in outlines),
     )
 
 
@@ -136,8 +159,10 @@ def _contour(roi: Element, file: Path, where: str) -> Contour:
     position = _text(roi, "imageZposition", file, where)
     try:
         z = float(position)
-    except ValueError as error:
-        raise InputError(f"{file}: {where}: imageZposition is {position!r}, not a number; correct the file") from error
+    except ValueError:
+        z = math.nan
+    if not math.isfinite(z):
+        raise InputError(f"{file}: {where}: imageZposition is {position!r}, not a number; correct the file")
     inclusion = _text(roi, "inclusion", file, where).upper()
     if inclusion not in ("TRUE", "FALSE"):
         raise InputError(f"{file}: {where}: inclusion is {inclusion!r}, neither TRUE nor FALSE; correct the file")
@@ -152,10 +177,11 @@ def _contour(roi: Element, file: Path, where: str) -> Contour:
 
 def _whole_number(parent: Element, element: str, file: Path, where: str) -> int:
     text = _text(parent, element, file, where)
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InputError(f"{file}: {where}: {element} is {text!r}, not a whole number; correct the file") from error
+    if not re.fullmatch(r"[+-]?[0-9]{1,6}", text) or abs(int(text)) > _LARGEST_INDEX:
+        raise InputError(
+            f"{file}: {where}: {element} is {text[:20]!r}, not a whole number up to 65,536; correct the file"
+        )
+    return int(text)
 
 
 def _text(parent: Element, elements: str, file: Path, where: str) -> str:

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from nodule_plugin.data.sources import load_nodules
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.database import load_scans
-from nodule_plugin.lidc.phantom.dicom import INTERCEPT, SeriesIdentity, SlicePlace, write_slice
+from nodule_plugin.lidc.phantom.dicom import INTERCEPT, SeriesIdentity, SliceGeometry, write_slice
 from nodule_plugin.lidc.phantom.provenance import phantom_uid
 from nodule_plugin.lidc.phantom.readings import write_readings
 from nodule_plugin.lidc.records import Scan
@@ -58,7 +58,7 @@ def write_scan(folder: Path, number: int, scan: Scan) -> int:
     }
     first = folder / "000001.dcm"
     write_slice(
-        first, AIR, identity, SlicePlace("2.25.1", 1, (-180, -180, 0), scan.pixel_spacing, scan.slice_thickness)
+        first, AIR, identity, SliceGeometry("2.25.1", 1, (-180, -180, 0), scan.pixel_spacing, scan.slice_thickness)
     )
     dataset = pydicom.dcmread(first)
     del dataset.PixelData

@@ -108,7 +108,7 @@ def test_truncated_volume_is_named(tmp_path: Path, folder: str, keep: int) -> No
     ("mask", "message"),
     [
         (np.zeros((20, 30, 5), np.uint8), "marks no voxel"),
-        (np.ones((20, 30, 4), np.uint8), r"has shape \(20, 30, 4\), its image \(20, 30, 5\)"),
+        (np.ones((20, 30, 4), np.uint8), r"has shape \(20, 30, 4\) .*, its image \(20, 30, 5\)"),
         (np.ones((20, 30), np.uint8), r"has shape \(20, 30\); a volume \(x, y, z\) is needed"),
     ],
 )
@@ -141,6 +141,72 @@ def test_sidecar_that_is_none(tmp_path: Path, content: str) -> None:
         nodules_from_crops(tmp_path)
 
 
+LUNG = np.random.default_rng(0).normal(-850, 30, (20, 30, 5)).clip(-1000)
+LUNG[6:11, 10:15, 2:5], LUNG[0, 0, 0] = 40.0, -1000.0
+WITH_HOLES = LUNG.copy()
+WITH_HOLES[0, 0, :2] = np.nan, np.inf
+
+
+@pytest.mark.parametrize(
+    ("voxels", "message"),
+    [
+        ((LUNG + 1000) / 1400, "its values run from 0 to 0.742857, as images scaled for a network have"),
+        ((LUNG + 300) / 700, "its values run from -1 to 0.485714, as images scaled for a network have"),
+        (((LUNG + 1000) / 1400 * 255).astype(np.uint8), "from 0 to 189, as pictures of 8 bits have"),
+        ((LUNG + 1024).astype(np.uint16), "from 24 to 1064, as stored values have before the rescale intercept"),
+        (LUNG.astype(np.int16).view(np.uint16), "from 40 to 64[0-9]+, as stored values have"),
+        (WITH_HOLES, "2 of its voxels are not finite"),
+    ],
+)
+def test_values_that_are_no_hounsfield_units_are_named(tmp_path: Path, voxels: np.ndarray, message: str) -> None:
+    voxels = voxels.astype(np.float32) if voxels.dtype == float else voxels
+    write_volume(write_crops(tmp_path) / "images" / "P0_R_1.nii.gz", voxels)
+    with pytest.raises(InputError, match=rf"nodules\.csv: line 2: \S+P0_R_1\.nii\.gz: .*{message}"):
+        nodules_from_crops(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "doubts"),
+    [
+        (LUNG, []),
+        (np.where(LUNG < -900, -2000, LUNG + 1024), ["hardly a voxel as dark as lung"]),  # padding, else shifted
+        (LUNG - 1024, ["mostly voxels darker than air"]),
+        (np.full_like(LUNG, -700), ["one value throughout"]),
+    ],
+)
+def test_values_that_are_doubtful_are_listed(tmp_path: Path, voxels: np.ndarray, doubts: list[str]) -> None:
+    write_volume(write_crops(tmp_path) / "images" / "P0_R_1.nii.gz", voxels.astype(np.int16))
+    given = nodules_from_crops(tmp_path).doubts
+    assert [doubt.what for doubt in given] == ["P0_R_1"] * len(doubts)
+    assert all(doubt.reason.startswith(start) for doubt, start in zip(given, doubts))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize(("separator", "decimal"), [(";", ","), (";", "."), ("\t", ","), ("\t", "."), (",", ".")])
+def test_tables_of_every_spreadsheet_are_read_alike(
+    tmp_path: Path, separator: str, decimal: str, encoding: str
+) -> None:
+    [expected] = nodules_from_crops(write_crops(tmp_path)).nodules
+    table = tmp_path / "nodules.csv"
+    cells = [line.split(",") for line in table.read_text().splitlines()]
+    lines = [separator.join(row).replace("6.5", f"6{decimal}5") for row in cells]
+    table.write_bytes("\r\n".join(lines).encode(encoding))
+    assert nodules_from_crops(tmp_path).nodules == [expected]
+
+
+def test_a_decimal_comma_among_commas_is_named(tmp_path: Path) -> None:
+    table = write_crops(tmp_path) / "nodules.csv"
+    table.write_text(table.read_text().replace("6.5", "6,5"))
+    with pytest.raises(InputError, match=r"line 2: more cells than columns; write 9.5 rather than 9,5"):
+        nodules_from_crops(tmp_path)
+
+
+@pytest.mark.parametrize("diameter", ["301", "1e300"])
+def test_a_nodule_is_not_larger_than_a_lung(tmp_path: Path, diameter: str) -> None:
+    with pytest.raises(InputError, match=rf"line 2: diameter_mm is '{diameter}'; mm are needed, at most 300"):
+        nodules_from_crops(write_crops(tmp_path, diameter_mm=diameter))
+
+
 def test_real_crops(real_crops: NoduleSet) -> None:
     nodules = real_crops.nodules
     assert len(nodules) == 838
@@ -148,3 +214,6 @@ def test_real_crops(real_crops: NoduleSet) -> None:
     assert [sum(n.findings.malignancy == code for n in nodules) for code in range(1, 6)] == [147, 187, 298, 97, 109]
     assert (nodules[0].id, nodules[0].slice_index, nodules[0].shape) == ("LIDC-IDRI-0001_R_1", 5, (64, 53))
     assert nodules[0].centre == pytest.approx((33.2, 24.08), abs=0.01)
+    # Fifteen are of patients who lay prone: their slices are turned by half a turn. No other is.
+    assert [sum(n.axes == axes for n in nodules) for axes in ("LPS", "RAS")] == [823, 15]
+    assert real_crops.doubts == []

@@ -114,7 +114,8 @@ def test_a_folder_of_pictures_and_slices_is_real_images(tmp_path: Path) -> None:
     hu = np.full((12, 8), -300, np.int16)
     hu[3, 5] = 400
     nibabel.Nifti1Image(hu[:, :, None], np.eye(4)).to_filename(tmp_path / "two.nii.gz")
-    (tmp_path / "notes.txt").write_text("not an image")
+    for name in ("notes.txt", "._one.jpg", "._two.nii.gz"):  # macOS's are no images, whatever they are called
+        (tmp_path / name).write_text("not an image")
     items = real_items(real_dir=tmp_path)
     load = LoadSetImaged(window_hu=(-1000, 400))
     picture, volume = (load(item) for item in items)

@@ -126,3 +126,9 @@ def test_folders_without_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest.json: not JSON"):
         load_generated(tmp_path)
+
+
+def test_what_a_file_manager_leaves_is_no_picture(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
+    assert [item["id"] for item in load_generated(tmp_path).items] == ["a"]

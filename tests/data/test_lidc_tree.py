@@ -33,6 +33,7 @@ from nodule_plugin.lidc import series as module
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.selection import Selection
+from nodule_plugin.lidc.summary import scans_from_xml
 
 Z = [0.0, 2.5, 5.0, 7.5, 10.0]
 FAR = [(13, 13), (13, 15), (15, 15), (15, 13)]
@@ -102,6 +103,21 @@ def test_broken_file_is_an_error_unless_skipped(tree: Path) -> None:
     found = nodules_from_lidc(tree, skip_broken=True)
     assert [nodule.id for nodule in found.nodules] == ["TEST-0001-N01"]
     assert found.skipped[0].what == str(broken)
+
+
+def test_of_two_readings_of_a_series_the_corrected_one_counts_and_the_other_is_listed(tree: Path) -> None:
+    """As with 161.xml of patient LIDC-IDRI-0101: the first version, first by path, outlines nine times the nodule."""
+    corrected = (tree / "reading.xml").rename(tree / "reading-corrected.xml")
+    wrong = write_message(tree / "a.xml", [nodule_xml([(5.0, [(0, 0), (0, 15), (15, 15), (15, 0)])])])
+    result = nodules_from_lidc(tree, annotations="xml")
+    assert result.nodules[0].diameter_mm == pytest.approx(0.5 * np.sqrt(72))
+    assert [(s.what, s.reason) for s in result.skipped] == [
+        (str(wrong), f"{corrected} holds the corrected reading of its series")
+    ]
+    assert len(scans_from_xml(tree)) == 1
+    corrected.rename(tree / "reading.xml")
+    with pytest.raises(InputError, match=rf"{wrong} and {tree / 'reading.xml'}: two readings"):
+        nodules_from_lidc(tree, annotations="xml")
 
 
 def test_duplicates_are_left_out_and_counted(tree: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from datalist_content import make_content, make_item
 
+from nodule_plugin.data.datalist import summarise
 from nodule_plugin.data.dataset_warnings import dataset_warnings
 from nodule_plugin.data.overview import FEW, Distribution, count_datalist
 from nodule_plugin.errors import InputError
@@ -174,3 +175,10 @@ def test_a_template_that_has_changed() -> None:
     content = make_content(*_many("training", 1)) | {"template": {"name": "reference", "version": 2}}
     with pytest.raises(InputError, match=r"version 2 of 'reference', this is version 1; run prepare again"):
         count_datalist(content)
+
+
+def test_files_in_doubt_come_first() -> None:
+    doubts = [{"what": f"P{number}", "reason": "one value throughout"} for number in range(7)]
+    content = make_content(*_many("training", 1)) | {"doubts": doubts}
+    assert _said(content).startswith("P0, P1, P2, P3, P4 and 2 more may be read wrongly: one value throughout.\n")
+    assert "  in doubt: 7 x one value throughout\n" in summarise(content | {"name": "n", "skipped": []})

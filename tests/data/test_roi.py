@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nodule_plugin.data.roi import padding_share, roi_bounds
+from nodule_plugin.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,12 @@ def test_bounds(
     centre: tuple[float, float], spacing: tuple[float, float], roi_mm: float, bounds: tuple[int, int, int, int]
 ) -> None:
     assert roi_bounds(centre, spacing, roi_mm) == bounds
+
+
+@pytest.mark.parametrize("roi_mm", [20_000, 1001, 0, -1, float("nan"), float("inf")])
+def test_no_roi_is_larger_than_a_scanner_sees(roi_mm: float) -> None:
+    with pytest.raises(InputError, match=f"roi_mm: a number above 0 and up to 1000 is needed, not {roi_mm}"):
+        roi_bounds((10.0, 10.0), (0.7, 0.7), roi_mm)
 
 
 @pytest.mark.parametrize("centre", [10.0, 10.1, 10.25, 10.49, 10.5, 10.75, 10.99])

@@ -44,7 +44,10 @@ def test_missing_folder(tmp_path: Path) -> None:
         load_nodules(tmp_path / "absent")
 
 
-def test_empty_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leaving", [None, ".DS_Store", "._nodules.csv"])
+def test_empty_folder(tmp_path: Path, leaving: str | None) -> None:
+    if leaving:
+        (tmp_path / leaving).touch()
     with pytest.raises(InputError, match=r"dataset_dir: .* is empty"):
         load_nodules(tmp_path)
 

@@ -52,7 +52,7 @@ def test_a_region_beyond_the_edge_is_air() -> None:
     ("content", "name", "slice_index", "message"),
     [
         (None, "absent.nii.gz", 0, "there is no file"),
-        (b"not an image", "broken.nii.gz", 0, "cannot be read as a NIfTI"),
+        (b"not an image", "broken.nii.gz", 0, "is not a whole NIfTI"),
         (b"not an image", "broken.dcm", None, "cannot be read as a DICOM"),
         (b"", "empty.dcm", None, "cannot be read as a DICOM"),
     ],

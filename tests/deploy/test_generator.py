@@ -82,6 +82,7 @@ def test_the_bundle_may_lie_in_a_folder_of_models(bundle: Path, tmp_path: Path) 
 def test_orders_are_read_from_a_file_or_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "order.json"
     path.write_text(json.dumps({"findings": ROUND}))
+    (tmp_path / "._order.json").touch()  # macOS's
     assert read_order(path) == read_order(tmp_path) == {"findings": ROUND}
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(InputError, match="holds 2 JSON files"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import COMPRESSED, SERIES_UID, STUDY_UID, compress, make_slice, write_slice
+from pydicom import config
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
     MPEG2MPML,
@@ -244,3 +246,83 @@ def test_slope_and_intercept_are_each_slices_own(tmp_path: Path) -> None:
     scaled = write_slice(tmp_path / "2.dcm", 40, RescaleSlope=2, RescaleIntercept=-2000)
     assert (read_slice(plain, None) == 40).all()
     assert (read_slice(scaled, None) == 40).all()
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        (
+            {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1", "ImagePositionPatient": None},
+            "enhanced CT, all slices in one",
+        ),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.2"}, "enhanced CT, all slices in one file"),
+        ({"NumberOfFrames": 40}, "40 slices in one file; convert it to one file a slice"),
+        ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels, which no slice of CT has"),
+    ],
+)
+def test_what_is_ct_and_no_slice_is_named(tmp_path: Path, elements: dict[str, Any], message: str) -> None:
+    with pytest.raises(BrokenFile, match=message):
+        read_slice_header(write_slice(tmp_path / "1.dcm", 0, **elements))
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [("RescaleSlope", "0"), ("RescaleSlope", "nan"), ("RescaleIntercept", "inf")]
+)
+def test_what_makes_no_hounsfield_units_is_named(tmp_path: Path, tag: str, value: str) -> None:
+    path = write_slice(tmp_path / "1.dcm", 0)
+    with config.disable_value_validation():
+        dataset = pydicom.dcmread(path)
+        dataset[tag].value = value
+        dataset.save_as(path)
+    with pytest.raises(BrokenFile, match=rf"{tag} is \S+, which makes no Hounsfield units"):
+        read_slice_header(path)
+
+
+def _inflating_to(path: Path, size: int) -> Path:
+    """A deflated CT slice with a private element of so many zeros."""
+    dataset = make_slice(0, syntax=DeflatedExplicitVRLittleEndian)
+    dataset.add_new(0x00091010, "OB", bytes(size))
+    dataset.add_new(0x00090010, "LO", "TEST")
+    save_conforming(dataset, path)
+    return path
+
+
+@pytest.mark.parametrize("excess", [-(2**20), 2**20])
+def test_deflated_files_are_inflated_as_far_as_a_slice_can_be_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excess: int
+) -> None:
+    monkeypatch.setattr(module, "LARGEST_SLICE", 2**22)
+    path = _inflating_to(tmp_path / "1.dcm", 2**22 + excess)
+    assert path.stat().st_size < 2**14
+    if excess < 0:
+        assert read_slice_header(path) is not None
+        assert (read_slice(path, None) == 0).all()
+        return
+    with pytest.raises(BrokenFile, match="inflates to more than 4,194,304 bytes, no slice of CT"):
+        read_slice_header(path)
+    with pytest.raises(InputError, match=rf"image: {path}: inflates to more than"):
+        read_slice(path, None)
+
+
+def test_a_deflated_bomb_takes_no_memory(tmp_path: Path) -> None:
+    """What is inflated is thrown away piece by piece: at no time are there more than two megabytes of it."""
+    path = _inflating_to(tmp_path / "1.dcm", 2**27)
+    tracemalloc.start()
+    with pytest.raises(BrokenFile, match="inflates to more than"):
+        read_slice_header(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_sequences_nested_without_end_are_named(tmp_path: Path, syntax: str) -> None:
+    path = write_slice(tmp_path / "1.dcm", 0, syntax=syntax)
+    content = path.read_bytes()
+    sequence = b"\x08\x00\x40\x11" + (b"SQ\0\0" if syntax == ExplicitVRLittleEndian else b"") + b"\xff" * 4
+    at = content.index(b"\x08\x00\x60\x00")  # before Modality
+    path.write_bytes(content[:at] + (sequence + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 5_000 + content[at:])
+    with pytest.raises(BrokenFile, match=r"broken DICOM file \(RecursionError"):
+        read_slice_header(path)
+    with pytest.raises(InputError, match=rf"image: {path} cannot be read as a DICOM image: .*recursion"):
+        read_slice(path, None)

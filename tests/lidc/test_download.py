@@ -81,6 +81,7 @@ def test_an_incomplete_series_is_missing(tmp_path: Path, slices: int) -> None:
     series = _series(1)
     _arrive(series, tmp_path, slices)
     (series.folder(tmp_path) / "3.dcm1234").touch()  # as s5cmd leaves it when it is killed
+    (series.folder(tmp_path) / "._0.dcm").write_bytes(bytes(30))  # as macOS does
     assert missing_series([series], tmp_path) == [series]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from types import ModuleType
 from typing import Any
 
@@ -92,3 +93,25 @@ def test_centre_in_slice_of_a_point_and_of_a_line() -> None:
 def test_mean_z_weighs_by_points() -> None:
     annotation = _annotation(Contour(0.0, True, SQUARE), Contour(7.0, True, np.array([[1, 1]])))
     assert geometry.mean_z(annotation) == pytest.approx(7 / 5)
+
+
+@pytest.mark.parametrize("points", [25_000, 501, 500])
+def test_the_diameter_of_a_long_contour_takes_no_table_of_all_distances(points: int) -> None:
+    """25,000 points have 312 million distances, 2.5 GB of them; the farthest two are corners of the hull."""
+    turns = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    ellipse = np.rint(np.column_stack([3000 * np.sin(turns), 1000 * np.cos(turns)])).astype(np.int64)
+    tracemalloc.start()
+    diameter = geometry.diameter(_annotation(Contour(0.0, True, ellipse)), _scan())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert diameter == pytest.approx(6000 * 0.5, rel=1e-4)
+    assert peak < 2**26
+
+
+def test_the_hull_gives_the_same_diameter_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    line = np.column_stack([np.arange(40), 3 * np.arange(40)])
+    shapes = [rng.integers(0, 512, (60, 2)) for _ in range(50)] + [line, line[::-1], 0 * line, SQUARE, SQUARE[:2]]
+    plain = [geometry._contour_diameter(Contour(0.0, True, points)) for points in shapes]
+    monkeypatch.setattr(geometry, "_FEW_POINTS", 1)
+    assert [geometry._contour_diameter(Contour(0.0, True, points)) for points in shapes] == plain

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from dicom_files import SERIES_UID, SQUARE, STUDY_UID, nodule_xml, write_message
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.database import load_scans
-from nodule_plugin.lidc.xml import is_read_message, read_message, with_geometry
+from nodule_plugin.lidc.readings import choose_readings
+from nodule_plugin.lidc.records import Reading
+from nodule_plugin.lidc.xml import LARGEST_FILE, is_read_message, read_message, read_reading, with_geometry
 
 SMALL = (
     "<unblindedReadNodule><noduleID>small</noduleID>{}<roi><imageZposition>0</imageZposition>"
@@ -114,3 +117,94 @@ def test_is_read_message(tmp_path: Path, root: str, is_one: bool) -> None:
     path = tmp_path / "1.xml"
     path.write_text(f'<?xml version="1.0"?>\n<{root} xmlns="http://www.nih.gov"/>')
     assert is_read_message(path) is is_one
+
+
+def _large(path: Path) -> Path:
+    path.write_text(f'<LidcReadMessage xmlns="http://www.nih.gov" a="{" " * LARGEST_FILE}"/>')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<roi>", "<other><roi>", "is rated and has no outline"),
+        ("<imageZposition>2.5 ", "<imageZposition>nan", "imageZposition is 'nan', not a number"),
+        ("<imageZposition>2.5 ", "<imageZposition>1e999", "imageZposition is '1e999', not a number"),
+        ("<xCoord>5<", "<xCoord>99999999999999999999<", "xCoord is '99999999999999999999', not a whole number"),
+        ("<texture>5<", "<texture>" + "5" * 5000 + "<", "texture is '55555555555555555555', not a whole number"),
+    ],
+)
+def test_what_no_reader_wrote_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write_message(tmp_path / "bad.xml", [nodule_xml([(2.5, SQUARE)])])
+    text = path.read_text().replace(old, new)
+    path.write_text(text.replace("</roi>", "</roi></other>") if "<other>" in new else text)
+    with pytest.raises(InputError, match=message):
+        read_message(path)
+
+
+def test_a_file_too_large_to_be_a_reading_is_not_parsed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"1\.xml: larger than 33,554,432 bytes"):
+        read_message(_large(tmp_path / "1.xml"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_readings_in_other_encodings_and_with_prefixes_are_known(tmp_path: Path, encoding: str) -> None:
+    path = write_message(tmp_path / "1.xml", [nodule_xml([(2.5, SQUARE)])])
+    text = path.read_text().replace("UTF-8", encoding.removesuffix("-sig").upper())
+    for old, new in (("xmlns=", "xmlns:l="), ("<", "<l:"), ("<l:/", "</l:"), ("<l:?", "<?")):
+        text = text.replace(old, new)
+    path.write_text(text, encoding=encoding)
+    assert is_read_message(path)
+    assert len(read_message(path).annotations) == 1
+
+
+def _readings(folder: Path, files: dict[str, tuple[int, str]]) -> list[Reading]:
+    """Files by name: the first reader's margin, and DateService."""
+    readings = []
+    for name, (margin, date) in files.items():
+        path = write_message(folder / name, [nodule_xml([(2.5, SQUARE)], margin=margin)])
+        path.write_text(path.read_text().replace("</ResponseHeader>", f"{date}</ResponseHeader>"))
+        readings.append(read_reading(path))
+    return readings
+
+
+EARLY, LATE = (
+    f"<DateService>{day}</DateService><TimeService>02:05:51</TimeService>" for day in ("2008-08-18", "2012-03-21")
+)
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen", "reason"),
+    [
+        ({"a/161.xml": (2, ""), "b/161.xml": (2, "")}, "a/161.xml", "holds the same reading"),
+        ({"161.xml": (2, EARLY), "161-corrected.xml": (4, EARLY)}, "161-corrected.xml", "the corrected reading"),
+        ({"a/161.xml": (2, LATE), "corrections/161.xml": (4, EARLY)}, "corrections/161.xml", "the corrected reading"),
+        ({"a/161.xml": (2, EARLY), "b/161.xml": (4, LATE)}, "b/161.xml", "the latest reading"),
+        ({"a/161.xml": (4, LATE), "b/161.xml": (2, EARLY)}, "a/161.xml", "the latest reading"),
+        ({"a/161.xml": (4, ""), "b/161.xml": (2, EARLY)}, "b/161.xml", "the latest reading"),
+        ({"a.xml": (2, EARLY), "b.xml": (4, LATE), "c.xml": (4, LATE)}, "b.xml", "the latest reading|the same reading"),
+    ],
+)
+def test_the_reading_that_counts(tmp_path: Path, files: dict[str, tuple[int, str]], chosen: str, reason: str) -> None:
+    scans, others = choose_readings(_readings(tmp_path, files))
+    assert scans[SERIES_UID].annotations[0].ratings["margin"] == files[chosen][0]
+    assert set(others) == {tmp_path / name for name in files if name != chosen}
+    assert all(re.search(rf"{tmp_path / chosen} holds ({reason})|{reason}", why) for why in others.values())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a/161.xml": (2, ""), "b/161.xml": (4, "")},
+        {"a/161.xml": (2, LATE), "b/161.xml": (4, LATE)},
+        {"corrected/a.xml": (2, EARLY), "corrected/b.xml": (4, EARLY)},
+        {"incorrect/a.xml": (2, EARLY), "uncorrected/b.xml": (4, EARLY)},
+    ],
+)
+def test_readings_that_differ_with_no_rule_to_tell_are_refused(
+    tmp_path: Path, files: dict[str, tuple[int, str]]
+) -> None:
+    with pytest.raises(
+        InputError, match=r"[ab/16]+\.xml and \S+\.xml: two readings of the series 2\.25\.1001 that differ"
+    ):
+        choose_readings(_readings(tmp_path, files))
