@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sklearn.metrics import cohen_kappa_score
-
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import median
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.records import Annotation
+from nodule_plugin.statistics import weighted_kappa
 
 READERS = (3, 4)
 """Nodules with so many annotations are compared: fewer leave no majority, more are several nodules in one."""
@@ -40,9 +39,8 @@ class Agreement:
 def agreement(first: Sequence[int], second: Sequence[int]) -> Agreement:
     """Agreement of two columns of codes, at least one long."""
     gaps = [abs(one - other) for one, other in zip(first, second, strict=True)]
-    known = len(set(first) | set(second)) > 1
-    kappa = float(cohen_kappa_score(first, second, weights="quadratic")) if known else float("nan")
-    return Agreement(gaps.count(0) / len(gaps), sum(gap <= 1 for gap in gaps) / len(gaps), kappa, len(gaps))
+    within_one = sum(gap <= 1 for gap in gaps) / len(gaps)
+    return Agreement(gaps.count(0) / len(gaps), within_one, weighted_kappa(first, second), len(gaps))
 
 
 def reader_pairs(nodules: Iterable[Sequence[Annotation]], rating: str) -> list[tuple[int, int]]:

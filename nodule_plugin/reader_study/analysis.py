@@ -23,13 +23,15 @@ from nodule_plugin.reader_study.statistics.agreement import (
     bootstrap_interval,
     intraclass_correlation,
     krippendorff_alpha,
-    weighted_kappa,
+    mean_kappa,
 )
 from nodule_plugin.reader_study.statistics.crossed import complete_block, crossed_mean, mean_squares
+from nodule_plugin.reader_study.statistics.interval import Estimate
 from nodule_plugin.reader_study.statistics.ordinal import fit_ordinal
 from nodule_plugin.reader_study.statistics.ranks import holm, mann_whitney
 from nodule_plugin.reader_study.statistics.roc import Areas, areas, curve
 from nodule_plugin.reader_study.study import Plan
+from nodule_plugin.statistics import weighted_kappa
 
 ENOUGH = 0.8
 """Readers who answered a smaller share of the images are left out where readers and cases must be crossed."""
@@ -235,8 +237,9 @@ def ordinal_lines(first: pd.DataFrame, models: Sequence[str]) -> list[Line]:
         for model, beta, error in zip(models, fit.beta, fit.standard_errors):
             line: Line = {**blank, "model": model, "log_odds": beta, "standard_error": error, "deviations": deviations}
             if fit.converged and math.isfinite(error) and error > 0:
-                line |= {"odds_ratio": math.exp(beta), "low": math.exp(beta - 1.96 * error)}
-                line |= {"high": math.exp(beta + 1.96 * error), "p": math.erfc(abs(beta / error) / math.sqrt(2))}
+                log_odds = Estimate(beta, error, math.inf)
+                line |= {"odds_ratio": math.exp(beta), "p": log_odds.p_difference()}
+                line |= dict(zip(("low", "high"), map(math.exp, log_odds.interval())))
             else:
                 line["reason"] = "the model did not converge"
             lines.append(line)
@@ -267,7 +270,7 @@ def agreement_lines(first: pd.DataFrame, draws: int) -> list[Line]:
             )
             lines.append({**line, **dict.fromkeys(names), "reason": "fewer than two readers"})
             continue
-        for name, measure in (("alpha", alpha), ("kappa", weighted_kappa)):
+        for name, measure in (("alpha", alpha), ("kappa", mean_kappa)):
             low, high = bootstrap_interval(measure, scores, of, draws, BOOTSTRAP_SEED)
             line |= {name: measure(scores), f"{name}_low": low, f"{name}_high": high}
         icc = intraclass_correlation(scores)
@@ -291,7 +294,7 @@ def repeat_lines(answers: pd.DataFrame) -> list[Line]:
             pairs = pairs[:, ~np.isnan(pairs).any(0)]
             line: Line = {"reader": reader, "question": question, "pairs": pairs.shape[1]}
             line |= {"identical": (pairs[0] == pairs[1]).mean() if pairs.size else None, "kappa": None}
-            line |= {"kappa": weighted_kappa(pairs) if pairs.size else None}
+            line |= {"kappa": weighted_kappa(*pairs) if pairs.size else None}
             lines.append(line)
     return lines
 

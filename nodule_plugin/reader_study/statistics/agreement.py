@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import f as fisher
 
 from nodule_plugin.reader_study.statistics.crossed import mean_squares
+from nodule_plugin.statistics import weighted_kappa
 
 NOMINAL, ORDINAL = "nominal", "ordinal"
 
@@ -46,8 +47,8 @@ def _squared_distances(margin: np.ndarray, level: str) -> np.ndarray:
     return (middle[:, None] - middle) ** 2
 
 
-def weighted_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa with quadratic weights (Cohen 1968, Psychol Bull 70:213-220), the mean over pairs of readers.
+def mean_kappa(table: np.ndarray) -> float:
+    """Cohen's kappa with quadratic weights, the mean over pairs of readers.
 
     Args:
         table: (readers, images), NaN where there is no answer; a pair is compared on what both answered.
@@ -56,12 +57,10 @@ def weighted_kappa(table: np.ndarray) -> float:
         NaN where no pair differs enough for a kappa to exist.
     """
     kappas = []
-    for first, second in combinations(table, 2):
-        both = ~np.isnan(first) & ~np.isnan(second)
-        a, b = first[both], second[both]
-        chance = a.var() + b.var() + (a.mean() - b.mean()) ** 2 if both.any() else 0.0
-        if chance > 0:
-            kappas.append(1 - ((a - b) ** 2).mean() / chance)
+    for pair in combinations(table, 2):
+        first, second = np.stack(pair)[:, ~np.isnan(pair).any(0)]
+        kappas.append(weighted_kappa(first, second))
+    kappas = [kappa for kappa in kappas if not math.isnan(kappa)]
     return float(np.mean(kappas)) if kappas else math.nan
 
 
