@@ -5,7 +5,7 @@
 WORK is the folder of scripts/train_small_model.py, whose data list, autoencoder, text encoder and scorer are used. Each
 variant of the training is trained from scratch for a fraction of the full epochs, on the same samples and
 noise; the variants of sampling all start from the finished model. A variant that WORK already holds is not trained
-again. Distances are kernel distances to the validation part in the judging scorer's space, with 95 % intervals.
+again. Distances are kernel distances to the validation split in the judging scorer's space, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def reconstructed(options: argparse.Namespace, name: str, change: str | Mapping[
     latents by heart would score.
     """
     vae = autoencoder(options, name, change)
-    images, training = (load_examples(options.work / "crops.json", part).images for part in ("validation", "training"))
+    images, training = (
+        load_examples(options.work / "crops.json", split).images for split in ("validation", "training")
+    )
     generator = torch.Generator().manual_seed(options.seed)
 
     def through(originals: torch.Tensor) -> torch.Tensor:

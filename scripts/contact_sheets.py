@@ -1,7 +1,7 @@
 """Contact sheets of generated nodules, and of the real ones beside them.
 
     python scripts/contact_sheets.py --generated W/generated --dose-response W/dose --output O
-    python scripts/contact_sheets.py --generated W/generated --datalist W/datalist.json --part test --output O
+    python scripts/contact_sheets.py --generated W/generated --datalist W/datalist.json --split test --output O
 
 Writes guidance.png (one seed, all scales), seeds.png, findings.png (one finding moves, all else stays) and, with a data
 list, beside_real.png. The last shows patients' images: it stays where you keep those.
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--generated", required=True, type=Path, help="folder that inference wrote")
     parser.add_argument("--dose-response", type=Path, help="folder that inference wrote with dose_response.json")
     parser.add_argument("--datalist", type=Path, help="whose nodules the images were generated for")
-    parser.add_argument("--part", default="test", help="of the data list")
+    parser.add_argument("--split", default="test", help="of the data list")
     parser.add_argument("--guidance-scale", type=float, help="of seeds.png and beside_real.png; the lowest by default")
     parser.add_argument("--limit", type=int, default=48, help="nodules in beside_real.png")
     parser.add_argument("--seed", type=int, default=0, help="of findings.png")
@@ -43,7 +43,7 @@ def main() -> None:
         strongest = doses.guidance_scales[-1]  # where a finding shows most
         write_sheet(options.output / "findings.png", by_finding(doses, strongest, options.seed))
     if options.datalist is not None:
-        items = real_items(datalist=options.datalist, part=options.part)[: options.limit]
+        items = real_items(datalist=options.datalist, split=options.split)[: options.limit]
         size = read_picture(generated.items[0]["image"]).shape
         load = LoadSetImaged(size=size, window_hu=generated.window_hu)
         real = {item["record"].id: load(item)["image"][0].numpy() for item in items}

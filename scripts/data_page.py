@@ -13,7 +13,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("datalist", type=Path)
     parser.add_argument("--page", default=True, help="default: the data list's path with .html")
-    parser.add_argument("--samples", type=int, default=6, help="images of each part")
+    parser.add_argument("--samples", type=int, default=6, help="images of each split")
     parser.add_argument("--seed", type=int, default=0, help="of their choice")
     parser.add_argument("--dataset-dir", type=Path, help="folder of the images, where the data list's is not it")
     arguments = parser.parse_args()

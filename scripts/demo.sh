@@ -34,17 +34,17 @@ step "1/4 prepare: findings to prompts, nodules to a data list" prepare.json \
     --dataset_dir "$dataset_dir" --datalist "$output/datalist.json" --phantom_dir "$output/phantom"
 step "2/4 train: fine-tune the small base model" train.json \
     --datalist "$output/datalist.json" --output_dir "$output/training" --epochs "$epochs" --resume false
-part=test
+split=test
 if [ "$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["numTest"])' "$output/datalist.json")" = 0 ]; then
-    part=training
-    echo "NOTE: the test part is empty (too few patients). Prompts and real images are taken from the training part instead;"
+    split=training
+    echo "NOTE: the test split is empty (too few patients). Prompts and real images are taken from the training split instead;"
     echo "      what follows shows that the steps run and judges nothing."
 fi
-step "3/4 inference: the $part part's prompts at guidance scales 1.5 to 60" inference.json \
-    --datalist "$output/datalist.json" --part "$part" --weights "$output/training/models/model.pt" --limit "$images" \
+step "3/4 inference: the $split split's prompts at guidance scales 1.5 to 60" inference.json \
+    --datalist "$output/datalist.json" --split "$split" --weights "$output/training/models/model.pt" --limit "$images" \
     --guidance_scales "1.5,3,5,10,20,40,60" --output_dir "$output/generated" --overwrite true
-step "4/4 evaluate: against the real images of the $part part" evaluate.json \
-    --datalist "$output/datalist.json" --part "$part" --generated_dir "$output/generated" --output_dir "$output/evaluation"
+step "4/4 evaluate: against the real images of the $split split" evaluate.json \
+    --datalist "$output/datalist.json" --split "$split" --generated_dir "$output/generated" --output_dir "$output/evaluation"
 
 echo
 cat "$output/evaluation/metrics.md"

@@ -15,7 +15,7 @@ if [ "${1:-}" = --limit ]; then
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 bundle="$ROOT/bundle"
-parts="['validation','test']"
+splits="['validation','test']"
 sampling=(--steps "$steps" --batch_size 8 --images_per_call 8) # together: the same images in less time
 
 run() {
@@ -25,12 +25,12 @@ run() {
 }
 
 [ -f "$work/datalist.json" ] || run "$bundle/configs/prepare.json" --dataset_dir "$crops" --datalist "$work/datalist.json"
-run "$bundle/configs/inference.json" --datalist "$work/datalist.json" --part "$parts" \
+run "$bundle/configs/inference.json" --datalist "$work/datalist.json" --split "$splits" \
     --guidance_scales 1,1.5,2,3,5,10,20,60 --output_dir "$work/generated" "${sampling[@]}" "${few[@]}"
 run "['$bundle/configs/inference.json','$bundle/configs/dose_response.json']" --output_dir "$work/dose" "${sampling[@]}" \
     "${few_seeds[@]}"
 run "['$bundle/configs/inference.json','$bundle/configs/attack.json']" --datalist "$work/datalist.json" \
     --output_dir "$work/attack" "${sampling[@]}" "${few_prompts[@]}"
-run "$bundle/configs/evaluate.json" --datalist "$work/datalist.json" --part "$parts" --generated_dir "$work/generated" \
+run "$bundle/configs/evaluate.json" --datalist "$work/datalist.json" --split "$splits" --generated_dir "$work/generated" \
     --dose_response_dir "$work/dose" --attack_dir "$work/attack" --output_dir "$work/evaluation" "$@"
 echo "Report: $work/evaluation/report.html"

@@ -1,4 +1,4 @@
-"""The bundle's models on the held-out test part, as the metadata's ``eval_metrics``.
+"""The bundle's models on the held-out test split, as the metadata's ``eval_metrics``.
 
     python scripts/record_eval_metrics.py --crops lidc_nodule_crops --work WORK --guidance-scale 2
     python scripts/record_eval_metrics.py --crops lidc_nodule_crops --work WORK --check
@@ -59,11 +59,11 @@ def main() -> None:
 
 
 def measure(crops: Path, work: Path, scale: float) -> dict[str, float]:
-    """The recorded measures of the test part at one guidance scale."""
+    """The recorded measures of the test split at one guidance scale."""
     datalist, generated = work / "datalist.json", work / f"test_{scale:g}"
     if not datalist.is_file():
         bundle_run("prepare", dataset_dir=str(crops.resolve()), datalist=str(datalist.resolve()))
-    shared = {"datalist": str(datalist.resolve()), "part": "test"}
+    shared = {"datalist": str(datalist.resolve()), "split": "test"}
     images = {"guidance_scales": scale, "output_dir": str(generated.resolve()), "images_per_call": 8, "batch_size": 8}
     bundle_run("inference", **shared, **images)
     results = {"generated_dir": str(generated.resolve()), "output_dir": str((work / "evaluation").resolve())}

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def prepare(options: argparse.Namespace) -> Path:
-    """The data list, and beside it the one whose training part is enlarged."""
+    """The data list, and beside it the one whose training split is enlarged."""
     datalist = options.work / "crops.json"
     if not datalist.is_file():
         settings = {"dataset_dir": options.crops.resolve(), "datalist": datalist.resolve(), "seed": options.seed}
@@ -84,8 +84,8 @@ def judge(options: argparse.Namespace, datalist: Path) -> None:
         model = train_scorer(examples, steps=options.scorer_steps, precision=options.precision, seed=options.seed)
         scratch = options.work / "unfinished_scorer"
         save_scorer(model, scratch, card="")
-        held_out = {f"real, {part}": load_examples(datalist, part) for part in ("validation", "test")}
-        results = {part: evaluate_scorer(scratch, found.images, found.prompts) for part, found in held_out.items()}
+        held_out = {f"real, {split}": load_examples(datalist, split) for split in ("validation", "test")}
+        results = {split: evaluate_scorer(scratch, found.images, found.prompts) for split, found in held_out.items()}
         save_scorer(model, scratch, model_card(results, {examples.source: len(examples.prompts)}, options.scorer_steps))
         scratch.rename(folder)
 
@@ -158,9 +158,9 @@ def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
 
 
 def patients_of(datalist: Path) -> dict[str, list[str]]:
-    """The patients of the parts that a model was made with."""
+    """The patients of the splits that a model was made with."""
     content = json.loads(datalist.read_text())
-    return {part: sorted({item["patient_id"] for item in content[part]}) for part in ("training", "validation")}
+    return {split: sorted({item["patient_id"] for item in content[split]}) for split in ("training", "validation")}
 
 
 def bundle_run(files: list[Path], settings: dict) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from nodule_plugin.data.nodule import Nodule, NoduleSet
 from nodule_plugin.data.roi import padding_share, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
-from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
+from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import remove_leftovers, write_text_atomically
 from nodule_plugin.lidc.citation import CITATION, LICENCE
@@ -63,11 +63,11 @@ def build_datalist(
     repeated = [key for key, count in Counter(nodule.id for nodule in nodules.nodules).items() if count > 1]
     if repeated:
         raise InputError(f"{nodules.root}: two nodules have the id {repeated[0]!r}; ids must be unique")
-    parts = split_by_patient(nodules.nodules, ratios, seed)
-    for part in PARTS:
-        if not parts[part]:
-            _logger.warning("the %s part is empty: too few patients for the ratios %s", part, list(ratios))
-    items = {part: [_item(nodule, nodules.root, wording) for nodule in parts[part]] for part in PARTS}
+    splits = split_by_patient(nodules.nodules, ratios, seed)
+    for split in SPLITS:
+        if not splits[split]:
+            _logger.warning("the %s split is empty: too few patients for the ratios %s", split, list(ratios))
+    items = {split: [_item(nodule, nodules.root, wording) for nodule in splits[split]] for split in SPLITS}
     return {
         "name": f"nodule-plugin {nodules.source}",
         "description": _DESCRIPTIONS[nodules.source],
@@ -179,13 +179,13 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
 
 
 def load_datalist(
-    path: str | Path, part: str, dataset_dir: str | Path | None = None, drop_padded: bool | str = False
+    path: str | Path, split: str, dataset_dir: str | Path | None = None, drop_padded: bool | str = False
 ) -> list[dict[str, Any]]:
-    """One part of a data list, ready for MONAI's datasets.
+    """One split of a data list, ready for MONAI's datasets.
 
     Args:
         path: file that :func:`write_datalist` wrote.
-        part: "training", "validation" or "test".
+        split: "training", "validation" or "test".
         dataset_dir: folder of the images; by default the one that the data list was made from.
         drop_padded: leave out nodules whose ROI reaches beyond the image's edge (padding above 0).
 
@@ -193,24 +193,24 @@ def load_datalist(
         The items, ``image`` made absolute.
 
     Raises:
-        InputError: if the file is not a data list, there is no such part, or an item lacks a field or its image.
+        InputError: if the file is not a data list, there is no such split, or an item lacks a field or its image.
     """
     file = Path(path)
     content = read_datalist(file)
-    if part not in PARTS:
-        raise InputError(f"{file}: there is no part {part!r}; choose one of {', '.join(PARTS)}")
-    if not isinstance(content.get(part), list):
-        raise InputError(f"{file}: it holds no list {part!r}; run prepare again")
+    if split not in SPLITS:
+        raise InputError(f"{file}: there is no split {split!r}; choose one of {', '.join(SPLITS)}")
+    if not isinstance(content.get(split), list):
+        raise InputError(f"{file}: it holds no list {split!r}; run prepare again")
     if dataset_dir is None and "dataset_dir" not in content:
         raise InputError(f"{file}: it does not say its dataset_dir; give dataset_dir")
     root = (file.parent / content["dataset_dir"]) if dataset_dir is None else Path(dataset_dir)
-    items = [_checked(item, number, root.absolute(), file, part) for number, item in enumerate(content[part])]
+    items = [_checked(item, number, root.absolute(), file, split) for number, item in enumerate(content[split])]
     if not as_flag("drop_padded", drop_padded):
         return items
     kept = [item for item in items if item["padding"] == 0]
     if len(kept) < len(items):
         _logger.info(
-            "%s: %d of %d left out: their ROI reaches beyond the image", part, len(items) - len(kept), len(items)
+            "%s: %d of %d left out: their ROI reaches beyond the image", split, len(items) - len(kept), len(items)
         )
     return kept
 
@@ -232,8 +232,8 @@ def read_datalist(file: Path) -> dict[str, Any]:
     return content
 
 
-def _checked(item: Any, number: int, root: Path, file: Path, part: str) -> dict[str, Any]:
-    where = f"{file}: {part}[{number}]"
+def _checked(item: Any, number: int, root: Path, file: Path, split: str) -> dict[str, Any]:
+    where = f"{file}: {split}[{number}]"
     if not isinstance(item, dict):
         raise InputError(f"{where}: an object is needed, not {item!r}; run prepare again")
     missing = [name for name in _ITEM_FIELDS if name not in item]
@@ -246,16 +246,16 @@ def _checked(item: Any, number: int, root: Path, file: Path, part: str) -> dict[
 
 
 def summarise(content: Mapping[str, Any]) -> str:
-    """A data list in a few lines: how many pairs in each part, how many different prompts, what was skipped and why."""
-    lines = [f"{content['name']}: {sum(len(content[part]) for part in PARTS)} image-prompt pairs"]
-    for part in PARTS:
-        patients = {item["patient_id"] for item in content[part]}
-        malignancy = Counter(item["findings"].get("malignancy", "not rated") for item in content[part])
+    """A data list in a few lines: pairs in each split, different prompts, what was skipped and why."""
+    lines = [f"{content['name']}: {sum(len(content[split]) for split in SPLITS)} image-prompt pairs"]
+    for split in SPLITS:
+        patients = {item["patient_id"] for item in content[split]}
+        malignancy = Counter(item["findings"].get("malignancy", "not rated") for item in content[split])
         spread = ", ".join(f"{code}: {malignancy[code]}" for code in sorted(malignancy, key=str))
-        lines.append(f"  {part}: {len(content[part])} of {len(patients)} patients (malignancy {spread or '-'})")
-    prompts = Counter(item["prompt"] for part in PARTS for item in content[part])
+        lines.append(f"  {split}: {len(content[split])} of {len(patients)} patients (malignancy {spread or '-'})")
+    prompts = Counter(item["prompt"] for split in SPLITS for item in content[split])
     once = sum(count == 1 for count in prompts.values())
-    padded = sum(item["padding"] > 0 for part in PARTS for item in content[part])
+    padded = sum(item["padding"] > 0 for split in SPLITS for item in content[split])
     lines.append(f"  prompts: {len(prompts)} different, {once} of them once only")
     lines.append(f"  ROI beyond the image's edge: {padded}")
     reasons = Counter(skipped["reason"] for skipped in content["skipped"])

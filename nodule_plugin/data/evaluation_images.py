@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
 from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
-from nodule_plugin.data.transforms import CropNoduleROId, LoadNoduleSliced
+from nodule_plugin.data.transforms import nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
@@ -31,7 +30,7 @@ Load = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 def real_items(
     real_dir: str | Path | None = None,
     datalist: str | Path | None = None,
-    part: str | Sequence[str] = "test",
+    split: str | Sequence[str] = "test",
     dataset_dir: str | Path | None = None,
     drop_padded: bool | str = True,
 ) -> list[dict[str, Any]]:
@@ -40,7 +39,7 @@ def real_items(
     Args:
         real_dir: a folder of pictures or NIfTI slices, or one with ``manifest.json`` (which then gives their prompts).
         datalist: a data list instead.
-        part: of the data list; several are joined.
+        split: of the data list; several are joined.
         dataset_dir: see :func:`load_datalist`.
         drop_padded: of a data list, leave out nodules whose ROI reaches beyond the image: what fills it is no tissue.
 
@@ -55,17 +54,17 @@ def real_items(
     key = SetKey(REAL, "real images")
     if real_dir is not None:
         return _folder_items(real_dir, key)
-    items = _listed_items(str(datalist), part, dataset_dir, drop_padded, key)
+    items = _listed_items(str(datalist), split, dataset_dir, drop_padded, key)
     if not items:
-        parts = [part] if isinstance(part, str) else list(part)
-        raise InputError(f"{datalist}: there is no image in part {' + '.join(parts)}; choose another part")
+        splits = [split] if isinstance(split, str) else list(split)
+        raise InputError(f"{datalist}: there is no image in split {' + '.join(splits)}; choose another split")
     return items
 
 
 def training_items(
     datalist: str | Path | None, dataset_dir: str | Path | None = None, drop_padded: bool | str = True
 ) -> list[dict[str, Any]]:
-    """The training part of a data list, which the model has seen; none where there is no data list.
+    """The training split of a data list, which the model has seen; none where there is no data list.
 
     Args:
         datalist, dataset_dir, drop_padded: see :func:`real_items`.
@@ -79,10 +78,10 @@ def training_items(
 
 
 def _listed_items(
-    datalist: str, part: str | Sequence[str], dataset_dir: str | Path | None, drop_padded: bool | str, key: SetKey
+    datalist: str, split: str | Sequence[str], dataset_dir: str | Path | None, drop_padded: bool | str, key: SetKey
 ) -> list[dict[str, Any]]:
-    parts = [part] if isinstance(part, str) else list(part)
-    listed = [item for name in parts for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
+    splits = [split] if isinstance(split, str) else list(split)
+    listed = [item for name in splits for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
     return [
         item
         | {
@@ -190,53 +189,45 @@ def image_size(items: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return rows, columns
 
 
-class LoadSetImaged(MapTransform):
+class LoadSetImaged(Transform):
     """Load an item's image, of whichever kind, as (3, rows, columns) float32 in [-1, 1].
 
-    - of a data list: slice, region of interest, window, bilinear resizing to ``size`` with antialiasing;
+    - of a data list: as :func:`nodule_plugin.data.transforms.nodule_transform` cuts it, of ``size``;
     - a picture: its grey values, its own size;
     - a NIfTI file with one slice: Hounsfield units through the window, its own size;
     - noise: uniform in [-1, 1].
 
     Args:
-        keys: of the image.
         size: (rows, columns) of regions of interest from a data list.
         window_hu: (lower, upper) end of the window for Hounsfield units.
+        kernel: of the resampling of regions of interest.
     """
 
     def __init__(
         self,
-        keys: KeysCollection = "image",
         size: Sequence[int] = (64, 64),
         window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
+        kernel: str = "cubic",
     ) -> None:
-        super().__init__(keys)
         self.size, self.window_hu = tuple(size), window_hu
-        self._load_slice, self._crop = LoadNoduleSliced(keys), CropNoduleROId(keys)
+        self._cut = nodule_transform(self.size, window_hu, kernel)
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            image = self._image(item, key)
-            if not torch.isfinite(image).all():
-                raise InputError(f"image: {item[key]} has values that are not finite; correct it, or leave it out")
-            item[key] = image.expand(3, -1, -1).contiguous()
-        return {name: item[name] for name in (*self.keys, "set", "record", "index") if name in item}
+        image = self._image(data)
+        if not torch.isfinite(image).all():
+            raise InputError(f"image: {data['image']} has values that are not finite; correct it, or leave it out")
+        kept = {name: data[name] for name in ("set", "record", "index") if name in data}
+        return {"image": image.expand(3, -1, -1).contiguous(), **kept}
 
-    def _image(self, item: dict[Hashable, Any], key: Hashable) -> Tensor:
+    def _image(self, item: Mapping[Any, Any]) -> Tensor:
         if "noise_seed" in item:
             generator = torch.Generator().manual_seed(item["noise_seed"])
             return torch.rand(1, *item["size"], generator=generator) * 2 - 1
         if "centre" in item:
-            region = self._crop(self._load_slice(item))[key].as_tensor()
-            return _resize(torch.from_numpy(hu_to_unit(region.numpy(), self.window_hu)), self.size)
-        if str(item[key]).endswith(NIFTI):
-            return torch.from_numpy(hu_to_unit(_read_slice(Path(item[key])), self.window_hu))[None]
-        return torch.from_numpy(read_picture(item[key]))[None]
-
-
-def _resize(image: Tensor, size: Sequence[int]) -> Tensor:
-    return torch.nn.functional.interpolate(image[None], tuple(size), mode="bilinear", antialias=True)[0]
+            return self._cut(item)["image"]
+        if str(item["image"]).endswith(NIFTI):
+            return torch.from_numpy(hu_to_unit(_read_slice(Path(item["image"])), self.window_hu))[None]
+        return torch.from_numpy(read_picture(item["image"]))[None]
 
 
 def _folder_items(folder: str | Path, key: SetKey) -> list[dict[str, Any]]:

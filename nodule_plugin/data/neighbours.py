@@ -1,7 +1,7 @@
 """More training images of the same nodules: the slices next to the centre one, and the same slice in other words.
 
 A network trained from scratch on a few hundred nodules soon knows each of them by heart. A slice a little off the
-centre shows the same findings in another outline and other noise. Only training parts are enlarged; what validates and
+centre shows the same findings in another outline and other noise. Only training splits are enlarged; what validates and
 tests stays one image a nodule, as the reference method has it. Nodules with a rare finding come twice: among 524
 training nodules 15 are part-solid and 34 have more than slight spiculation, which a loss over all hardly hears.
 """
@@ -26,7 +26,7 @@ WORDED = ("sphericity", "texture", "margin", "spiculation")
 def enlarge_training(
     datalist: Mapping[str, Any], reach: float = 0.25, template: str | None = None, rare: float = 0.03
 ) -> dict[str, Any]:
-    """A data list whose training part also holds neighbouring slices, each nodule once more in another wording, and
+    """A data list whose training split also holds neighbouring slices, each nodule once more in another wording, and
     nodules with a rare finding twice.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nodule_plugin.data.roi import roi_bounds
-from nodule_plugin.data.split import PARTS
+from nodule_plugin.data.split import SPLITS
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.consensus import EACH
@@ -23,7 +23,7 @@ from nodule_plugin.prompts import PromptTemplate, get_template
 
 FEW = 10
 """Fewer training examples than this are said to be few: what rests on so few can be learnt by heart."""
-TRAINING = PARTS[0]
+TRAINING = SPLITS[0]
 _DIAMETER_BOUNDS_MM = (4, 6, 8, 10, 15, 20, 30)
 """6 and 8 mm are the bounds of the Fleischner Society's guidelines (MacMahon et al., Radiology 2017;284:228-243)."""
 Item = Mapping[str, Any]
@@ -37,7 +37,7 @@ class Row:
         label: the value.
         detail: the reading form's words for it.
         words: the prompt's words for it; None where prompts do not tell this value from others.
-        counts: part -> how many examples have it.
+        counts: split -> how many examples have it.
     """
 
     label: str
@@ -48,12 +48,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How examples spread over the values of something, by part.
+    """How examples spread over the values of something, by split.
 
     Attributes:
         name: of that something.
         rows: one a value, those that never occur too.
-        totals: part -> its examples.
+        totals: split -> its examples.
         note: what a reader of the table must know.
     """
 
@@ -76,7 +76,7 @@ class CrossTable:
 
 @dataclass(frozen=True)
 class PromptCount:
-    """A prompt and, by part, how many examples have it."""
+    """A prompt and, by split, how many examples have it."""
 
     prompt: str
     counts: Mapping[str, int]
@@ -100,7 +100,7 @@ class Overview:
     """Everything the page of a data list shows apart from its images.
 
     Attributes:
-        part_headings, part_rows: a table of numbers, a row a part and one for all.
+        split_headings, split_rows: a table of numbers, a row a split and one for all.
         ratings: of every finding, in the order of the reading form's scales.
         diameters, readers: of the examples; the diameters of the other pairs too, where there are any.
         together: of every two findings that prompts word.
@@ -108,8 +108,8 @@ class Overview:
         skipped: the largest group first.
     """
 
-    part_headings: Sequence[str]
-    part_rows: Sequence[Sequence[str]]
+    split_headings: Sequence[str]
+    split_rows: Sequence[Sequence[str]]
     ratings: Sequence[Distribution]
     diameters: Distribution
     readers: Distribution
@@ -133,10 +133,10 @@ def count_datalist(content: Mapping[str, Any]) -> Overview:
         InputError: if its template is not known or has another wording by now.
     """
     template = template_of(content)
-    examples = examples_by_part(content)
+    examples = examples_by_split(content)
     prompts = _count_prompts(examples)
     return Overview(
-        *_count_parts(content, examples, prompts),
+        *_count_splits(content, examples, prompts),
         ratings=[_count_rating(name, examples, template) for name in SCALES],
         diameters=_count_diameters(content, examples),
         readers=_count_readers(examples),
@@ -148,9 +148,9 @@ def count_datalist(content: Mapping[str, Any]) -> Overview:
     )
 
 
-def examples_by_part(content: Mapping[str, Any]) -> dict[str, list[Item]]:
-    """Part -> its examples: the pairs whose ROI lies wholly in their image."""
-    return {part: [item for item in content[part] if not item["padding"]] for part in PARTS}
+def examples_by_split(content: Mapping[str, Any]) -> dict[str, list[Item]]:
+    """Split -> its examples: the pairs whose ROI lies wholly in their image."""
+    return {split: [item for item in content[split] if not item["padding"]] for split in SPLITS}
 
 
 def template_of(content: Mapping[str, Any]) -> PromptTemplate:
@@ -168,25 +168,25 @@ def template_of(content: Mapping[str, Any]) -> PromptTemplate:
     return template
 
 
-def _count_parts(
+def _count_splits(
     content: Mapping[str, Any], examples: Mapping[str, Sequence[Item]], prompts: Sequence[PromptCount]
 ) -> tuple[list[str], list[list[str]]]:
     columns: dict[str, Callable[[Sequence[str]], int]] = {
-        "pairs": lambda parts: sum(len(content[part]) for part in parts),
-        "ROI beyond the image": lambda parts: sum(len(content[part]) - len(examples[part]) for part in parts),
-        "examples": lambda parts: sum(len(examples[part]) for part in parts),
-        "nodules": lambda parts: len({_nodule(item, content) for part in parts for item in examples[part]}),
-        "patients": lambda parts: len({item["patient_id"] for part in parts for item in examples[part]}),
-        "series": lambda parts: len({item.get("series_instance_uid") for part in parts for item in examples[part]}),
-        "different prompts": lambda parts: sum(any(one.counts[part] for part in parts) for one in prompts),
-        "prompts of one example": lambda parts: sum(sum(one.counts[p] for p in parts) == 1 for one in prompts),
+        "pairs": lambda splits: sum(len(content[split]) for split in splits),
+        "ROI beyond the image": lambda splits: sum(len(content[split]) - len(examples[split]) for split in splits),
+        "examples": lambda splits: sum(len(examples[split]) for split in splits),
+        "nodules": lambda splits: len({_nodule(item, content) for split in splits for item in examples[split]}),
+        "patients": lambda splits: len({item["patient_id"] for split in splits for item in examples[split]}),
+        "series": lambda splits: len({item.get("series_instance_uid") for split in splits for item in examples[split]}),
+        "different prompts": lambda splits: sum(any(one.counts[split] for split in splits) for one in prompts),
+        "prompts of one example": lambda splits: sum(sum(one.counts[p] for p in splits) == 1 for one in prompts),
     }
-    rows = [[name, *(f"{count(parts):,}" for count in columns.values())] for name, parts in _part_groups()]
-    return ["part", *columns], rows
+    rows = [[name, *(f"{count(splits):,}" for count in columns.values())] for name, splits in _split_groups()]
+    return ["split", *columns], rows
 
 
-def _part_groups() -> list[tuple[str, Sequence[str]]]:
-    return [*((part, (part,)) for part in PARTS), ("all", PARTS)]
+def _split_groups() -> list[tuple[str, Sequence[str]]]:
+    return [*((split, (split,)) for split in SPLITS), ("all", SPLITS)]
 
 
 def _nodule(item: Item, content: Mapping[str, Any]) -> str:
@@ -196,19 +196,19 @@ def _nodule(item: Item, content: Mapping[str, Any]) -> str:
 
 def _count_rating(name: str, examples: Mapping[str, Sequence[Item]], template: PromptTemplate) -> Distribution:
     scale, phrases = SCALES[name], template.wording.get(name)
-    counted = {part: Counter(item["findings"].get(name) for item in items) for part, items in examples.items()}
+    counted = {split: Counter(item["findings"].get(name) for item in items) for split, items in examples.items()}
     rows = [
-        Row(str(code), {part: counted[part][code] for part in PARTS}, label, phrases[code] if phrases else None)
+        Row(str(code), {split: counted[split][code] for split in SPLITS}, label, phrases[code] if phrases else None)
         for code, label in scale.labels.items()
     ]
     if any(counts[None] for counts in counted.values()):
-        rows.append(Row("–", {part: counted[part][None] for part in PARTS}, "not rated"))
+        rows.append(Row("–", {split: counted[split][None] for split in SPLITS}, "not rated"))
     return Distribution(name, rows, _totals(examples), "" if phrases else "Prompts of this template do not mention it.")
 
 
 def _count_diameters(content: Mapping[str, Any], examples: Mapping[str, Sequence[Item]]) -> Distribution:
-    groups = {part: list(items) for part, items in examples.items()}
-    beyond = [item for part in PARTS for item in content[part] if item["padding"]]
+    groups = {split: list(items) for split, items in examples.items()}
+    beyond = [item for split in SPLITS for item in content[split] if item["padding"]]
     if beyond:
         groups["left out"] = beyond
     edges = _DIAMETER_BOUNDS_MM
@@ -243,7 +243,7 @@ def _count_readers(examples: Mapping[str, Sequence[Item]]) -> Distribution:
     rows = [
         Row(
             f"{number} reader{'' if number == 1 else 's'}",
-            {part: sum(item["readers"] == number for item in items) for part, items in examples.items()},
+            {split: sum(item["readers"] == number for item in items) for split, items in examples.items()},
         )
         for number in numbers
     ]
@@ -280,9 +280,9 @@ def _cross(down: str, across: str, training: Sequence[Item], template: PromptTem
 
 
 def _count_prompts(examples: Mapping[str, Sequence[Item]]) -> list[PromptCount]:
-    counted = {part: Counter(item["prompt"] for item in items) for part, items in examples.items()}
+    counted = {split: Counter(item["prompt"] for item in items) for split, items in examples.items()}
     prompts = {prompt for counts in counted.values() for prompt in counts}
-    rows = [PromptCount(prompt, {part: counted[part][prompt] for part in PARTS}) for prompt in prompts]
+    rows = [PromptCount(prompt, {split: counted[split][prompt] for split in SPLITS}) for prompt in prompts]
     return sorted(rows, key=lambda row: (*(-count for count in row.counts.values()), row.prompt))
 
 

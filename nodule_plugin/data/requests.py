@@ -1,4 +1,4 @@
-"""What to generate: prompts, findings or a part of a data list, times guidance scales, times seeds."""
+"""What to generate: prompts, findings or a split of a data list, times guidance scales, times seeds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def generation_requests(
     prompts: Any = None,
     findings: Any = None,
     datalist: str | None = None,
-    part: str | Sequence[str] = "test",
+    split: str | Sequence[str] = "test",
     limit: int | None = None,
     guidance_scales: Any = 5.0,
     seeds: Any = 0,
@@ -56,14 +56,14 @@ def generation_requests(
         prompts: text (one prompt per line), a list of texts, or a .txt (one per line) or .json (a list) file.
         findings: a dictionary of ratings, a list of them, or a .json file with either.
         datalist: file as ``prepare`` writes it; prompt, findings and roi_mm come from its items.
-        part: of the data list: training, validation or test; several are joined.
+        split: of the data list: training, validation or test; several are joined.
         limit: take only that many items of the data list, from the start.
         guidance_scales, seeds: a number, a list of numbers, or text such as "1, 5, 10".
         roi_mm: side of the square that an image shows, mm.
         template: that words the findings, see :mod:`nodule_plugin.prompts`.
         dataset_dir: folder of the data list's images; None for the one that it names.
-        unique_prompts: of the data list, take only items whose prompt no other item of the part has. With the training
-            part these prompts belong to one training nodule each: an attack that asks the model to hand it out.
+        unique_prompts: of the data list, take only items whose prompt no other item of the split has. With the training
+            split these prompts belong to one training nodule each: an attack that asks the model to hand it out.
 
     Returns:
         Items {"id", "prompt", "findings" (ratings or None), "guidance_scale", "seed", "roi_mm", "source_id" (of the
@@ -84,7 +84,7 @@ def generation_requests(
     elif findings:
         subjects = _from_findings(_read_findings(findings), template, float(roi_mm))
     else:
-        subjects = _from_datalist(str(datalist), part, limit, dataset_dir, as_flag("unique_prompts", unique_prompts))
+        subjects = _from_datalist(str(datalist), split, limit, dataset_dir, as_flag("unique_prompts", unique_prompts))
     return [
         {
             "id": f"{subject.name}_g{scale:.12g}_s{start + subject.seed_offset}",
@@ -156,19 +156,19 @@ def _from_findings(ratings: list[Any], template: str, roi_mm: float) -> list[_Su
 
 
 def _from_datalist(
-    path: str, part: str | Sequence[str], limit: int | None, dataset_dir: str | None, unique_prompts: bool
+    path: str, split: str | Sequence[str], limit: int | None, dataset_dir: str | None, unique_prompts: bool
 ) -> list[_Subject]:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit: a whole number of 1 or above is needed, not {limit!r}")
-    parts = [part] if isinstance(part, str) else list(part)
-    items = [item for name in parts for item in load_datalist(path, name, dataset_dir)]
+    splits = [split] if isinstance(split, str) else list(split)
+    items = [item for name in splits for item in load_datalist(path, name, dataset_dir)]
     if unique_prompts:
         times = Counter(item["prompt"] for item in items)
         items = [item for item in items if times[item["prompt"]] == 1]
     items = items[:limit]
     if not items:
         kind = "items whose prompt is theirs alone" if unique_prompts else "items"
-        raise InputError(f"datalist: {path} has no {kind} in its part {' + '.join(parts)!r}")
+        raise InputError(f"datalist: {path} has no {kind} in its split {' + '.join(splits)!r}")
     names: set[str] = set()
     subjects = []
     for index, item in enumerate(items):

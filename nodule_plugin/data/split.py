@@ -12,19 +12,19 @@ from sklearn.model_selection import StratifiedGroupKFold
 from nodule_plugin.data.nodule import Nodule
 from nodule_plugin.errors import InputError
 
-PARTS = ("training", "validation", "test")
+SPLITS = ("training", "validation", "test")
 
 
 def split_by_patient(
     nodules: Sequence[Nodule], ratios: Sequence[int] = (7, 2, 1), seed: int = 0
 ) -> dict[str, list[Nodule]]:
-    """Divide nodules so that no patient is in two parts and malignancy is spread evenly.
+    """Divide nodules so that no patient is in two splits and malignancy is spread evenly.
 
     The nodules are dealt into ``sum(ratios)`` folds by scikit-learn's StratifiedGroupKFold (groups: patients, strata:
-    malignancy, 0 where it was not rated); the first folds become the test part, the next the validation part, the rest
-    the training part. Where every stratum has fewer nodules than there are folds, malignancy is left aside. With fewer
-    patients than folds the parts are filled by whole patients in the order training, test, validation, and a part may
-    stay empty.
+    malignancy, 0 where it was not rated); the first folds become the test split, the next the validation split, the
+    rest the training split. Where every stratum has fewer nodules than there are folds, malignancy is left aside. With
+    fewer patients than folds the splits are filled by whole patients in the order training, test, validation, and a
+    split may stay empty.
 
     Args:
         nodules: in any order; the result is the same.
@@ -32,22 +32,22 @@ def split_by_patient(
         seed: of the shuffle before dealing.
 
     Returns:
-        part name -> its nodules, ordered by id.
+        split name -> its nodules, ordered by id.
 
     Raises:
         InputError: if ``ratios`` are not three whole numbers with a positive first one.
     """
     shares = check_ratios(ratios)
     ordered = sorted(nodules, key=lambda nodule: nodule.id)
-    part_of_fold = np.repeat(["test", "validation", "training"], [shares[2], shares[1], shares[0]])
-    if len({nodule.patient_id for nodule in ordered}) < len(part_of_fold):
-        part_of_patient = _deal_few_patients(ordered, shares, seed)
+    split_of_fold = np.repeat(["test", "validation", "training"], [shares[2], shares[1], shares[0]])
+    if len({nodule.patient_id for nodule in ordered}) < len(split_of_fold):
+        split_of_patient = _deal_few_patients(ordered, shares, seed)
     else:
-        part_of_patient = _deal_folds(ordered, part_of_fold, seed)
-    parts: dict[str, list[Nodule]] = {part: [] for part in PARTS}
+        split_of_patient = _deal_folds(ordered, split_of_fold, seed)
+    splits: dict[str, list[Nodule]] = {split: [] for split in SPLITS}
     for nodule in ordered:
-        parts[part_of_patient[nodule.patient_id]].append(nodule)
-    return parts
+        splits[split_of_patient[nodule.patient_id]].append(nodule)
+    return splits
 
 
 def check_ratios(ratios: Sequence[int]) -> tuple[int, int, int]:
@@ -65,17 +65,17 @@ def check_ratios(ratios: Sequence[int]) -> tuple[int, int, int]:
     return ratios[0] // divisor, ratios[1] // divisor, ratios[2] // divisor
 
 
-def _deal_folds(nodules: Sequence[Nodule], part_of_fold: np.ndarray, seed: int) -> dict[str, str]:
-    if len(part_of_fold) == 1:
-        return {nodule.patient_id: part_of_fold[0] for nodule in nodules}
+def _deal_folds(nodules: Sequence[Nodule], split_of_fold: np.ndarray, seed: int) -> dict[str, str]:
+    if len(split_of_fold) == 1:
+        return {nodule.patient_id: split_of_fold[0] for nodule in nodules}
     patients = [nodule.patient_id for nodule in nodules]
     malignancy = [nodule.findings.malignancy or 0 for nodule in nodules]
-    if max(Counter(malignancy).values()) < len(part_of_fold):  # too few to deal out evenly: scikit-learn refuses
+    if max(Counter(malignancy).values()) < len(split_of_fold):  # too few to deal out evenly: scikit-learn refuses
         malignancy = [0] * len(nodules)
-    folds = StratifiedGroupKFold(len(part_of_fold), shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(len(split_of_fold), shuffle=True, random_state=seed)
     return {
-        patients[index]: str(part)
-        for part, (_, fold) in zip(part_of_fold, folds.split(patients, malignancy, patients))
+        patients[index]: str(split)
+        for split, (_, fold) in zip(split_of_fold, folds.split(patients, malignancy, patients))
         for index in fold
     }
 
@@ -83,6 +83,6 @@ def _deal_folds(nodules: Sequence[Nodule], part_of_fold: np.ndarray, seed: int) 
 def _deal_few_patients(nodules: Sequence[Nodule], shares: Sequence[int], seed: int) -> dict[str, str]:
     patients = sorted({nodule.patient_id for nodule in nodules})
     order = np.random.default_rng(seed).permutation(len(patients))
-    share_of = dict(zip(PARTS, shares))
-    first = [part for part in ("training", "test", "validation") if share_of[part]]
+    share_of = dict(zip(SPLITS, shares))
+    first = [split for split in ("training", "test", "validation") if share_of[split]]
     return {patients[index]: first[place] if place < len(first) else "training" for place, index in enumerate(order)}

@@ -1,8 +1,13 @@
-"""MONAI dictionary transforms from an item of the data list to its region of interest in Hounsfield units."""
+"""The one chain from an item of the data list to pixels: its slice, the window, the region on the output's grid.
+
+Whatever looks at a nodule's pixels (training, validation, evaluation, classifiers, reader study, pages) goes through
+:func:`nodule_transform`; :func:`chain_id` names how it cuts, and only images of one chain may be compared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,13 @@ import nibabel
 import numpy as np
 import pydicom
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import Transform
 from nibabel.filebasedimages import ImageFileError
+from PIL import Image
 from pydicom.errors import InvalidDicomError
 
-from nodule_plugin.data.roi import roi_bounds
+from nodule_plugin.data.roi import Bounds, roi_bounds
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.dicom_header import BrokenFile, check_decoder
 
@@ -69,49 +74,94 @@ def _read_nifti(path: Path, slice_index: int) -> np.ndarray:
         raise InputError(f"image: {path} cannot be read as a NIfTI volume: {error}") from error
 
 
-class LoadNoduleSliced(MapTransform):
-    """Load the one slice an item of the data list points to, never the whole series.
+KERNELS = {"linear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}
+"""Of resampling; both are widened to a low-pass where the region shrinks (Pillow: triangle; Keys' cubic, a = -0.5)."""
+CHAIN_VERSION = 2
+"""Goes up with any change of the pixels. Version 1 cut first and then enlarged: the outermost rows came twice."""
 
-    The item's path under each key becomes a (1, rows, columns) float32 MetaTensor in Hounsfield units. Uses the item's
-    ``slice_index``, see :func:`read_slice`.
+
+def chain_id(kernel: str = "cubic") -> str:
+    """Name and version of the chain with this kernel, such as ``roi-cubic-2``; equal names, equal pixels.
+
+    Raises:
+        InputError: if there is no such kernel.
+    """
+    if kernel not in KERNELS:
+        raise InputError(f"resample_kernel: there is no {kernel!r}; choose one of {', '.join(KERNELS)}")
+    return f"roi-{kernel}-{CHAIN_VERSION}"
+
+
+def nodule_transform(
+    image_size: int | Sequence[int], window_hu: Sequence[float] = DEFAULT_WINDOW_HU, kernel: str = "cubic"
+) -> NoduleROId:
+    """The chain with its settings checked.
+
+    Args:
+        image_size: (H, W) of the result, or its side.
+        window_hu: (lower, upper) end of the window.
+        kernel: of the resampling, a name in :data:`KERNELS`.
+
+    Raises:
+        InputError: if a setting makes no sense.
+    """
+    rows, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return NoduleROId((int(rows), int(columns)), checked_window(window_hu), kernel, chain_id(kernel))
+
+
+@dataclass(frozen=True)
+class NoduleROId(Transform):
+    """From an item of a data list to its ``image``, (3, H, W) float32 in [-1, 1], three equal channels.
+
+    Loads the one slice that the item points to, never the whole series, and resamples its region of interest, see
+    :func:`nodule_plugin.data.roi.roi_bounds` and :func:`resample_roi`. Of the item's other fields ``prompt`` and ``id``
+    are kept. Made by :func:`nodule_transform`; what it cannot read raises :func:`read_slice`'s errors.
     """
 
-    def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+    image_size: tuple[int, int]
+    window_hu: tuple[float, float]
+    kernel: str
+    chain: str
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            pixels = read_slice(Path(item[key]), item["slice_index"])
-            item[key] = MetaTensor(torch.from_numpy(pixels)[None], meta={"filename_or_obj": str(item[key])})
-        return item
+        hu = read_slice(Path(data["image"]), data["slice_index"])
+        bounds = roi_bounds(tuple(data["centre"]), tuple(data["spacing"]), data["roi_mm"])
+        region = resample_roi(hu, bounds, self.image_size, self.window_hu, self.kernel)
+        kept = {name: data[name] for name in ("prompt", "id") if name in data}
+        return {"image": torch.from_numpy(region).repeat(3, 1, 1), **kept}
 
 
-class CropNoduleROId(MapTransform):
-    """Cut the square region of interest around the nodule, (1, rows, columns) to (1, side, side).
+def resample_roi(
+    hu: np.ndarray,
+    bounds: Bounds,
+    size: tuple[int, int],
+    window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
+    kernel: str = "cubic",
+) -> np.ndarray:
+    """A region of a slice through the window, on a grid of ``size`` that divides exactly this region.
 
-    Uses the item's ``centre``, ``spacing`` and ``roi_mm`` by the rule of :func:`nodule_plugin.data.roi.roi_bounds`.
-    Where the image ends first the rest is filled with air; the item's ``padding`` tells how much that is.
+    The kernel reads the pixels around the region too, so that enlarging leaves no trace at its edge; where the slice
+    itself ends, the weights of the pixels that there are sum to 1. The window comes first: metal or bone of thousands
+    of HU then darkens its neighbours no more than the window's upper end would. What a cubic kernel overshoots (2/27 of
+    a step along an axis) is cut off at the window's ends.
+
+    Args:
+        hu: (rows, columns) in Hounsfield units.
+        bounds: of the region, as :func:`nodule_plugin.data.roi.roi_bounds` gives them. Where it reaches beyond the
+            slice there is air.
+        size: (H, W) of the result.
+        window_hu: (lower, upper) end of the window.
+        kernel: a name in :data:`KERNELS`.
+
+    Returns:
+        (H, W) float32 in [-1, 1].
     """
-
-    def __init__(self, keys: KeysCollection = "image", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        bounds = roi_bounds(tuple(item["centre"]), tuple(item["spacing"]), item["roi_mm"])
-        for key in self.key_iterator(item):
-            item[key] = crop_padded(item[key], bounds)
-        return item
-
-
-def crop_padded(image: torch.Tensor, bounds: tuple[int, int, int, int], fill: float = AIR_HU) -> torch.Tensor:
-    """The pixels of ``image`` (C, rows, columns) within ``bounds``, ``fill`` beyond its edges."""
-    row_start, row_stop, column_start, column_stop = bounds
-    rows, columns = image.shape[-2:]
-    inside = image[..., max(row_start, 0) : max(row_stop, 0), max(column_start, 0) : max(column_stop, 0)]
-    padding = (max(-column_start, 0), max(column_stop - columns, 0), max(-row_start, 0), max(row_stop - rows, 0))
-    return torch.nn.functional.pad(inside, padding, value=fill) if any(padding) else inside
+    top, bottom, left, right = bounds
+    beyond = (max(-top, 0), max(bottom - hu.shape[0], 0)), (max(-left, 0), max(right - hu.shape[1], 0))
+    unit = hu_to_unit(np.pad(hu, beyond, constant_values=AIR_HU) if np.any(beyond) else hu, window_hu)
+    rows_before, columns_before = beyond[0][0], beyond[1][0]
+    box = (left + columns_before, top + rows_before, right + columns_before, bottom + rows_before)
+    resampled = Image.fromarray(unit).resize(size[::-1], KERNELS[kernel], box)
+    return np.asarray(resampled).clip(-1, 1)
 
 
 ORIENTATIONS = 8

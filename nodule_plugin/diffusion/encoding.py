@@ -79,17 +79,17 @@ def draw_latents(vae: AutoencoderKL, moments: Tensor, noise: Tensor) -> Tensor:
 
 def open_latent_cache(
     folder: str | Path | None,
-    part: str,
+    split: str,
     vae: AutoencoderKL,
     items: Sequence[Mapping[str, Any]],
     transform: Any,
     image_size: int,
 ) -> LatentCache | None:
-    """The cache of one part of a data list; of several processes the first makes it and the others open it.
+    """The cache of one split of a data list; of several processes the first makes it and the others open it.
 
     Args:
-        folder: of all parts' caches; None for no cache.
-        part: "training", "validation" or "test": the folder's own folder.
+        folder: of all splits' caches; None for no cache.
+        split: "training", "validation" or "test": the folder's own folder.
         vae: decides, with the items and the transform, what the cache is of.
         items, transform: see :func:`nodule_plugin.data.latents.data_fingerprint`.
         image_size: height and width of the images, pixels.
@@ -103,10 +103,10 @@ def open_latent_cache(
     shape = (2 * vae.config.latent_channels, image_size // factor, image_size // factor)
     fingerprint = sha256((weights_fingerprint(vae) + data_fingerprint(items, transform)).encode()).hexdigest()
     with idist.one_rank_first(rank=0, local=False):
-        cache = LatentCache(Path(folder) / part, fingerprint, len(items), shape)
+        cache = LatentCache(Path(folder) / split, fingerprint, len(items), shape)
     logger.info(
-        "Latents of the %s part: %.0f %% in %s (%.2f GiB)",
-        part,
+        "Latents of the %s split: %.0f %% in %s (%.2f GiB)",
+        split,
         100 * cache.complete,
         cache.folder,
         cache.nbytes / 2**30,

@@ -124,13 +124,15 @@ def _check(
             raise InputError(f"{name} images: there is none; give a data list, and a set that inference wrote")
     patients = {item["record"].patient_id for item in training}
     if shared := sorted({item["record"].patient_id for item in held_out} & patients):
-        raise InputError(f"held-out images: patient {shared[0]} is among the training images, too; choose another part")
+        raise InputError(
+            f"held-out images: patient {shared[0]} is among the training images, too; choose another split"
+        )
     tested = {item["record"].id for item in held_out}
     for item in generated:
         if item["record"].source_id in tested:
             raise InputError(
                 f"generated image {item['record'].id} was asked for with the findings of the held-out nodule "
-                f"{item['record'].source_id}; generate from the training part (inference: --part training)"
+                f"{item['record'].source_id}; generate from the training split (inference: --split training)"
             )
 
 

@@ -155,7 +155,7 @@ def _attack(images: ImageSet, training: ImageSet, detector: CopyDetector) -> dic
     if not known:
         raise InputError(
             f"attack set {images.key.model}: none of its images comes from a training nodule of training_datalist; "
-            "generate it with part=training of that data list"
+            "generate it with split=training of that data list"
         )
     chosen = images.take(known)
     found = attack_result(detector, chosen.images, [place[record.source_id or ""] for record in chosen.records])

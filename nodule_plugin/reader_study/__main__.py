@@ -28,7 +28,7 @@ def _design(options: argparse.Namespace) -> None:
         options.real,
         options.generated,
         settings,
-        options.part,
+        options.split,
         options.dataset_dir,
         options.key,
         options.seed,
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     design.add_argument("--generated", required=True, nargs="+", metavar="MANIFEST", help="generated sets, one a model")
     design.add_argument("--output", required=True, metavar="STUDY", help="folder of the study, a new one")
     design.add_argument("--key", help="file for the key (default: STUDY.key.json, beside the study)")
-    design.add_argument("--part", nargs="+", default=["test"], help="parts of the data list (default: test)")
+    design.add_argument("--split", nargs="+", default=["test"], help="splits of the data list (default: test)")
     design.add_argument("--dataset-dir", help="folder of the data list's images (default: the one it names)")
     design.add_argument("--cases", type=int, default=20, help="real images, and images of each model (default: 20)")
     design.add_argument("--repeats", type=int, default=6, help="images shown twice, unannounced (default: 6)")

@@ -83,7 +83,7 @@ def write_study(
     datalist: str | Path,
     generated: Sequence[str | Path],
     settings: Settings = Settings(),
-    part: str | Sequence[str] = "test",
+    split: str | Sequence[str] = "test",
     dataset_dir: str | Path | None = None,
     key: str | Path | None = None,
     seed: int | None = None,
@@ -95,7 +95,7 @@ def write_study(
         datalist: data list of the real images.
         generated: generated sets (folders or their ``manifest.json``), made from that data list's findings.
         settings: size and plan.
-        part: of the data list; several are joined.
+        split: of the data list; several are joined.
         dataset_dir: folder of the data list's images; by default the one that it names.
         key: file for the key, outside of ``output``; by default beside it, with ``.key.json`` added to its name. The
             readers' links go to a file ``.links.csv`` beside the key.
@@ -114,7 +114,7 @@ def write_study(
     window_hu = _common_window(folders)
     made = generated_items(folders)
     arms = (REAL_ARM, *_models(made))
-    real = real_items(datalist=datalist, part=part, dataset_dir=dataset_dir)
+    real = real_items(datalist=datalist, split=split, dataset_dir=dataset_dir)
     cases = draw_cases(match_cases(real, made, arms), settings, rng)
     size = image_size(made)
 

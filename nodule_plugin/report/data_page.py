@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.transforms import Resized, ScaleIntensityRanged
 from PIL import Image
 
 from nodule_plugin import __version__
-from nodule_plugin.data.cautions import cautions
 from nodule_plugin.data.datalist import load_datalist, read_datalist
+from nodule_plugin.data.dataset_warnings import dataset_warnings
 from nodule_plugin.data.overview import FEW, TRAINING, count_datalist, roi_pixels
-from nodule_plugin.data.split import PARTS
-from nodule_plugin.data.transforms import CropNoduleROId, LoadNoduleSliced
+from nodule_plugin.data.pixels import to_uint8
+from nodule_plugin.data.split import SPLITS
+from nodule_plugin.data.transforms import nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
@@ -40,7 +40,7 @@ def page_file(page: bool | str | Path | None, datalist: str | Path, samples: int
     Args:
         page: a path; True for the data list's own with the suffix ``.html``; False or None for no page.
         datalist: the data list.
-        samples: images of each part.
+        samples: images of each split.
 
     Raises:
         InputError: if the page would take the data list's place, or ``samples`` is not a number.
@@ -69,7 +69,7 @@ def write_data_page(
     Args:
         datalist: file that :func:`nodule_plugin.data.datalist.write_datalist` wrote.
         page: see :func:`page_file`.
-        samples: images of each part.
+        samples: images of each split.
         seed: of their choice; the same data list and seed give the same page.
         dataset_dir: folder of the images; by default the one that the data list was made from.
 
@@ -99,18 +99,18 @@ def render_data_page(datalist: Path, samples: int, seed: int, dataset_dir: str |
     """The page as HTML text; see :func:`write_data_page`."""
     content = read_datalist(datalist)
     try:
-        items = {part: load_datalist(datalist, part, dataset_dir) for part in PARTS}
+        items = {split: load_datalist(datalist, split, dataset_dir) for split in SPLITS}
         overview = count_datalist(content)
-        everything = [item for part in PARTS for item in items[part]]
+        everything = [item for split in SPLITS for item in items[split]]
         return render(
             "data.html",
             content=content,
-            parts=PARTS,
+            splits=SPLITS,
             training=TRAINING,
             overview=overview,
-            cautions=cautions(content, overview),
+            warnings=dataset_warnings(content, overview),
             notice=_SYNTHETIC if all(item["synthetic"] for item in everything) else _REAL,
-            samples={part: _figures(items[part], samples, seed) for part in PARTS},
+            samples={split: _figures(items[split], samples, seed) for split in SPLITS},
             settings=_settings(content),
             window_hu=DEFAULT_WINDOW_HU,
             few=FEW,
@@ -147,17 +147,9 @@ def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[
 
 
 def _picture(item: Mapping[str, Any]) -> Image.Image:
-    """An item's image by the steps of training's preprocessing, at the size of the page."""
-    lower, upper = DEFAULT_WINDOW_HU
-    cut: Any = item
-    for step in (
-        LoadNoduleSliced(),
-        CropNoduleROId(),
-        ScaleIntensityRanged("image", lower, upper, 0.0, 255.0, clip=True),
-        Resized("image", (SAMPLE_PIXELS, SAMPLE_PIXELS), mode="bilinear"),
-    ):
-        cut = step(cut)
-    return Image.fromarray(np.rint(cut["image"][0].numpy()).astype(np.uint8))
+    """An item's image as training and evaluation see it, at the size of the page."""
+    image = nodule_transform(SAMPLE_PIXELS)(item)["image"]
+    return Image.fromarray(to_uint8(image[None])[0, 0].numpy())
 
 
 def _facts(item: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ def build_results(
         phantoms: the reference images are phantoms, and must not be called real.
         seen_in_training: how many reference images are of patients that the project's small models were trained on.
         studies: as :func:`nodule_plugin.metrics.studies.run_studies` gives them; None: none were run.
-        not_held_out: how many are of patients of the training part that copies are looked for in.
+        not_held_out: how many are of patients of the training split that copies are looked for in.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -98,7 +98,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     if results["not_held_out"]:
         sentences.append(
             f"{results['not_held_out']} of the {reference} are of patients whose images the model was trained on: low "
-            "distances prove nothing, and copies are not looked for. Choose another part, or another training_datalist."
+            "distances prove nothing, and copies are not looked for. Choose another split or training_datalist."
         )
     few = [row["images"] for row in results["rows"] if row["kind"] == REAL and row["images"] < FEW_IMAGES]
     if few:

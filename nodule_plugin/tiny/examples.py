@@ -39,28 +39,28 @@ class Examples:
 
 def load_examples(
     datalist: Path,
-    part: str,
+    split: str,
     fold: str | None = None,
     templates: Sequence[str] = (),
     dataset_dir: Path | None = None,
 ) -> Examples:
-    """The images of one part of a data list that lie wholly inside their slices.
+    """The images of one split of a data list that lie wholly inside their slices.
 
     Args:
         datalist: as ``prepare`` writes it.
-        part: of it.
+        split: of it.
         fold: :data:`CONDITIONING` or :data:`JUDGING`, to take only their patients, see :func:`fold_of`.
         templates: each image comes again with its prompt in each of these wordings.
         dataset_dir: see :func:`nodule_plugin.data.datalist.load_datalist`.
 
     Raises:
-        InputError: see :func:`nodule_plugin.data.datalist.load_datalist`; or if the part is empty.
+        InputError: see :func:`nodule_plugin.data.datalist.load_datalist`; or if the split is empty.
     """
-    items = real_items(datalist=datalist, part=part, dataset_dir=dataset_dir)
+    items = real_items(datalist=datalist, split=split, dataset_dir=dataset_dir)
     if fold is not None:
         items = [item for item in items if fold_of(item["patient_id"]) == fold]
     load = LoadSetImaged(size=(IMAGE_SIZE, IMAGE_SIZE))
-    images = torch.stack([load(item)["image"] for item in tqdm(items, desc=part)])
+    images = torch.stack([load(item)["image"] for item in tqdm(items, desc=split)])
     synthetic = sum(item["synthetic"] for item in items)
     source = {0: "real LIDC-IDRI", len(items): "phantom"}.get(synthetic, "real LIDC-IDRI and phantom")
     findings = [Findings.from_dict(item["findings"]) for item in items]

@@ -91,7 +91,7 @@ def model_card(results: Mapping[str, HeldOut], training_images: Mapping[str, int
     """The README.md of the model's folder.
 
     Args:
-        results: part of the data list -> what was found on it.
+        results: split of the data list -> what was found on it.
         training_images: what the images are, in words -> how many there were.
         steps: of training.
     """
@@ -108,7 +108,7 @@ open_clip's folder layout; weights stored with 16 bits, loaded with 32.
 
 ## On images of patients that it was not trained on
 
-Its settings were chosen by the validation part. Test results of an earlier version were known, too. It was trained on
+Its settings were chosen by the validation split. Test results of an earlier version were known, too. It was trained on
 two thirds of the training patients; the other third taught the text encoder that conditions the small base model.
 
 | | {" | ".join(results)} |

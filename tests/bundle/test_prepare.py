@@ -54,7 +54,7 @@ def test_crops_from_any_folder(repository: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "12 image-prompt pairs" in done.stdout
     content = json.loads(datalist.read_text())
-    assert [content[f"num{part}"] for part in ("Training", "Validation", "Test")] == [6, 3, 3]
+    assert [content[f"num{split}"] for split in ("Training", "Validation", "Test")] == [6, 3, 3]
     assert content["dataset_dir"] == str(tmp_path / "crops")
     assert content["template"]["name"] == "detailed"
     assert content["selection"] == {"min_readers": 1, "min_diameter_mm": 5.0}
@@ -77,10 +77,10 @@ def test_real_data(repository: Path, real_data: Path, tmp_path: Path, dataset: s
     datalist = tmp_path / "datalist.json"
     _prepare_here(repository, dataset_dir=str(real_data / dataset), datalist=str(datalist))
     content = json.loads(datalist.read_text())
-    counts = [content[f"num{part}"] for part in ("Training", "Validation", "Test")]
+    counts = [content[f"num{split}"] for split in ("Training", "Validation", "Test")]
     assert sum(counts) == {"lidc_idri": 5, "lidc_nodule_crops": 838}[dataset]
-    for part in ("training", "validation", "test"):
-        assert len(load_datalist(datalist, part)) == len(content[part])
+    for split in ("training", "validation", "test"):
+        assert len(load_datalist(datalist, split)) == len(content[split])
     page = datalist.with_suffix(".html").read_text(encoding="utf-8")
     assert page.count("<figure><img") == {"lidc_idri": 5, "lidc_nodule_crops": 18}[dataset]
     assert "Made from real patients" in page

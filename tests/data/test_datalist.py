@@ -17,7 +17,7 @@ from nodule_plugin.data.datalist import (
     write_datalist,
 )
 from nodule_plugin.data.nodule import NoduleSet, Skipped
-from nodule_plugin.data.split import PARTS
+from nodule_plugin.data.split import SPLITS
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.selection import get_selection
 from nodule_plugin.prompts import findings_to_prompt
@@ -65,7 +65,7 @@ def test_content(nodules: NoduleSet, folder: Path) -> None:
     assert content["skipped"] == [{"what": "x", "reason": "too small"}]
     assert (content["licence"], content["consensus"]) == ("CC BY 3.0", "given")
     assert "10.7937/K9/TCIA.2015.LO9QL9SX" in content["citation"][0]
-    assert [content[f"num{part.capitalize()}"] for part in PARTS] == [6, 4, 2] == [len(content[p]) for p in PARTS]
+    assert [content[f"num{split.capitalize()}"] for split in SPLITS] == [6, 4, 2] == [len(content[p]) for p in SPLITS]
     assert json.loads(json.dumps(content)) == content
 
 
@@ -94,16 +94,16 @@ def test_ids_must_differ(nodules: NoduleSet) -> None:
         build_datalist(nodules)
 
 
-def test_empty_part_is_logged(nodules: NoduleSet, caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_split_is_logged(nodules: NoduleSet, caplog: pytest.LogCaptureFixture) -> None:
     nodules.nodules = nodules.nodules[:2]
     with caplog.at_level(logging.WARNING):
         content = build_datalist(nodules)
     assert content["validation"] == []
-    assert "the validation part is empty" in caplog.text
+    assert "the validation split is empty" in caplog.text
 
 
 def test_round_trip(written: Path, folder: Path, nodules: NoduleSet) -> None:
-    items = [item for part in PARTS for item in load_datalist(written, part)]
+    items = [item for split in SPLITS for item in load_datalist(written, split)]
     assert {item["id"]: item["image"] for item in items} == {n.id: str(n.image) for n in nodules.nodules}
     assert [path.name for path in written.parent.iterdir()] == ["datalist.json"]
 
@@ -152,8 +152,8 @@ def test_file_that_is_no_data_list(tmp_path: Path, content: str | None, message:
         load_datalist(path, "training")
 
 
-def test_unknown_part(written: Path) -> None:
-    with pytest.raises(InputError, match="there is no part 'train'"):
+def test_unknown_split(written: Path) -> None:
+    with pytest.raises(InputError, match="there is no split 'train'"):
         load_datalist(written, "train")
 
 
@@ -190,10 +190,10 @@ def test_ensure_makes_it_once(folder: Path, tmp_path: Path) -> None:
 
 def test_real_crops_are_split_as_the_reference_does(real_crops: NoduleSet) -> None:
     content = build_datalist(real_crops)
-    assert [len(content[part]) for part in PARTS] == [587, 167, 84]
-    patients = [{item["patient_id"] for item in content[part]} for part in PARTS]
+    assert [len(content[split]) for split in SPLITS] == [587, 167, 84]
+    patients = [{item["patient_id"] for item in content[split]} for split in SPLITS]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 472
-    shares = [sum(i["findings"]["malignancy"] > 3 for i in content[part]) / len(content[part]) for part in PARTS]
+    shares = [sum(i["findings"]["malignancy"] > 3 for i in content[split]) / len(content[split]) for split in SPLITS]
     assert shares == pytest.approx([206 / 838] * 3, abs=0.01)
-    padded = sum(item["padding"] > 0 for part in PARTS for item in content[part])
+    padded = sum(item["padding"] > 0 for split in SPLITS for item in content[split])
     assert padded < 0.12 * 838

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datalist_content import make_content, make_item
 
-from nodule_plugin.data.cautions import cautions
+from nodule_plugin.data.dataset_warnings import dataset_warnings
 from nodule_plugin.data.overview import FEW, Distribution, count_datalist
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES
@@ -16,11 +16,11 @@ def _rating(content: dict[str, Any], name: str) -> Distribution:
 
 
 def _said(content: dict[str, Any]) -> str:
-    return "\n".join(cautions(content, count_datalist(content)))
+    return "\n".join(dataset_warnings(content, count_datalist(content)))
 
 
-def _many(part: str, count: int, first: int = 0, **changes: Any) -> list[dict[str, Any]]:
-    return [make_item(number, part, **changes) for number in range(first, first + count)]
+def _many(split: str, count: int, first: int = 0, **changes: Any) -> list[dict[str, Any]]:
+    return [make_item(number, split, **changes) for number in range(first, first + count)]
 
 
 def test_ratings_are_counted_by_part_with_both_wordings() -> None:
@@ -41,10 +41,10 @@ def test_every_finding_has_its_histogram_whether_or_not_prompts_mention_it() -> 
     assert (lobulation.rows[-1].detail, lobulation.rows[-1].counts["training"]) == ("not rated", 1)
 
 
-def test_counts_by_part() -> None:
+def test_counts_by_split() -> None:
     training = [*_many("training", 2), make_item(2, "training", padding=0.1), make_item(3, "training", margin=1)]
     overview = count_datalist(make_content(*training, *_many("test", 1)))
-    rows = {row[0]: dict(zip(overview.part_headings[1:], row[1:])) for row in overview.part_rows}
+    rows = {row[0]: dict(zip(overview.split_headings[1:], row[1:])) for row in overview.split_rows}
     assert (rows["training"]["pairs"], rows["training"]["ROI beyond the image"], rows["training"]["examples"]) == (
         *("4", "1", "3"),
     )
@@ -55,7 +55,7 @@ def test_counts_by_part() -> None:
 def test_readings_of_one_nodule_are_one_nodule() -> None:
     readings = [make_item(0, "training", id=f"training-N01-R{reader}") for reader in (1, 2)]
     counted = {
-        rule: count_datalist(make_content(*readings, consensus=rule)).part_rows[0][4] for rule in ("each", "median")
+        rule: count_datalist(make_content(*readings, consensus=rule)).split_rows[0][4] for rule in ("each", "median")
     }
     assert counted == {"each": "1", "median": "2"}
 
@@ -148,15 +148,18 @@ def test_nothing_is_said_to_be_missing_where_nothing_is() -> None:
     [
         (_many("test", 2), "2 of 2 test examples (100 %) have a prompt without a training example (1 prompt)."),
         (_many("test", 1), "1 of 1 test example (100 %) has a prompt without a training example (1 prompt)."),
-        ([], "The test part has no example."),
-        (_many("test", 1, patient_id="P-training-0"), "P-training-0 is in more than one part: no test on such a split"),
+        ([], "The test split has no example."),
+        (
+            _many("test", 1, patient_id="P-training-0"),
+            "P-training-0 is in more than one split: no test on such a division",
+        ),
         ([], "1 training example with 1 different prompt, of 1,250 that the template 'reference' can write."),
         ([], "Prompts of a single example: 1, with fewer than 10: 1."),
         ([], "Prompts do not mention lobulation, malignancy, subtlety and internal structure:"),
         ([], "Prompts word several kinds of calcification alike;"),
     ],
 )
-def test_cautions(items: list[dict[str, Any]], sentence: str) -> None:
+def test_dataset_warnings(items: list[dict[str, Any]], sentence: str) -> None:
     assert sentence in _said(make_content(make_item(0, "training", margin=1), *items))
 
 

@@ -140,8 +140,8 @@ def test_bad_json_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"part": "training"}, "no items in its part 'training'"),
-        ({"part": "x"}, "no part 'x'"),
+        ({"split": "training"}, "no items in its split 'training'"),
+        ({"split": "x"}, "no split 'x'"),
         ({"limit": 0}, "limit"),
     ],
 )
@@ -150,21 +150,21 @@ def test_bad_use_of_the_datalist_is_named(arguments: dict[str, Any], message: st
         generation_requests(datalist=datalist(tmp_path, ["a"]), **arguments)
 
 
-def test_parts_of_a_data_list_are_joined_and_unique_prompts_chosen(tmp_path: Path) -> None:
+def test_splits_of_a_data_list_are_joined_and_unique_prompts_chosen(tmp_path: Path) -> None:
     file = Path(datalist(tmp_path, ["a", "b", "c"]))
     content = json.loads(file.read_text())
     content["training"] = [{**item, "id": f"{item['id']}2", "prompt": "shared"} for item in content["test"][:2]]
     content["training"].append({**content["test"][2], "id": "c2", "prompt": "own"})
     file.write_text(json.dumps(content))
-    joined = generation_requests(datalist=str(file), part=["training", "test"])
+    joined = generation_requests(datalist=str(file), split=["training", "test"])
     assert [request["source_id"] for request in joined] == ["a2", "b2", "c2", "a", "b", "c"]
     assert [request["seed"] for request in joined] == list(range(6))
-    attack = generation_requests(datalist=str(file), part="training", unique_prompts="true", seeds=[0, 1])
+    attack = generation_requests(datalist=str(file), split="training", unique_prompts="true", seeds=[0, 1])
     assert [(request["source_id"], request["seed"]) for request in attack] == [("c2", 0), ("c2", 1)]
     content["training"] = content["training"][:2]
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match="no items whose prompt is theirs alone"):
-        generation_requests(datalist=str(file), part="training", unique_prompts=True)
+        generation_requests(datalist=str(file), split="training", unique_prompts=True)
 
 
 def test_one_rating_moves_and_all_else_stays() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nodule_plugin.data.nodule import Nodule
-from nodule_plugin.data.split import PARTS, check_ratios, split_by_patient
+from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
 
@@ -33,15 +33,15 @@ def _patients(nodules: Sequence[Nodule]) -> set[str]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_shares_malignancy_and_patients(seed: int) -> None:
     nodules = _nodules()
-    parts = split_by_patient(nodules, (7, 2, 1), seed)
-    assert sorted(n.id for part in parts.values() for n in part) == [n.id for n in nodules]
-    assert sum(len(_patients(parts[part])) for part in PARTS) == len(_patients(nodules))
+    splits = split_by_patient(nodules, (7, 2, 1), seed)
+    assert sorted(n.id for split in splits.values() for n in split) == [n.id for n in nodules]
+    assert sum(len(_patients(splits[split])) for split in SPLITS) == len(_patients(nodules))
     whole = Counter(n.findings.malignancy for n in nodules)
-    for part, share in zip(PARTS, (0.7, 0.2, 0.1)):
-        assert len(parts[part]) == pytest.approx(1000 * share, abs=8)
-        spread = Counter(n.findings.malignancy for n in parts[part])
+    for split, share in zip(SPLITS, (0.7, 0.2, 0.1)):
+        assert len(splits[split]) == pytest.approx(1000 * share, abs=8)
+        spread = Counter(n.findings.malignancy for n in splits[split])
         for code, count in whole.items():
-            assert spread[code] / len(parts[part]) == pytest.approx(count / 1000, abs=0.03)
+            assert spread[code] / len(splits[split]) == pytest.approx(count / 1000, abs=0.03)
 
 
 def test_order_does_not_matter_but_the_seed_does() -> None:
@@ -68,18 +68,18 @@ def test_ratios_in_lowest_terms_are_the_same_split() -> None:
     ],
 )
 def test_few_patients(patients: int, ratios: tuple[int, int, int], filled: dict[str, int]) -> None:
-    parts = split_by_patient([_nodule(n, f"P{n}", 3) for n in range(patients)], ratios)
-    assert {part: len(parts[part]) for part in PARTS if parts[part]} == filled
+    splits = split_by_patient([_nodule(n, f"P{n}", 3) for n in range(patients)], ratios)
+    assert {split: len(splits[split]) for split in SPLITS if splits[split]} == filled
 
 
 def test_strata_smaller_than_the_folds() -> None:
-    parts = split_by_patient([_nodule(n, f"P{n}", n % 5 + 1) for n in range(20)])
-    assert {part: len(parts[part]) for part in PARTS} == {"training": 14, "validation": 4, "test": 2}
+    splits = split_by_patient([_nodule(n, f"P{n}", n % 5 + 1) for n in range(20)])
+    assert {split: len(splits[split]) for split in SPLITS} == {"training": 14, "validation": 4, "test": 2}
 
 
 def test_unrated_malignancy_is_a_stratum() -> None:
-    parts = split_by_patient([_nodule(n, f"P{n}", None if n % 2 else 4) for n in range(100)])
-    assert sum(n.findings.malignancy is None for n in parts["test"]) == 5
+    splits = split_by_patient([_nodule(n, f"P{n}", None if n % 2 else 4) for n in range(100)])
+    assert sum(n.findings.malignancy is None for n in splits["test"]) == 5
 
 
 @pytest.mark.parametrize("ratios", [(7, 2), (0, 2, 1), (7, -2, 1), (0.7, 0.2, 0.1), ("7", "2", "1"), 7])

@@ -14,16 +14,16 @@ from nodule_plugin.data.overview import (
     Item,
     Overview,
     codes_by_phrase,
-    examples_by_part,
+    examples_by_split,
     span,
     template_of,
 )
-from nodule_plugin.data.split import PARTS
+from nodule_plugin.data.split import SPLITS
 from nodule_plugin.findings import SCALES
 from nodule_plugin.prompts import PromptTemplate
 
 
-def cautions(content: Mapping[str, Any], overview: Overview) -> list[str]:
+def dataset_warnings(content: Mapping[str, Any], overview: Overview) -> list[str]:
     """The gravest first: faults of the split, words without examples, prompts of few, what prompts cannot say.
 
     Args:
@@ -31,7 +31,7 @@ def cautions(content: Mapping[str, Any], overview: Overview) -> list[str]:
         overview: its counts.
     """
     template = template_of(content)
-    examples = examples_by_part(content)
+    examples = examples_by_split(content)
     return [
         *_of_the_split(content, examples),
         *_of_words(examples[TRAINING], template),
@@ -41,18 +41,20 @@ def cautions(content: Mapping[str, Any], overview: Overview) -> list[str]:
 
 
 def _of_the_split(content: Mapping[str, Any], examples: Mapping[str, Sequence[Item]]) -> list[str]:
-    parts_of: dict[str, set[str]] = {}
-    for part in PARTS:
-        for item in content[part]:
-            parts_of.setdefault(item["patient_id"], set()).add(part)
-    divided = sorted(patient for patient, parts in parts_of.items() if len(parts) > 1)
+    splits_of: dict[str, set[str]] = {}
+    for split in SPLITS:
+        for item in content[split]:
+            splits_of.setdefault(item["patient_id"], set()).add(split)
+    divided = sorted(patient for patient, splits in splits_of.items() if len(splits) > 1)
     sentences = []
     if divided:
         verb = "is" if len(divided) == 1 else "are"
-        sentences.append(f"{_listed(divided)} {verb} in more than one part: no test on such a split can be trusted.")
-    sentences += [f"The {part} part has no example." for part in PARTS if not examples[part]]
-    left_out = [item["diameter_mm"] for part in PARTS for item in content[part] if item["padding"]]
-    kept = [item["diameter_mm"] for part in PARTS for item in examples[part]]
+        sentences.append(
+            f"{_listed(divided)} {verb} in more than one split: no test on such a division can be trusted."
+        )
+    sentences += [f"The {split} split has no example." for split in SPLITS if not examples[split]]
+    left_out = [item["diameter_mm"] for split in SPLITS for item in content[split] if item["padding"]]
+    kept = [item["diameter_mm"] for split in SPLITS for item in examples[split]]
     if left_out:
         against = f", the others' {np.median(kept):.1f} mm" if kept else ""
         sentences.append(
@@ -90,12 +92,12 @@ def _of_prompts(examples: Mapping[str, Sequence[Item]], overview: Overview, temp
             f"of {template.prompts:,} that the template {template.name!r} can write. Prompts of a single example: "
             f"{once:,}, with fewer than {FEW}: {few:,}. What rests on one nodule can be learnt by heart."
         )
-    for part in PARTS[1:]:
-        unseen = [prompt for prompt in overview.unseen if prompt.counts[part]]
+    for split in SPLITS[1:]:
+        unseen = [prompt for prompt in overview.unseen if prompt.counts[split]]
         if unseen:
-            nodules, total = sum(prompt.counts[part] for prompt in unseen), len(examples[part])
+            nodules, total = sum(prompt.counts[split] for prompt in unseen), len(examples[split])
             sentences.append(
-                f"{nodules:,} of {_plural(total, f'{part} example')} ({100 * nodules / total:.0f} %) "
+                f"{nodules:,} of {_plural(total, f'{split} example')} ({100 * nodules / total:.0f} %) "
                 f"{'has' if nodules == 1 else 'have'} a prompt without a training example "
                 f"({_plural(len(unseen), 'prompt')})."
             )
