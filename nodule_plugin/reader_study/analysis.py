@@ -52,12 +52,13 @@ def analyse(answers: pd.DataFrame, key: Key, plan: Plan, readers: Sequence[str],
 
     Returns:
         Lists of lines: "readers", "scores" (the reference method's table), "comparisons", "recognition", "ordinal",
-        "agreement", "repeats"; and "curves" and "distributions" for figures. A number that does not exist is None, and
-        the line's "reason" says why. docs/reader_study.md documents the fields.
+        "agreement", "repeats"; "curves" and "distributions" for figures; and the key's "blinding". A number that does
+        not exist is None, and the line's "reason" says why. docs/reader_study.md documents the fields.
     """
     first = answers[answers["repeat_of"].isna()]
     models = list(key.arms[1:])
     results = {
+        "blinding": key.blinding,
         "readers": reader_lines(answers, key, readers),
         "scores": score_lines(first, key.arms),
         "comparisons": comparison_lines(first, models, plan),
@@ -72,7 +73,7 @@ def analyse(answers: pd.DataFrame, key: Key, plan: Plan, readers: Sequence[str],
 
 
 def reader_lines(answers: pd.DataFrame, key: Key, readers: Sequence[str]) -> list[Line]:
-    """For each reader: images answered and missing, refusals, changes, median reading time."""
+    """For each reader: images answered and missing, refusals, changes, median reading time, unknown times."""
     total = sum(not image.practice for image in key.images.values())
     lines = []
     for reader in readers:
@@ -87,6 +88,7 @@ def reader_lines(answers: pd.DataFrame, key: Key, readers: Sequence[str]) -> lis
                 "changed": int((own["revisions"] > 1).sum()),
                 "median_seconds": own["seconds"].median(),
                 "median_visible_seconds": own["visible_seconds"].median(),
+                "untimed": int(own["seconds"].isna().sum()),
             }
         )
     return lines
@@ -163,7 +165,7 @@ def recognition_lines(first: pd.DataFrame, models: Sequence[str], plan: Plan) ->
     """Can readers tell generated from real? The area under the curve, for each model and for all of them."""
     lines = []
     for model in [*models, ALL_MODELS] if len(models) > 1 else models:
-        found, readers, cases = _areas(first, models if model == ALL_MODELS else [model])
+        measured, readers, cases = _areas(first, models if model == ALL_MODELS else [model])
         line: Line = {"model": model, "readers": len(readers), "cases": cases}
         line |= dict.fromkeys(
             (
@@ -183,16 +185,16 @@ def recognition_lines(first: pd.DataFrame, models: Sequence[str], plan: Plan) ->
         taken = first[first["arm"] == REAL_ARM]
         line["generated_called_generated"] = (made[ORIGIN] == GENERATED).mean() if len(made) else None
         line["real_called_real"] = (taken[ORIGIN] == REAL).mean() if len(taken) else None
-        if found is None:
+        if measured is None:
             lines.append(line | {"reason": "no reader answered enough, or fewer than two cases are without gaps"})
             continue
-        mean = found.mean()
+        mean = measured.mean()
         p = mean.p_equivalence(plan.auc_margin, 0.5)
         (low, high), narrow = mean.interval(1 - plan.alpha), mean.interval(1 - 2 * plan.alpha)
         line |= {"auc": mean.value, "standard_error": mean.standard_error, "df": mean.df}
         line |= {"low": max(0.0, low), "high": min(1.0, high), "p_chance": mean.p_difference(0.5)}
         line |= {"low_equivalence": max(0.0, narrow[0]), "high_equivalence": min(1.0, narrow[1]), "p_equivalence": p}
-        line |= {"indistinguishable": bool(p < plan.alpha), "by_reader": dict(zip(readers, found.areas.tolist()))}
+        line |= {"indistinguishable": bool(p < plan.alpha), "by_reader": dict(zip(readers, measured.areas.tolist()))}
         line["reason"] = "one reader: says nothing of other readers" if len(readers) == 1 else None
         lines.append(line)
     return lines

@@ -1,13 +1,13 @@
 """The readers' answers: an SQLite table to which rows are added and in which none is ever changed.
 
-Every row carries a link, made of itself, the link before it, and a key that is replaced with each row by its SHA-256: the
-database holds the key of the next row, and none of the rows before can be made anew from it. The first key is sealed
+Every row carries a link, made of itself, the link before it, and a key that each row replaces by the key's SHA-256: the
+database holds the key of the next row, with which none of the rows before can be made anew. The first key is sealed
 with the study's key, so that whoever opens the seal can check every link (:meth:`AnswerStore.verify`). A link that was
 published meanwhile binds all rows up to it, whoever holds keys. Studies of earlier releases have no key: their links
 are plain SHA-256, which anybody can make anew.
 
-Triggers refuse changes through SQL. A commit returns after the disk has it (write-ahead log, ``synchronous=FULL``): what
-was confirmed to a reader survives a crash of server or machine.
+Triggers refuse changes through SQL. A commit returns after the disk has it (write-ahead log, ``synchronous=FULL``):
+what was confirmed to a reader survives a crash of server or machine.
 """
 
 from __future__ import annotations
@@ -267,9 +267,11 @@ class AnswerStore:
         for link in links:
             if link not in present:
                 raise InputError(
-                    f"link: {link} is not in {self.file}: rows up to it were changed or removed, or it is another study's"
+                    f"link: {link} is not in {self.file}: rows were changed or removed, or the link is another study's"
                 )
-        return Chain(len(rows), next(reversed(present), ""), key is not None, max((present[x] for x in links), default=0))
+        return Chain(
+            len(rows), next(reversed(present), ""), key is not None, max((present[x] for x in links), default=0)
+        )
 
 
 def now() -> str:
@@ -307,8 +309,8 @@ def _link(key: bytes | None, before: str, values: list[Any]) -> str:
 def _copied(file: Path) -> TemporaryDirectory[str]:
     """A folder, removed with the object, that holds a copy of a database and its write-ahead log.
 
-    SQLite writes beside a database even to read it or, told that nothing changes ("immutable"), leaves out what is still
-    in the log.
+    SQLite writes beside a database even to read it or, told that nothing changes ("immutable"), leaves out what is
+    still in the log.
     """
     folder = TemporaryDirectory(prefix="answers-")
     for part in (file, file.with_name(f"{file.name}-wal")):

@@ -18,8 +18,9 @@ _CONTROL = ("\t", "\r", "\n")
 def csv_bytes(lines: Sequence[Mapping[str, Any]]) -> bytes:
     """Lines as a CSV file.
 
-    UTF-8 with a byte order mark, without which Excel takes the bytes for its own code page. A text that could be run as a
-    formula gets an apostrophe in front; numbers stay numbers. What is nested stands as JSON, what does not exist is empty.
+    UTF-8 with a byte order mark, without which Excel takes the bytes for its own code page. A text that could be run as
+    a formula gets an apostrophe in front; numbers stay numbers. What is nested stands as JSON, what does not exist is
+    empty.
     """
     text = io.StringIO()
     names = list(dict.fromkeys(name for line in lines for name in line))

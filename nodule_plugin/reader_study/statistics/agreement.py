@@ -82,7 +82,7 @@ def intraclass_correlation(table: np.ndarray, level: float = 0.95) -> Correlatio
         level: of the interval.
 
     Returns:
-        NaN in all places where nothing varies or too little is left.
+        All NaN where nothing varies or too little is left.
     """
     whole = table[:, ~np.isnan(table).any(0)]
     k, n = whole.shape
@@ -123,11 +123,11 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(cases == case) for case in np.unique(cases)]
     values = [
-        measure(table[:, np.concatenate([members[place] for place in rng.integers(0, len(members), len(members))])])
+        measure(table[:, np.concatenate([members[index] for index in rng.integers(0, len(members), len(members))])])
         for _ in range(draws)
     ]
-    found = np.array(values)[~np.isnan(values)]
-    if len(found) < draws / 2:
+    known = np.array(values)[~np.isnan(values)]
+    if len(known) < draws / 2:
         return math.nan, math.nan
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
