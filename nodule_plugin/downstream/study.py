@@ -37,6 +37,7 @@ def run_downstream(
     resamples: int = 1000,
     seen_patients: Collection[str] = (),
     device: torch.device | str = "cpu",
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train one classifier for each seed on each choice of training images, and test them all on the same real images.
 
@@ -52,6 +53,7 @@ def run_downstream(
         resamples: of the bootstrap.
         seen_patients: whom the generator may have learnt from, for a count in "settings".
         device: to train on.
+        settings: of the run, for the record.
 
     Returns:
         In plain JSON types: "findings" (name, rating, and how many of the test images have it and do not), "arms"
@@ -104,6 +106,7 @@ def run_downstream(
             for name, found in areas.items()
         ],
         "settings": {
+            **(settings or {}),
             "test_images": len(test),
             "test_patients": len(set(test.patients)),
             "seeds": list(seeds),

@@ -12,7 +12,9 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
+from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.network import export_weights
+from nodule_plugin.diffusion.provenance import write_preprocessing
 from nodule_plugin.handlers.checkpoint import save_atomically
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class ModelSelection:
         overfit_patience: validations in a row at which the held-out loss (:data:`HELD_OUT_LOSS` in the trainer's
             metrics) has not fallen below its least value, after which training stops; 0 never stops.
         min_improvement: share of the best value by which a value must be lower to count as an improvement.
+        preprocessing: of the training images, for the record beside the weights; None writes none.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class ModelSelection:
         patience: int = 0,
         overfit_patience: int = 0,
         min_improvement: float = 0.0,
+        preprocessing: NoduleROId | None = None,
     ) -> None:
         self.network = network
         self.path = Path(path)
@@ -56,6 +60,7 @@ class ModelSelection:
         self.patience = patience
         self.overfit_patience = overfit_patience
         self.min_improvement = min_improvement
+        self.preprocessing = preprocessing
         self.best = self.least_loss = math.inf
         self.waited = self.rising = 0
         self.reason: str | None = None
@@ -97,6 +102,8 @@ class ModelSelection:
     def _write(self) -> None:
         if idist.get_rank() == 0:
             save_atomically(export_weights(self.network), self.path)
+            if self.preprocessing is not None:
+                write_preprocessing(self.path, self.preprocessing)
 
     def _write_unjudged(self, engine: Engine) -> None:
         if self.reason is None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nodule_plugin import __version__
-from nodule_plugin.data.datalist import load_datalist, read_datalist
+from nodule_plugin.data.datalist import datalist_kernel, load_datalist, read_datalist
 from nodule_plugin.data.dataset_warnings import dataset_warnings
 from nodule_plugin.data.overview import FEW, TRAINING, count_datalist, roi_pixels
 from nodule_plugin.data.pixels import to_uint8
@@ -110,7 +110,7 @@ def render_data_page(datalist: Path, samples: int, seed: int, dataset_dir: str |
             overview=overview,
             warnings=dataset_warnings(content, overview),
             notice=_SYNTHETIC if all(item["synthetic"] for item in everything) else _REAL,
-            samples={split: _figures(items[split], samples, seed) for split in SPLITS},
+            samples={split: _figures(items[split], samples, seed, datalist_kernel(datalist)) for split in SPLITS},
             settings=_settings(content),
             window_hu=DEFAULT_WINDOW_HU,
             few=FEW,
@@ -133,10 +133,10 @@ def choose_samples(items: Sequence[Mapping[str, Any]], count: int, seed: int) ->
     return [items[place] for place in sorted([*drawn][:count])]
 
 
-def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int, kernel: str) -> list[dict[str, Any]]:
     return [
         {
-            "picture": data_url(png(_picture(item))),
+            "picture": data_url(png(_picture(item, kernel))),
             "prompt": item["prompt"],
             "id": item["id"],
             "synthetic": item["synthetic"],
@@ -146,9 +146,9 @@ def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[
     ]
 
 
-def _picture(item: Mapping[str, Any]) -> Image.Image:
+def _picture(item: Mapping[str, Any], kernel: str) -> Image.Image:
     """An item's image as training and evaluation see it, at the size of the page."""
-    image = nodule_transform(SAMPLE_PIXELS)(item)["image"]
+    image = nodule_transform(SAMPLE_PIXELS, kernel=kernel)(item)["image"]
     return Image.fromarray(to_uint8(image[None])[0, 0].numpy())
 
 
@@ -172,5 +172,6 @@ def _settings(content: Mapping[str, Any]) -> dict[str, str]:
         "selection": ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or "all",
         "template": f"{content['template']['name']}, version {content['template']['version']}",
         "split": f"{' : '.join(map(str, split['ratios']))} by patient, malignancy spread evenly, seed {split['seed']}",
+        "pixels": content.get("chain") or "not recorded",
         "nodule-plugin": __version__,
     }
