@@ -32,7 +32,7 @@ def image_cues(grey: np.ndarray, png: bytes) -> dict[str, float]:
     """All cues of one image.
 
     Args:
-        grey: (rows, columns) uint8, at least 8 x 8.
+        grey: (rows, columns) uint8, at least 16 x 16.
         png: its file.
 
     Returns:
@@ -108,8 +108,8 @@ def _block_step(pixels: np.ndarray) -> float:
     """The step across every eighth row and column against the others: the blocks of a JPEG file."""
     ratios = []
     for turned in (pixels, pixels.T):
-        steps = np.abs(np.diff(turned, axis=0)).mean(1)
-        at_blocks = np.arange(1, len(steps) + 1) % 8 == 0
+        steps = np.abs(np.diff(turned, axis=0)).mean(1)[1:-1]  # the outermost ones are the edge's
+        at_blocks = np.arange(2, len(steps) + 2) % 8 == 0
         ratios.append(_log_ratio(steps[at_blocks].mean(), steps[~at_blocks].mean()))
     return float(np.mean(ratios))
 

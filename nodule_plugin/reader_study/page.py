@@ -25,7 +25,7 @@ from nodule_plugin.reader_study.fonts import choose_fonts
 from nodule_plugin.reader_study.questions import ORIGIN
 from nodule_plugin.reader_study.seal import Key, open_key
 from nodule_plugin.reader_study.sheet import csv_bytes
-from nodule_plugin.reader_study.study import Study, load_study
+from nodule_plugin.reader_study.study import Plan, Study, load_study
 from nodule_plugin.reader_study.words import (
     chain_sentence,
     conclusion,
@@ -97,7 +97,8 @@ def describe(study: Study, key: Key, answers: pd.DataFrame, chain: Chain, draws:
         "version": VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "software": {"nodule-plugin": __version__},
-        "study": {name: study.content[name] for name in names} | {"rehearsal": study.rehearsal},
+        "study": {name: study.content[name] for name in names}
+        | {"rehearsal": study.rehearsal, "chain": study.content.get("chain")},
         "arms": list(key.arms),
         "reference": reference_name(phantoms),
         "cases": cases,
@@ -114,22 +115,28 @@ def render(results: Mapping[str, Any]) -> str:
     """The page as HTML text; it loads nothing from anywhere."""
     templates = environment(PackageLoader(__package__, "templates"))
     plan = results["study"]["plan"]
-    families, missing = choose_fonts("".join([*results["arms"], *(line["reader"] for line in results["readers"])]))
+    figures, missing = draw_figures(results, Plan(**plan))
+    urls = {name: data_url(picture) for name, picture in figures.items()}
+    templates.filters |= {"p": p_value, "number": _number, "question": _question, "percent": _percent}
+    template = templates.get_template("report.html")
+    return template.render(results=results, plan=plan, pictures=urls, missing_characters=missing)
+
+
+def draw_figures(results: Mapping[str, Any], plan: Plan) -> tuple[dict[str, bytes], str]:
+    """The page's figures as PNG, and the characters of names that no installed font can draw."""
+    names = [*results["arms"], *(line["reader"] for line in results["readers"])]
+    families, missing = choose_fonts("".join(names))
     if missing:
-        _logger.warning("figures: no installed font has %s; install one, such as Noto Sans CJK", missing)
+        _logger.warning("figures: no installed font has %s; install one that has, such as Noto Sans CJK", missing)
     with rc_context({"font.family": families}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the page says so, once
-        pictures = {
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # told once, above
+        figures = {
             "distributions": distribution_figure(results),
-            "differences": difference_figure(results, plan["margin"], 1 - 2 * plan["alpha"]),
+            "differences": difference_figure(results, plan.margin, 1 - 2 * plan.alpha),
             "curves": curve_figure(results),
             "agreement": agreement_figure(results),
         }
-    urls = {name: data_url(picture) for name, picture in pictures.items()}
-    templates.filters |= {"p": p_value, "number": _number, "question": _question, "percent": _percent}
-    return templates.get_template("report.html").render(
-        results=results, plan=plan, pictures=urls, missing_characters=missing
-    )
+    return figures, missing
 
 
 def _number(value: float | None, digits: int = 2) -> str:
