@@ -171,7 +171,7 @@ class Run:
         self.options, self.browser, self.server = options, browser, server
         self.issues: list[str] = []
         self.axe = Path(options.axe).read_text(encoding="utf-8")
-        links = list(csv.DictReader(Path(options.links).read_text(encoding="utf-8").splitlines()))
+        links = list(csv.DictReader(Path(options.links).read_text(encoding="utf-8-sig").splitlines()))
         self.readers = [
             Reader(link["reader"], link["path"], way, self.open(way).new_page())
             for link, way in zip(links, ("keyboard", "touch", "mouse"))

@@ -18,7 +18,7 @@ from nodule_plugin.reader_study.questions import ITEMS
 
 SIZE = 16
 CASES = 14
-SMALL = Settings(cases=6, repeats=4, practice=2)
+SMALL = Settings(cases=6, repeats=4, practice=2, accepted_cues=("edge", "spectrum", "histogram", "file"))
 
 
 @dataclass
@@ -67,7 +67,7 @@ def write_generated(folder: Path, items: list[dict[str, Any]], seed: int, **mani
 
 def links_of(designed: DesignedStudy) -> list[str]:
     """The readers' paths."""
-    return [line["path"] for line in csv.DictReader(designed.links.read_text().splitlines())]
+    return [line["path"] for line in csv.DictReader(designed.links.read_text("utf-8-sig").splitlines())]
 
 
 def form(realism: int = 3, origin: str = "real", **fields: str) -> dict[str, str]:

@@ -6,8 +6,9 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from nodule_plugin.errors import show_input_errors
+from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.reader_study.answers import AnswerStore
 from nodule_plugin.reader_study.questions import ITEMS
 from nodule_plugin.reader_study.study import Plan, load_study, replace_link
@@ -17,12 +18,23 @@ from nodule_plugin.reader_study.study import Plan, load_study, replace_link
 
 def _design(options: argparse.Namespace) -> None:
     from nodule_plugin.reader_study.design import Settings, write_study
+    from nodule_plugin.reader_study.words import blinding_sentence
 
+    if options.part:
+        raise InputError("--part: is called --split now")
     readers = options.readers.split(",")
     if options.readers.isdecimal():
         readers = [f"R{number}" for number in range(1, int(options.readers) + 1)]
     plan = Plan(options.margin, options.auc_margin, options.alpha, options.primary)
-    settings = Settings(options.cases, options.repeats, options.practice, tuple(readers), plan, options.title)
+    settings = Settings(
+        options.cases,
+        options.repeats,
+        options.practice,
+        tuple(readers),
+        plan,
+        options.title,
+        tuple(options.accept_cues),
+    )
     made = write_study(
         options.output,
         options.real,
@@ -37,6 +49,9 @@ def _design(options: argparse.Namespace) -> None:
     print(f"key:        {made.key}  (put it away until the answers are in; it cannot be made again)")
     print(f"links:      {made.links}  (one path a reader)")
     print(f"commitment: {made.commitment}  (publish it now: SHA-256 of the key)")
+    print(f"blinding:   {blinding_sentence(made.blinding)}")
+    if options.seed is not None:
+        print("rehearsal:  --seed was given, and pages and report say so")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -47,14 +62,15 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _status(options: argparse.Namespace) -> None:
     study = load_study(options.study)
-    store = AnswerStore(study.answers_file, study.content["id"], create=False)
+    store = AnswerStore(study.answers_file, study.content["id"], read_only=True)
     for reader, steps in study.sequences.items():
         answers = store.of_reader(reader)
         counted = [step for step in steps if not step.practice]
         done = sum(step.image in answers for step in counted)
         changed = sum(len(rows) - 1 for rows in answers.values())
         print(f"{reader}: {done} of {len(counted)} images, {changed} changes")
-    print(f"{store.verify()} rows, chain intact")
+    chain = store.verify()
+    print(f"{chain.rows} rows" + (f", last link {chain.link}  (published, it binds them)" if chain.rows else ""))
 
 
 def _link(options: argparse.Namespace) -> None:
@@ -64,13 +80,15 @@ def _link(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from nodule_plugin.reader_study.seal import open_key
+    from nodule_plugin.reader_study.words import chain_sentence
 
     study = load_study(options.study)
     key = open_key(options.key, study)
     print(f"key {study.commitment}: it is the one that was sealed")
     print(f"{len(key.images)} images and {study.file.name}: unchanged since")
-    if study.answers_file.is_file():
-        print(f"{AnswerStore(study.answers_file, study.content['id']).verify()} rows of answers: chain intact")
+    if study.keyed_answers or study.answers_file.is_file():
+        store = AnswerStore(study.answers_file, study.content["id"], read_only=True)
+        print(chain_sentence(store.verify(key.answers_key, options.link)))
 
 
 def _analyse(options: argparse.Namespace) -> None:
@@ -79,7 +97,7 @@ def _analyse(options: argparse.Namespace) -> None:
     output = (
         Path(options.output) if options.output else Path(options.study).with_name(f"{Path(options.study).name}.results")
     )
-    print(f"written: {write_analysis(options.study, options.key, output, options.bootstrap)}")
+    print(f"written: {write_analysis(options.study, options.key, output, options.bootstrap, options.link)}")
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -128,7 +146,12 @@ def _simulate(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nodule reader-study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_design, _add_serve, _add_status, _add_link, _add_verify, _add_analyse, _add_plan, _add_simulate):
+        add(commands)
+    return parser
 
+
+def _add_design(commands: Any) -> None:
     design = commands.add_parser("design", help="choose cases, write images, seal the key")
     design.add_argument("--real", required=True, metavar="DATALIST", help="data list of the real images")
     design.add_argument("--generated", required=True, nargs="+", metavar="MANIFEST", help="generated sets, one a model")
@@ -145,9 +168,21 @@ def _parser() -> argparse.ArgumentParser:
     design.add_argument("--auc-margin", type=float, default=0.1, help="of equivalence, AUC around 0.5 (default: 0.1)")
     design.add_argument("--alpha", type=float, default=0.05, help="error rate of a test (default: 0.05)")
     design.add_argument("--primary", default="realism", choices=ITEMS, help="item of the conclusion (default: realism)")
-    design.add_argument("--seed", type=int, help="for rehearsals only: who knows it can rebuild the key")
+    design.add_argument(
+        "--accept-cues",
+        nargs="+",
+        default=[],
+        metavar="FAMILY",
+        help=("let a study pass although a program tells the arms apart by such cues: edge, spectrum, histogram, file"),
+    )
+    design.add_argument(
+        "--seed", type=int, help="for rehearsals only, which the study then says it is: draws the cases"
+    )
+    design.add_argument("--part", help=argparse.SUPPRESS)
     design.set_defaults(run=_design)
 
+
+def _add_serve(commands: Any) -> None:
     serve = commands.add_parser("serve", help="run the web application")
     serve.add_argument("study", metavar="STUDY")
     serve.add_argument(
@@ -157,27 +192,51 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--root-path", default="", help="path under which a proxy shows the application")
     serve.set_defaults(run=_serve)
 
+
+def _add_status(commands: Any) -> None:
     status = commands.add_parser("status", help="how far the readers are")
     status.add_argument("study", metavar="STUDY")
     status.set_defaults(run=_status)
 
+
+def _add_link(commands: Any) -> None:
     link = commands.add_parser("link", help="give a reader a new link; the old one stops working")
     link.add_argument("study", metavar="STUDY")
     link.add_argument("--reader", required=True)
     link.set_defaults(run=_link)
 
+
+def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="check key, images, description and answers against the commitment")
     verify.add_argument("study", metavar="STUDY")
     verify.add_argument("--key", required=True)
+    verify.add_argument(
+        "--link",
+        action="append",
+        default=[],
+        metavar="NUMBER-LINK",
+        help="a link of the answers' chain that was published",
+    )
     verify.set_defaults(run=_verify)
 
+
+def _add_analyse(commands: Any) -> None:
     analyse = commands.add_parser("analyse", help="open the seal and write the report")
     analyse.add_argument("study", metavar="STUDY")
     analyse.add_argument("--key", required=True)
     analyse.add_argument("--output", help="folder of the report (default: STUDY.results, beside the study)")
     analyse.add_argument("--bootstrap", type=int, default=1000, help="draws for intervals of agreement (default: 1000)")
+    analyse.add_argument(
+        "--link",
+        action="append",
+        default=[],
+        metavar="NUMBER-LINK",
+        help="a link of the answers' chain that was published",
+    )
     analyse.set_defaults(run=_analyse)
 
+
+def _add_plan(commands: Any) -> None:
     plan = commands.add_parser("plan", help="how many readers and cases show equivalence")
     plan.add_argument("--margin", type=float, default=0.5, help="points of a scale (default: 0.5)")
     plan.add_argument("--power", type=float, default=0.8, help="(default: 0.8)")
@@ -192,6 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--model", help="of the pilot (default: its first)")
     plan.set_defaults(run=_plan)
 
+
+def _add_simulate(commands: Any) -> None:
     simulate = commands.add_parser("simulate", help="error rates of the analyses on studies with a known truth")
     simulate.add_argument("--readers", type=int, nargs="+", default=[3, 6, 12])
     simulate.add_argument("--cases", type=int, nargs="+", default=[20, 40])
@@ -203,7 +264,6 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--alpha", type=float, default=0.05)
     simulate.add_argument("--seed", type=int, default=0)
     simulate.set_defaults(run=_simulate)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

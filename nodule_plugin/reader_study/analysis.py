@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.reader_study.answers_table import SUSPICION
 from nodule_plugin.reader_study.questions import CODES, GENERATED, ITEMS, ORIGIN, REAL
 from nodule_plugin.reader_study.seal import REAL_ARM, Key
@@ -24,13 +23,15 @@ from nodule_plugin.reader_study.statistics.agreement import (
     bootstrap_interval,
     intraclass_correlation,
     krippendorff_alpha,
-    weighted_kappa,
+    mean_kappa,
 )
 from nodule_plugin.reader_study.statistics.crossed import complete_block, crossed_mean, mean_squares
+from nodule_plugin.reader_study.statistics.interval import Estimate
 from nodule_plugin.reader_study.statistics.ordinal import fit_ordinal
 from nodule_plugin.reader_study.statistics.ranks import holm, mann_whitney
 from nodule_plugin.reader_study.statistics.roc import Areas, areas, curve
 from nodule_plugin.reader_study.study import Plan
+from nodule_plugin.statistics import weighted_kappa
 
 ENOUGH = 0.8
 """Readers who answered a smaller share of the images are left out where readers and cases must be crossed."""
@@ -51,12 +52,13 @@ def analyse(answers: pd.DataFrame, key: Key, plan: Plan, readers: Sequence[str],
 
     Returns:
         Lists of lines: "readers", "scores" (the reference method's table), "comparisons", "recognition", "ordinal",
-        "agreement", "repeats"; and "curves" and "distributions" for figures. A number that does not exist is None, and
-        the line's "reason" says why. docs/reader_study.md documents the fields.
+        "agreement", "repeats"; "curves" and "distributions" for figures; and the key's "blinding". A number that does
+        not exist is None, and the line's "reason" says why. docs/reader_study.md documents the fields.
     """
     first = answers[answers["repeat_of"].isna()]
     models = list(key.arms[1:])
     results = {
+        "blinding": key.blinding,
         "readers": reader_lines(answers, key, readers),
         "scores": score_lines(first, key.arms),
         "comparisons": comparison_lines(first, models, plan),
@@ -71,7 +73,7 @@ def analyse(answers: pd.DataFrame, key: Key, plan: Plan, readers: Sequence[str],
 
 
 def reader_lines(answers: pd.DataFrame, key: Key, readers: Sequence[str]) -> list[Line]:
-    """For each reader: images answered and missing, refusals, changes, median reading time."""
+    """For each reader: images answered and missing, refusals, changes, median reading time, unknown times."""
     total = sum(not image.practice for image in key.images.values())
     lines = []
     for reader in readers:
@@ -86,6 +88,7 @@ def reader_lines(answers: pd.DataFrame, key: Key, readers: Sequence[str]) -> lis
                 "changed": int((own["revisions"] > 1).sum()),
                 "median_seconds": own["seconds"].median(),
                 "median_visible_seconds": own["visible_seconds"].median(),
+                "untimed": int(own["seconds"].isna().sum()),
             }
         )
     return lines
@@ -162,7 +165,7 @@ def recognition_lines(first: pd.DataFrame, models: Sequence[str], plan: Plan) ->
     """Can readers tell generated from real? The area under the curve, for each model and for all of them."""
     lines = []
     for model in [*models, ALL_MODELS] if len(models) > 1 else models:
-        found, readers, cases = _areas(first, models if model == ALL_MODELS else [model])
+        measured, readers, cases = _areas(first, models if model == ALL_MODELS else [model])
         line: Line = {"model": model, "readers": len(readers), "cases": cases}
         line |= dict.fromkeys(
             (
@@ -182,16 +185,16 @@ def recognition_lines(first: pd.DataFrame, models: Sequence[str], plan: Plan) ->
         taken = first[first["arm"] == REAL_ARM]
         line["generated_called_generated"] = (made[ORIGIN] == GENERATED).mean() if len(made) else None
         line["real_called_real"] = (taken[ORIGIN] == REAL).mean() if len(taken) else None
-        if found is None:
+        if measured is None:
             lines.append(line | {"reason": "no reader answered enough, or fewer than two cases are without gaps"})
             continue
-        mean = found.mean()
+        mean = measured.mean()
         p = mean.p_equivalence(plan.auc_margin, 0.5)
         (low, high), narrow = mean.interval(1 - plan.alpha), mean.interval(1 - 2 * plan.alpha)
         line |= {"auc": mean.value, "standard_error": mean.standard_error, "df": mean.df}
         line |= {"low": max(0.0, low), "high": min(1.0, high), "p_chance": mean.p_difference(0.5)}
         line |= {"low_equivalence": max(0.0, narrow[0]), "high_equivalence": min(1.0, narrow[1]), "p_equivalence": p}
-        line |= {"indistinguishable": bool(p < plan.alpha), "by_reader": dict(zip(readers, found.areas.tolist()))}
+        line |= {"indistinguishable": bool(p < plan.alpha), "by_reader": dict(zip(readers, measured.areas.tolist()))}
         line["reason"] = "one reader: says nothing of other readers" if len(readers) == 1 else None
         lines.append(line)
     return lines
@@ -236,8 +239,9 @@ def ordinal_lines(first: pd.DataFrame, models: Sequence[str]) -> list[Line]:
         for model, beta, error in zip(models, fit.beta, fit.standard_errors):
             line: Line = {**blank, "model": model, "log_odds": beta, "standard_error": error, "deviations": deviations}
             if fit.converged and math.isfinite(error) and error > 0:
-                line |= {"odds_ratio": math.exp(beta), "low": math.exp(beta - NORMAL_95 * error)}
-                line |= {"high": math.exp(beta + NORMAL_95 * error), "p": math.erfc(abs(beta / error) / math.sqrt(2))}
+                log_odds = Estimate(beta, error, math.inf)
+                line |= {"odds_ratio": math.exp(beta), "p": log_odds.p_difference()}
+                line |= dict(zip(("low", "high"), map(math.exp, log_odds.interval())))
             else:
                 line["reason"] = "the model did not converge"
             lines.append(line)
@@ -268,7 +272,7 @@ def agreement_lines(first: pd.DataFrame, draws: int) -> list[Line]:
             )
             lines.append({**line, **dict.fromkeys(names), "reason": "fewer than two readers"})
             continue
-        for name, measure in (("alpha", alpha), ("kappa", weighted_kappa)):
+        for name, measure in (("alpha", alpha), ("kappa", mean_kappa)):
             low, high = bootstrap_interval(measure, scores, of, draws, BOOTSTRAP_SEED)
             line |= {name: measure(scores), f"{name}_low": low, f"{name}_high": high}
         icc = intraclass_correlation(scores)
@@ -292,7 +296,7 @@ def repeat_lines(answers: pd.DataFrame) -> list[Line]:
             pairs = pairs[:, ~np.isnan(pairs).any(0)]
             line: Line = {"reader": reader, "question": question, "pairs": pairs.shape[1]}
             line |= {"identical": (pairs[0] == pairs[1]).mean() if pairs.size else None, "kappa": None}
-            line |= {"kappa": weighted_kappa(pairs) if pairs.size else None}
+            line |= {"kappa": weighted_kappa(*pairs) if pairs.size else None}
             lines.append(line)
     return lines
 

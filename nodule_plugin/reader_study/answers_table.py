@@ -12,6 +12,8 @@ from nodule_plugin.reader_study.questions import COMMENT, CONFIDENCE, ITEMS, ORI
 from nodule_plugin.reader_study.seal import Key
 
 SUSPICION = "suspicion"
+CLOCK_TOLERANCE = 1.0
+"""Seconds by which the clocks of server and browser may differ over one image."""
 
 
 def build_table(rows: Sequence[Row], key: Key) -> pd.DataFrame:
@@ -24,7 +26,8 @@ def build_table(rows: Sequence[Row], key: Key) -> pd.DataFrame:
     Returns:
         Columns: reader; image; case; arm; repeat_of (id of the image that this one repeats, None of first showings);
         the items (1 to 5, missing for "cannot judge"); origin; confidence; suspicion (-5 certainly real to 5 certainly
-        generated); comment; revisions; seconds (from the first showing to the first answer); visible_seconds (of the
+        generated); comment; revisions; seconds (from the first showing to the first
+        answer, missing where the server's clock was set back meanwhile); visible_seconds (of the
         first answer, as the browser measured it). Ordered by reader and time.
     """
     by_image: dict[tuple[str, str], list[Row]] = {}
@@ -62,6 +65,11 @@ def build_table(rows: Sequence[Row], key: Key) -> pd.DataFrame:
 
 
 def _seconds(row: Row) -> float | None:
+    """From the first showing to the first answer by the server's clock; None where that was set back meanwhile.
+
+    Then the answer came before the showing, or the page was visible for longer by the browser's clock, which runs on.
+    """
     if row.shown_at is None:
         return None
-    return (datetime.fromisoformat(row.answered_at) - datetime.fromisoformat(row.shown_at)).total_seconds()
+    seconds = (datetime.fromisoformat(row.answered_at) - datetime.fromisoformat(row.shown_at)).total_seconds()
+    return seconds if seconds >= max(0.0, (row.visible_ms or 0) / 1000 - CLOCK_TOLERANCE) else None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
 import logging
 import os
 import random
+import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,26 @@ from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.data.transforms import chain_id
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import new_folder, replacing
+from nodule_plugin.reader_study.answers import AnswerStore
+from nodule_plugin.reader_study.cues import compare_arms, image_cues, refuse_telling
 from nodule_plugin.reader_study.questions import ITEMS
-from nodule_plugin.reader_study.seal import REAL_ARM, Sealed, commitment, encode_key
-from nodule_plugin.reader_study.study import FORMAT, IMAGES, LINKS_FILE, STUDY_FILE, VERSION, Plan, new_links
+from nodule_plugin.reader_study.seal import REAL_ARM, Key, Sealed, commitment, encode_key
+from nodule_plugin.reader_study.sheet import csv_bytes
+from nodule_plugin.reader_study.study import (
+    ANSWERS_FILE,
+    FORMAT,
+    IMAGES,
+    LINKS_FILE,
+    STUDY_FILE,
+    VERSION,
+    Plan,
+    new_links,
+)
 
 _logger = logging.getLogger(__name__)
 
+MEASURED_CASES = 200
+"""At most so many cases are looked at for cues: with them chance alone stays near an area of 0.6."""
 FILE_TIME = 946684800
 """Time stamp of every image: 2000-01-01T00:00:00Z."""
 
@@ -47,6 +61,7 @@ class Settings:
         readers: the readers' names, which only the study's team sees.
         plan: how the answers are going to be judged.
         title: shown to the readers.
+        accepted_cues: families of cues (see :mod:`.cues`) by which a program may tell the arms apart.
     """
 
     cases: int = 20
@@ -55,6 +70,7 @@ class Settings:
     readers: tuple[str, ...] = ("R1", "R2", "R3")
     plan: Plan = field(default_factory=Plan)
     title: str = "Reader study of nodule images"
+    accepted_cues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +88,13 @@ class Case:
 
 @dataclass(frozen=True)
 class DesignedStudy:
-    """What :func:`write_study` wrote."""
+    """What :func:`write_study` wrote, and what it measured (see :func:`.cues.compare_arms`)."""
 
     study: Path
     key: Path
     links: Path
     commitment: str
+    blinding: Mapping[str, Any]
 
 
 def write_study(
@@ -101,8 +118,8 @@ def write_study(
         dataset_dir: folder of the data list's images; by default the one that it names.
         key: file for the key, outside of ``output``; by default beside it, with ``.key.json`` added to its name. The
             readers' links go to a file ``.links.csv`` beside the key.
-        seed: for rehearsals: the same seed gives the same cases and orders. Whoever knows it can rebuild the key; by
-            default the operating system's randomness is used.
+        seed: for rehearsals: the same seed draws the same cases. Whoever chose it may have chosen them, so that the
+            study is marked as a rehearsal. Names and orders come from the operating system's randomness in any case.
 
     Raises:
         InputError: naming what does not fit or does not suffice.
@@ -111,18 +128,19 @@ def write_study(
     key_file = root.with_name(f"{root.name}.key.json") if key is None else Path(key)
     links_file = key_file.with_name(f"{root.name}.links.csv")
     _check(settings, root, (key_file, links_file))
-    rng = random.SystemRandom() if seed is None else random.Random(seed)
     folders = [Path(path).parent if Path(path).is_file() else Path(path) for path in generated]
     window_hu = _common_window(folders)
     kernel = datalist_kernel(datalist)
     made = generated_items(folders, chain_id(kernel))
     arms = (REAL_ARM, *_models(made))
     real = real_items(datalist=datalist, split=split, dataset_dir=dataset_dir)
-    cases = draw_cases(match_cases(real, made, arms), settings, rng)
+    rng = random.SystemRandom()
+    cases = draw_cases(match_cases(real, made, arms), settings, rng if seed is None else random.Random(seed))
     size = image_size(made)
+    load = LoadSetImaged(size, window_hu, kernel)
+    blinding = refuse_telling(measure_cues(cases, arms, load), settings.accepted_cues)
 
     with new_folder(root) as folder:
-        load = LoadSetImaged(size, window_hu, kernel)
         sealed = _write_images(folder / IMAGES, cases, arms, settings, load, rng)
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -133,17 +151,21 @@ def write_study(
             "window_hu": list(window_hu),
             "chain": chain_id(kernel),
             "phantoms": any(item["record"].phantom for item in real),
+            "rehearsal": seed is not None,
+            "keyed_answers": True,
             "plan": asdict(settings.plan),
             "readers": {reader: draw_order(sealed, rng) for reader in settings.readers},
         }
-        raw = encode_key(content, arms, sealed)
+        key = Key(arms, sealed, blinding, secrets.token_bytes(32))
+        raw = encode_key(content, key)
         content["commitment"] = {"algorithm": "SHA-256 of the key file", "sha256": commitment(raw)}
-        secrets, digests = new_links(list(settings.readers))
+        links, digests = new_links(list(settings.readers))
         (folder / STUDY_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / LINKS_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
-        _write_private({key_file: raw, links_file: _links_table(secrets)})
-    _logger.info("%d images of %d cases in %s", len(sealed), len(cases), root)
-    return DesignedStudy(root, key_file, links_file, commitment(raw))
+        _start_answers(folder / ANSWERS_FILE, content["id"], key)
+        _write_private({key_file: raw, links_file: _links_table(links)})
+    _logger.info("%d images of %d cases in %s", len(sealed), settings.cases, root)
+    return DesignedStudy(root, key_file, links_file, commitment(raw), blinding)
 
 
 def _check(settings: Settings, root: Path, outside: Sequence[Path]) -> None:
@@ -182,9 +204,9 @@ def _models(made: Sequence[dict[str, Any]]) -> list[str]:
     scales: dict[str, set[float | None]] = defaultdict(set)
     for item in made:
         scales[item["set"].model].add(item["set"].guidance_scale)
-    for model, found in scales.items():
-        if len(found) > 1:
-            told = ", ".join(f"{scale:g}" for scale in sorted(filter(None, found)))
+    for model, own in scales.items():
+        if len(own) > 1:
+            told = ", ".join(f"{scale:g}" for scale in sorted(filter(None, own)))
             raise InputError(
                 f"generated: {model} holds the guidance scales {told}; give a set of one scale for each arm"
             )
@@ -207,17 +229,17 @@ def match_cases(real: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]], 
     cases = []
     for item in real:
         record = item["record"]
-        found = {
+        pool_of = {
             arm: pools.get((arm, "source", record.id)) or pools.get((arm, "prompt", record.prompt)) for arm in arms[1:]
         }
-        if all(found.values()):
-            items = {REAL_ARM: item, **{arm: pool.pop(0) for arm, pool in found.items() if pool}}
+        if all(pool_of.values()):
+            items = {REAL_ARM: item, **{arm: pool.pop(0) for arm, pool in pool_of.items() if pool}}
             cases.append(Case(record.patient_id or record.id, items))
     return cases
 
 
 def draw_cases(cases: Sequence[Case], settings: Settings, rng: random.Random) -> list[Case]:
-    """The study's cases, then those to practise with, at random; different patients as far as there are enough.
+    """All cases in an order drawn at random, different patients first: the study's, those to practise with, the rest.
 
     Raises:
         InputError: if there are too few.
@@ -237,7 +259,27 @@ def draw_cases(cases: Sequence[Case], settings: Settings, rng: random.Random) ->
         patients.add(case.patient_id)
     if len(first) < needed:
         _logger.warning("only %d patients for %d cases: some cases share a patient", len(first), needed)
-    return [*first, *further][:needed]
+    return [*first, *further]
+
+
+def measure_cues(cases: Sequence[Case], arms: Sequence[str], load: LoadSetImaged) -> dict[str, Any]:
+    """What tells the arms apart (see :func:`.cues.compare_arms`), on the study's cases and the rest of them."""
+    cues: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    for case in tqdm(cases[:MEASURED_CASES], desc="measuring cues", unit="case"):
+        for arm in arms:
+            grey = _load_grey(case.items[arm], load)
+            cues[arm].append(image_cues(grey, encode_image(grey)))
+    return compare_arms(cues)
+
+
+def _load_grey(item: Mapping[str, Any], load: LoadSetImaged) -> np.ndarray:
+    """An image of whichever arm as the study shows it: (rows, columns) uint8."""
+    grey = to_uint8(load(item)["image"].float()[None])[0, 0].numpy()
+    if grey.shape != tuple(load.size):
+        raise InputError(
+            f"generated: {item['image']} has {grey.shape} pixels, another {tuple(load.size)}; one size is needed"
+        )
+    return grey
 
 
 def _write_images(
@@ -254,13 +296,8 @@ def _write_images(
     contents: dict[str, bytes] = {}
     for number, arm, practice in tqdm(shown, desc="reading images", unit="image"):
         item = cases[number - 1].items[arm]
-        grey = to_uint8(load(item)["image"].float()[None])[0, 0].numpy()
-        if grey.shape != tuple(load.size):
-            raise InputError(
-                f"generated: {item['image']} has {grey.shape} pixels, another {tuple(load.size)}; one size is needed"
-            )
         name = _new_name(sealed, rng)
-        contents[name] = encode_image(grey)
+        contents[name] = encode_image(_load_grey(item, load))
         sealed[name] = Sealed(arm, number, None, practice, hashlib.sha256(contents[name]).hexdigest(), _origin(item))
     for name in _draw_repeats(sealed, arms, settings.repeats, rng):
         copy = _new_name(sealed, rng)
@@ -326,11 +363,10 @@ def draw_order(sealed: dict[str, Sealed], rng: random.Random) -> dict[str, list[
     count = len(repeats) + len(originals) + len(others)
     order: list[str | None] = [None] * count
     early = rng.sample(range(count // 2), len(originals))
-    late_places = range(count - max(count // 3, len(repeats)), count)
-    late = rng.sample(late_places, len(repeats))
-    for places, names in ((early, originals), (late, repeats)):
-        for place, name in zip(places, rng.sample(names, len(names))):
-            order[place] = name
+    late = rng.sample(range(count - max(count // 3, len(repeats)), count), len(repeats))
+    for indices, names in ((early, originals), (late, repeats)):
+        for index, name in zip(indices, rng.sample(names, len(names))):
+            order[index] = name
     rest = iter(rng.sample(others, len(others)))
     practice = [name for name, image in sealed.items() if image.practice]
     return {
@@ -339,12 +375,14 @@ def draw_order(sealed: dict[str, Sealed], rng: random.Random) -> dict[str, list[
     }
 
 
-def _links_table(secrets: dict[str, str]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["reader", "path"])
-    writer.writerows([reader, f"/r/{secret}"] for reader, secret in secrets.items())
-    return text.getvalue().encode()
+def _start_answers(file: Path, study: str, key: Key) -> None:
+    """Make the database of answers, which only its owner can read: until the first answer it holds the first key."""
+    file.touch(mode=0o600)
+    AnswerStore(file, study).seal(key.answers_key or b"")
+
+
+def _links_table(links: Mapping[str, str]) -> bytes:
+    return csv_bytes([{"reader": reader, "path": f"/r/{secret}"} for reader, secret in links.items()])
 
 
 def _write_private(contents: dict[Path, bytes]) -> None:

@@ -23,13 +23,13 @@ def distribution_figure(results: Mapping[str, Any]) -> bytes:
     axes = figure.subplots(2, 4).ravel()
     arms = list(dict.fromkeys(line["arm"] for line in results["distributions"]))
     for axis, item in zip(axes, ITEMS):
-        for place, arm in enumerate(arms):
+        for row, arm in enumerate(arms):
             counts = next(
                 line["counts"] for line in results["distributions"] if (line["item"], line["arm"]) == (item, arm)
             )
             left, total = 0.0, max(1, sum(counts))
             for code, count, colour in zip(CODES, counts, GREYS):
-                axis.barh(place, count / total, left=left, color=colour, edgecolor="white", label=f"{code}")
+                axis.barh(row, count / total, left=left, color=colour, edgecolor="white", label=f"{code}")
                 left += count / total
         names = [results["reference"] if arm == REAL_ARM else arm for arm in arms]
         axis.set_yticks(range(len(arms)), names, fontsize=8)
@@ -51,14 +51,14 @@ def difference_figure(results: Mapping[str, Any], margin: float, level: float) -
     axis.axvspan(-margin, margin, color="#e6eef6")
     axis.axvline(0, color="black", linewidth=0.8)
     names = []
-    for place, line in enumerate(results["comparisons"]):
+    for row, line in enumerate(results["comparisons"]):
         names.append(f"{line['item'].capitalize()}: {line['model']}")
         if line["difference"] is None:
-            axis.text(0, place, line["reason"], fontsize=7, ha="center", va="center")
+            axis.text(0, row, line["reason"], fontsize=7, ha="center", va="center")
             continue
         colour = f"C{models.index(line['model'])}"
-        axis.plot([line["low"], line["high"]], [place, place], color=colour, linewidth=1.6)
-        axis.plot(line["difference"], place, marker="o" if line["equivalent"] else "s", color=colour, markersize=5)
+        axis.plot([line["low"], line["high"]], [row, row], color=colour, linewidth=1.6)
+        axis.plot(line["difference"], row, marker="o" if line["equivalent"] else "s", color=colour, markersize=5)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel(
@@ -95,13 +95,13 @@ def agreement_figure(results: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="black", linewidth=0.8)
-    for place, line in enumerate(results["agreement"]):
+    for row, line in enumerate(results["agreement"]):
         if line["alpha"] is None:
-            axis.text(0.5, place, line["reason"], fontsize=7, ha="center", va="center")
+            axis.text(0.5, row, line["reason"], fontsize=7, ha="center", va="center")
             continue
         if line["alpha_low"] is not None:
-            axis.plot([line["alpha_low"], line["alpha_high"]], [place, place], color="C0", linewidth=1.6)
-        axis.plot(line["alpha"], place, marker="o", color="C0", markersize=5)
+            axis.plot([line["alpha_low"], line["alpha_high"]], [row, row], color="C0", linewidth=1.6)
+        axis.plot(line["alpha"], row, marker="o", color="C0", markersize=5)
     _name_questions(axis, [line["question"] for line in results["agreement"]])
     axis.set_xlim(min(-0.2, axis.get_xlim()[0]), 1)
     axis.set_xlabel("Krippendorff's alpha between readers (0: chance, 1: perfect)", fontsize=8)

@@ -51,18 +51,22 @@ class Key:
     Attributes:
         arms: "real" first, then the models.
         images: id of an image -> what it is.
+        blinding: what :mod:`.cues` measured; None in studies of earlier releases.
+        answers_key: with which the chain of answers starts; None likewise.
     """
 
     arms: tuple[str, ...]
     images: Mapping[str, Sealed]
+    blinding: Mapping[str, Any] | None = None
+    answers_key: bytes | None = None
 
 
-def encode_key(study: Mapping[str, Any], arms: tuple[str, ...], images: Mapping[str, Sealed]) -> bytes:
+def encode_key(study: Mapping[str, Any], key: Key) -> bytes:
     """The key's file.
 
     Args:
         study: the study's description, without the commitment.
-        arms, images: see :class:`Key`.
+        key: the key.
     """
     content = {
         "format": FORMAT,
@@ -70,8 +74,10 @@ def encode_key(study: Mapping[str, Any], arms: tuple[str, ...], images: Mapping[
         "study": study["id"],
         "nonce": secrets.token_hex(32),
         "study_sha256": digest_of_study(study),
-        "arms": list(arms),
-        "images": {name: vars(sealed) for name, sealed in sorted(images.items())},
+        "arms": list(key.arms),
+        "images": {name: vars(sealed) for name, sealed in sorted(key.images.items())},
+        "blinding": key.blinding,
+        "answers_key": None if key.answers_key is None else key.answers_key.hex(),
     }
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -114,4 +120,10 @@ def open_key(path: str | Path, study: Study) -> Key:
         image = study.image_file(name)
         if not image.is_file() or hashlib.sha256(image.read_bytes()).hexdigest() != sealed.sha256:
             raise InputError(f"{image}: missing or changed after it was sealed; restore the file that design wrote")
-    return Key(tuple(content["arms"]), images)
+    answers_key = content.get("answers_key")
+    return Key(
+        tuple(content["arms"]),
+        images,
+        content.get("blinding"),
+        None if answers_key is None else bytes.fromhex(answers_key),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import secrets
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
@@ -85,6 +88,16 @@ class Study:
         return Plan(**self.content["plan"])
 
     @property
+    def rehearsal(self) -> bool:
+        """Whether the cases were drawn from a seed; then somebody can have chosen them."""
+        return bool(self.content.get("rehearsal", False))
+
+    @property
+    def keyed_answers(self) -> bool:
+        """Whether the database of answers was made, with its first key, when the study was sealed."""
+        return bool(self.content.get("keyed_answers", False))
+
+    @property
     def readers(self) -> list[str]:
         """The readers' names."""
         return list(self.content["readers"])
@@ -101,6 +114,20 @@ class Study:
     def image_file(self, image: str) -> Path:
         """The file of an image."""
         return self.folder / IMAGES / f"{image}.png"
+
+    def read_image(self, image: str) -> bytes:
+        """An image's file as it was written.
+
+        Raises:
+            InputError: if it cannot be read, or is damaged.
+        """
+        path = self.image_file(image)
+        try:
+            content = path.read_bytes()
+            Image.open(io.BytesIO(content), formats=["PNG"]).verify()
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for what is no PNG
+            raise InputError(f"study: {path} cannot be shown ({error}); restore the file") from error
+        return content
 
 
 def load_study(folder: str | Path) -> Study:

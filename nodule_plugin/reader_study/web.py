@@ -6,6 +6,7 @@ only by their digests. Whoever comes without a secret gets the same "not found" 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
 from collections.abc import Mapping
@@ -20,8 +21,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nodule_plugin.errors import InputError
 from nodule_plugin.reader_study.answers import AnswerStore, Outcome, Row
 from nodule_plugin.reader_study.questions import (
     CANNOT_JUDGE,
@@ -38,6 +42,8 @@ from nodule_plugin.reader_study.questions import (
 )
 from nodule_plugin.reader_study.study import Step, Study, hash_secret, read_links
 from nodule_plugin.reader_study.texts import LANGUAGES, SCALE_LABELS, TEXTS, choose_language
+
+_logger = logging.getLogger(__name__)
 
 MAX_FORM_BYTES = 64 * 1024
 MAX_VISIBLE_MS = 7 * 24 * 3600 * 1000
@@ -98,24 +104,41 @@ class Visit:
         return f"{path}?{urlencode(query)}" if query else path
 
 
-def create_app(study: Study, root_path: str = "") -> FastAPI:
+def create_app(study: Study, root_path: str = "") -> ASGIApp:
     """The application for one study.
 
     Args:
         study: whose answers go to the database in its folder.
         root_path: under which a proxy shows the application, such as "/study"; the proxy takes it off.
     """
-    app = FastAPI(title=study.content["title"], docs_url=None, redoc_url=None, openapi_url=None)
+    # No redirects to paths with another slash: they would take the host's name from the request.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.study = study
-    app.state.store = AnswerStore(study.answers_file, study.content["id"])
+    app.state.store = AnswerStore(study.answers_file, study.content["id"], create=not study.keyed_answers)
     app.state.pages = Pages(study, root_path.rstrip("/"))
     app.mount("/static", StaticFiles(directory=str(files(__package__) / "static")), name="static")
     app.include_router(_router)
-    app.middleware("http")(_add_headers)
+    app.middleware("http")(_keep_language)
     for error in (StarletteHTTPException, RequestValidationError):
         app.add_exception_handler(error, _show_not_found)
     app.add_exception_handler(sqlite3.Error, _show_not_saved)
-    return app
+    for error in (InputError, OSError):  # a file of the study is damaged or gone, or no file can be opened
+        app.add_exception_handler(error, _show_unavailable)
+    return with_headers(app)
+
+
+def with_headers(app: ASGIApp) -> ASGIApp:
+    """An application whose every answer carries :data:`HEADERS`, those to its own errors as well."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return wrapped
 
 
 async def _read_form(request: Request) -> dict[str, str]:
@@ -155,7 +178,7 @@ def _get_step(request: Request, visit: _Known, number: int, changed: int | None 
 
 @_router.get("/r/{secret}/{number}/image")
 def _get_image(request: Request, visit: _Known, number: int) -> Response:
-    return Response(request.app.state.study.image_file(visit.step(number).image).read_bytes(), media_type="image/png")
+    return Response(request.app.state.study.read_image(visit.step(number).image), media_type="image/png")
 
 
 @_router.post("/r/{secret}/{number}")
@@ -183,9 +206,8 @@ def _post_answer(request: Request, visit: _Known, number: int, form: _Form) -> R
     return RedirectResponse(target, 303)
 
 
-async def _add_headers(request: Request, call_next: Any) -> Response:
+async def _keep_language(request: Request, call_next: Any) -> Response:
     response: Response = await call_next(request)
-    response.headers.update(HEADERS)
     if (language := request.query_params.get("language")) in LANGUAGES:
         response.set_cookie(LANGUAGE_COOKIE, language, max_age=365 * 24 * 3600, httponly=True, samesite="strict")
     return response
@@ -194,6 +216,11 @@ async def _add_headers(request: Request, call_next: Any) -> Response:
 async def _show_not_found(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, StarletteHTTPException) else 404
     return HTMLResponse(request.app.state.pages.error(_language(request), "not_found"), status)
+
+
+async def _show_unavailable(request: Request, error: Exception) -> Response:
+    _logger.error("%s", error)
+    return HTMLResponse(request.app.state.pages.error(_language(request), "unavailable"), 503)
 
 
 async def _show_not_saved(request: Request, error: Exception) -> Response:

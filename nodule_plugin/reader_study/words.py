@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nodule_plugin import __version__
+from nodule_plugin.reader_study.answers import Chain
 from nodule_plugin.reader_study.study import Plan
 
 FEW_READERS = 5
@@ -24,9 +25,47 @@ def reference_name(phantoms: bool) -> str:
     return "phantom" if phantoms else "real"
 
 
-def conclusion(results: Mapping[str, Any], plan: Plan, phantoms: bool) -> list[str]:
+def blinding_sentence(blinding: Mapping[str, Any] | None, reference: str = "real") -> str:
+    """What a program could tell the arms apart by, as :func:`.cues.compare_arms` measured it."""
+    if blinding is None:
+        return "Whether a program tells the arms apart was not measured (design of an earlier release)."
+    size = f"{blinding['cases']} images of each arm, with which chance reaches {blinding['chance']:.2f}"
+    telling = sorted((line for line in blinding["lines"] if line["telling"]), key=lambda line: -line["area"])
+    if not telling:
+        largest = max(line["area"] for line in blinding["lines"])
+        return (
+            f"No cue in edges, spectrum, grey values or files told the arms apart (largest area {largest:.2f}; {size})."
+        )
+    first = telling[0]
+    return (
+        f"A program told generated from {reference} images, most surely {first['model']} by its {first['family']} "
+        f"({first['cue']}: area {first['area']:.2f}; {size}); this was accepted when the study was designed "
+        f"({', '.join(blinding['accepted'])})."
+    )
+
+
+def chain_sentence(chain: Chain) -> str:
+    """What the answers' chain shows, and no more."""
+    if not chain.rows:
+        return "0 rows of answers"
+    told = f"{chain.rows} rows of answers, last link {chain.link}: "
+    if chain.keyed:
+        told += "as the server wrote them, none missing (checked with the sealed key)"
+    else:
+        told += "consistent, but without a key (a study of an earlier release): who can write the file can make it anew"
+    bound = (
+        f"; rows 1 to {chain.published} are those of a published link"
+        if chain.published
+        else "; no published link given"
+    )
+    return told + bound
+
+
+def conclusion(results: Mapping[str, Any], plan: Plan, phantoms: bool, rehearsal: bool = False) -> list[str]:
     """The study's answer in a few sentences, the doubts first."""
     sentences, reference = [], reference_name(phantoms)
+    if rehearsal:
+        sentences.append("Rehearsal: the cases were drawn from a seed that somebody chose; this is no blinded study.")
     if phantoms:
         sentences.append("Phantoms (synthetic CT) stand in for real images: this shows that the steps work, no more.")
     readers = [line for line in results["readers"] if line["answered"]]
@@ -34,6 +73,12 @@ def conclusion(results: Mapping[str, Any], plan: Plan, phantoms: bool) -> list[s
         sentences.append(f"There were only {len(readers)} readers: what holds for readers at large stays uncertain.")
     if missing := sum(line["missing"] for line in results["readers"]):
         sentences.append(f"{missing} of {sum(line['images'] for line in results['readers'])} answers are missing.")
+    if results["blinding"] is None or any(line["telling"] for line in results["blinding"]["lines"]):
+        sentences.append(blinding_sentence(results["blinding"], reference))
+    if untimed := sum(line["untimed"] for line in results["readers"]):
+        sentences.append(
+            f"{untimed} reading times are unknown: a page's showing was not noted, or the server's clock was set back."
+        )
     for line in results["comparisons"]:
         if line["item"] == plan.primary:
             sentences.append(_compared(line, plan, reference))
@@ -99,6 +144,7 @@ def methods_paragraph(
         "last six with LIDC's labels), said whether the image was real or generated, and how sure they were.",
         "Each answer was stored before the next image was shown; changes were recorded.",
         f"The key was sealed beforehand (SHA-256 {content['commitment']['sha256']}).",
+        blinding_sentence(results["blinding"], reference_name(content["phantoms"])),
         f"{missing} answers were missing.",
         "Readers and cases were taken as random samples.",
         f"Mean differences between generated and {source} of the same findings were tested for equivalence by two "

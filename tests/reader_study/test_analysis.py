@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ import pytest
 from study_material import SMALL, Material
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.reader_study import fonts
 from nodule_plugin.reader_study.analysis import analyse
-from nodule_plugin.reader_study.answers import AnswerStore
+from nodule_plugin.reader_study.answers import AnswerStore, Row
 from nodule_plugin.reader_study.answers_table import build_table
 from nodule_plugin.reader_study.design import DesignedStudy
-from nodule_plugin.reader_study.page import _number, write_analysis
+from nodule_plugin.reader_study.page import _number, draw_figures, write_analysis
 from nodule_plugin.reader_study.planning import pilot_components
 from nodule_plugin.reader_study.questions import ITEMS
 from nodule_plugin.reader_study.seal import Key, Sealed, open_key
 from nodule_plugin.reader_study.simulation import Truth, simulate_scores
 from nodule_plugin.reader_study.study import Plan, load_study
-from nodule_plugin.reader_study.words import conclusion
+from nodule_plugin.reader_study.words import blinding_sentence, conclusion
 
 ARMS = ("real", "good", "bad")
 READERS = [f"R{number}" for number in range(1, 7)]
@@ -175,7 +177,7 @@ def fill(designed: DesignedStudy, readers: int = 3) -> Key:
             made = key.images[step.image].arm != "real"
             answer = {item: int(rng.integers(2, 5)) for item in ITEMS}
             answer |= {"realism": int(rng.integers(1, 4) if made else rng.integers(3, 6)), "confidence": 3}
-            answer |= {"origin": "generated" if rng.random() < (0.8 if made else 0.2) else "real", "comment": "<b>"}
+            answer |= {"origin": "generated" if rng.random() < (0.8 if made else 0.2) else "real", "comment": "=1+1"}
             store.note_view(reader, step.image)
             store.save(reader, step.image, answer, step.image)
     return key
@@ -197,7 +199,11 @@ def test_from_the_database_to_the_report(designed: DesignedStudy, tmp_path: Path
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "<script" not in page
     assert page.count("data:image/png") == 4
+    assert "<h2>Blinding</h2>" in page
+    assert "checked with the sealed key" in page
+    assert (tmp_path / "out" / "answers.csv").read_bytes().startswith(b"\xef\xbb\xbf")
     answers = pd.read_csv(tmp_path / "out" / "answers.csv")
+    assert set(answers["comment"]) == {"'=1+1"}
     assert len(answers) == 3 * (SMALL.cases * 3 + SMALL.repeats)
     table = pd.read_csv(tmp_path / "out" / "comparisons.csv")
     assert table["difference"].notna().all()
@@ -220,14 +226,12 @@ def test_the_last_revision_counts_and_practice_does_not(designed: DesignedStudy)
 
 
 def test_what_cannot_be_analysed_is_named(designed: DesignedStudy, material: Material, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nobody has answered yet"):
-        write_analysis(designed.study, designed.key, tmp_path / "out")
-    study = load_study(designed.study)
-    AnswerStore(study.answers_file, study.content["id"])
     with pytest.raises(InputError, match="no answer that counts"):
         write_analysis(designed.study, designed.key, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     fill(designed, readers=1)
+    with pytest.raises(InputError, match="link: 9-0 is not in"):
+        write_analysis(designed.study, designed.key, tmp_path / "out", links=["9-0"])
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_analysis(designed.study, designed.key, tmp_path / "file", draws=5)
@@ -236,3 +240,47 @@ def test_what_cannot_be_analysed_is_named(designed: DesignedStudy, material: Mat
 @pytest.mark.parametrize(("value", "text"), [(None, "–"), (1.2345, "1.23"), (4.17e30, "4.17e+30")])
 def test_numbers_stay_as_short_as_a_column(value: float | None, text: str) -> None:
     assert _number(value) == text
+
+
+def test_characters_without_a_font_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(fonts, "findSystemFonts", list)
+    answers, key = simulated()
+    answers["reader"] = answers["reader"].replace("R1", "山田")
+    results = analyse(answers, key, Plan(), ["山田", *READERS[1:]], draws=2)
+    figures, missing = draw_figures(results | {"arms": list(key.arms), "reference": "real"}, Plan())
+    assert missing == "山田"
+    assert "no installed font has 山田" in caplog.text
+    assert all(figure.startswith(b"\x89PNG") for figure in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("shown", "answered", "visible_ms", "seconds"),
+    [
+        ("10:00:00", "10:00:30", 29500, 30),
+        ("10:00:00", "09:00:30", 29500, None),  # set back by an hour while the page was open
+        ("10:00:00", "10:00:10", 29500, None),  # by 20 seconds
+        ("10:00:00", "09:59:59", None, None),  # without a script
+        (None, "10:00:30", 29500, None),
+    ],
+)
+def test_a_clock_set_back_does_not_enter_reading_times(
+    shown: str | None, answered: str, visible_ms: int | None, seconds: float | None
+) -> None:
+    times = [None if time is None else f"2026-01-01T{time}.000+00:00" for time in (shown, answered)]
+    answer = dict.fromkeys(ITEMS, 3) | {"origin": "real", "confidence": 2, "comment": ""}
+    key = Key(ARMS, {"a": Sealed("real", 1, None, False, "", {})})
+    table = build_table([Row(1, "R1", "a", 1, "s", answer, times[0], str(times[1]), visible_ms)], key)
+    line = analyse(table, key, Plan(), ["R1"], draws=2)["readers"][0]
+    assert (line["median_seconds"], line["untimed"]) == (seconds, int(seconds is None))
+
+
+def test_the_report_says_what_told_the_arms_apart() -> None:
+    answers, key = simulated()
+    telling = {"model": "bad", "family": "edge", "cue": "step", "area": 0.97, "low": 0.9, "high": 1.0, "telling": True}
+    blinding = {"cases": 40, "limit": 0.6, "chance": 0.69, "accepted": ["edge"]}
+    for lines, said in (([telling], "bad by its edge (step: area 0.97;"), ([telling | {"telling": False}], "No cue")):
+        results = analyse(answers, replace(key, blinding=blinding | {"lines": lines}), Plan(), READERS, draws=2)
+        assert said in blinding_sentence(results["blinding"])
+        assert any(said in sentence for sentence in conclusion(results, Plan(), False)) == (said != "No cue")
+    assert "was not measured" in conclusion(analyse(answers, key, Plan(), READERS, draws=2), Plan(), False)[0]
+    assert conclusion(results, Plan(), False, rehearsal=True)[0].startswith("Rehearsal: ")

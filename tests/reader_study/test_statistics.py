@@ -17,7 +17,7 @@ from nodule_plugin.reader_study.statistics.agreement import (
     bootstrap_interval,
     intraclass_correlation,
     krippendorff_alpha,
-    weighted_kappa,
+    mean_kappa,
 )
 from nodule_plugin.reader_study.statistics.crossed import Components, complete_block, crossed_mean, mean_squares
 from nodule_plugin.reader_study.statistics.interval import Estimate
@@ -244,12 +244,12 @@ def test_alpha_without_variation_does_not_exist() -> None:
     assert math.isnan(krippendorff_alpha(np.full((3, 5), math.nan)))
 
 
-def test_weighted_kappa_against_scikit_learn() -> None:
+def test_mean_kappa_against_scikit_learn() -> None:
     table = digits(*REFERENCES["icc"]["scores"])
     pairs = [(0, 1), (0, 2), (1, 2)]
     expected = [cohen_kappa_score(table[a], table[b], weights="quadratic") for a, b in pairs]
-    assert weighted_kappa(table) == pytest.approx(np.mean(expected), rel=1e-12)
-    assert math.isnan(weighted_kappa(np.full((2, 4), 3.0)))
+    assert mean_kappa(table) == pytest.approx(np.mean(expected), rel=1e-12)
+    assert math.isnan(mean_kappa(np.full((2, 4), 3.0)))
 
 
 def test_icc_of_shrout_and_fleiss() -> None:

@@ -15,9 +15,9 @@ function showWindow() {
   const range = view.upper - view.lower;
   const slope = (stored.upper - stored.lower) / range;
   const intercept = (stored.lower - view.lower) / range;
-  for (const part of document.querySelectorAll("#hu-filter feComponentTransfer > *")) {
-    part.setAttribute("slope", view.inverted ? -slope : slope);
-    part.setAttribute("intercept", view.inverted ? 1 - intercept : intercept);
+  for (const channel of document.querySelectorAll("#hu-filter feComponentTransfer > *")) {
+    channel.setAttribute("slope", view.inverted ? -slope : slope);
+    channel.setAttribute("intercept", view.inverted ? 1 - intercept : intercept);
   }
   $("image").style.filter = "url(#hu-filter)";
   $("invert").setAttribute("aria-pressed", String(view.inverted));
@@ -43,8 +43,8 @@ function setWindow(lower, upper) {
 }
 
 function nextWindow() {
-  const place = presets.findIndex(isWindow);
-  setWindow(...presets[(place + 1) % presets.length].dataset.window.split(" ").map(Number));
+  const index = presets.findIndex(isWindow);
+  setWindow(...presets[(index + 1) % presets.length].dataset.window.split(" ").map(Number));
 }
 
 function invert() {
@@ -83,6 +83,14 @@ for (const name of ["level", "width"]) {
 }
 $("tools").hidden = false;
 showWindow();
+
+// ---- Without its image nothing can be judged.
+function showMissing() {
+  $("image-missing").hidden = $("image").naturalWidth > 0;
+  $("save").disabled = !$("image-missing").hidden;
+}
+$("image").addEventListener("error", showMissing);
+if ($("image").complete) showMissing();
 
 // ---- Digits choose within the group that has the focus, and go on to the next one.
 form.addEventListener("keydown", (event) => {

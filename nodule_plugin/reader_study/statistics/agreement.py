@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import f as fisher
 
-from nodule_plugin.lidc.agreement import weighted_kappa as kappa_of_two
 from nodule_plugin.reader_study.statistics.crossed import mean_squares
+from nodule_plugin.statistics import weighted_kappa
 
 NOMINAL, ORDINAL = "nominal", "ordinal"
 
@@ -47,7 +47,7 @@ def _squared_distances(margin: np.ndarray, level: str) -> np.ndarray:
     return (middle[:, None] - middle) ** 2
 
 
-def weighted_kappa(table: np.ndarray) -> float:
+def mean_kappa(table: np.ndarray) -> float:
     """Cohen's kappa with quadratic weights, the mean over pairs of readers.
 
     Args:
@@ -57,10 +57,11 @@ def weighted_kappa(table: np.ndarray) -> float:
         NaN where no pair differs enough for a kappa to exist.
     """
     kappas = []
-    for first, second in combinations(table, 2):
-        both = ~np.isnan(first) & ~np.isnan(second)
-        kappas.append(kappa_of_two(first[both], second[both]))
-    return float(np.nanmean(kappas)) if not np.isnan(kappas).all() else math.nan
+    for pair in combinations(table, 2):
+        first, second = np.stack(pair)[:, ~np.isnan(pair).any(0)]
+        kappas.append(weighted_kappa(first, second))
+    kappas = [kappa for kappa in kappas if not math.isnan(kappa)]
+    return float(np.mean(kappas)) if kappas else math.nan
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def intraclass_correlation(table: np.ndarray, level: float = 0.95) -> Correlatio
         level: of the interval.
 
     Returns:
-        NaN in all places where nothing varies or too little is left.
+        All NaN where nothing varies or too little is left.
     """
     whole = table[:, ~np.isnan(table).any(0)]
     k, n = whole.shape
@@ -122,11 +123,11 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(cases == case) for case in np.unique(cases)]
     values = [
-        measure(table[:, np.concatenate([members[place] for place in rng.integers(0, len(members), len(members))])])
+        measure(table[:, np.concatenate([members[index] for index in rng.integers(0, len(members), len(members))])])
         for _ in range(draws)
     ]
-    found = np.array(values)[~np.isnan(values)]
-    if len(found) < draws / 2:
+    known = np.array(values)[~np.isnan(values)]
+    if len(known) < draws / 2:
         return math.nan, math.nan
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
