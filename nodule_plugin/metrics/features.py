@@ -21,12 +21,11 @@ from nodule_plugin.weights import UNREADABLE, load_strictly, one_line, read_weig
 
 
 class FeatureExtractor(Encoder, Protocol):
-    """(B, 3, H, W) images in [-1, 1] -> (B, ``dim``) features on the CPU.
+    """(B, 3, H, W) images in [-1, 1] -> (B, D) features on the CPU.
 
     Attributes:
         name: as tables name it.
         unavailable: why it cannot be used (no weights were given), or None.
-        dim: features of an image; may load the weights.
     """
 
     @property
@@ -34,9 +33,6 @@ class FeatureExtractor(Encoder, Protocol):
 
     @property
     def unavailable(self) -> str | None: ...
-
-    @property
-    def dim(self) -> int: ...
 
 
 class InceptionFeatures:
@@ -55,7 +51,6 @@ class InceptionFeatures:
     """
 
     name = "Inception v3 (2015-12-05)"
-    dim = 2048
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu") -> None:
         if weights is not None and not Path(weights).is_file():
@@ -98,7 +93,7 @@ class InceptionFeatures:
         return network.to(self.device)
 
 
-class OpenCLIPImageFeatures:
+class OpenCLIPImageFeatures(OpenCLIPModel):
     """The image tower of a CLIP model as feature extractor (for CLIP-FID and the like).
 
     Args:
@@ -110,32 +105,7 @@ class OpenCLIPImageFeatures:
     def __init__(
         self, model: str | Path | None = None, name: str | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        self.clip = OpenCLIPModel(model, device=device)
-        self.name = name or self.clip.name
-
-    @property
-    def id(self) -> str:
-        """Equal for extractors that give equal features."""
-        return self.clip.id
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`FeatureExtractor`."""
-        return self.clip.fingerprint
-
-    @property
-    def unavailable(self) -> str | None:
-        """Why nothing can be computed, or None."""
-        return self.clip.unavailable
-
-    @property
-    def dim(self) -> int:
-        """Size of the embedding."""
-        return self.clip.embedding_size
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) images in [-1, 1] -> (B, D) embeddings, not normalised."""
-        return self.clip.encode_images(images)
+        super().__init__(model, device=device, name=name)
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -190,11 +160,6 @@ class BackboneFeatures:
     def fingerprint(self) -> str:
         """See :class:`FeatureExtractor`."""
         return weights_sha256(self._network, self.architecture, self.image_size, self.mean, self.std)
-
-    @property
-    def dim(self) -> int:
-        """Features of an image. Loads the weights."""
-        return int(self(torch.zeros(1, 3, 8, 8)).shape[1])
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -74,7 +74,6 @@ class GreyValueFeatures:
 
     name = "grey values in HU"
     unavailable: str | None = None
-    dim = BINS + BANDS
 
     def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
         self.window_hu = checked_window(window_hu)

@@ -48,11 +48,17 @@ class OpenCLIPModel:
             used, and :attr:`name` says so. None: no model, see :attr:`unavailable`.
         context_length: tokens of a prompt; None for what the model's config says.
         device: where the towers run.
+        name: as tables name it; None for the model's own.
     """
 
     def __init__(
-        self, model: str | Path | None, context_length: int | None = None, device: str | torch.device = "cpu"
+        self,
+        model: str | Path | None,
+        context_length: int | None = None,
+        device: str | torch.device = "cpu",
+        name: str | None = None,
     ) -> None:
+        self._name = name
         self.model = None if model is None else str(model)
         self.context_length = context_length
         self.device = torch.device(device)
@@ -60,8 +66,8 @@ class OpenCLIPModel:
     @property
     def name(self) -> str:
         """As tables name it: the hub id, or the folder's own name; with the activation where that is no part of it."""
-        if self.model is None:
-            return "no model given"
+        if self._name is not None or self.model is None:
+            return self._name or "no model given"
         if Path(self.model).is_dir():
             return Path(self.model).name
         return f"{self.model} (QuickGELU)" if _needs_quick_gelu(self.model) else self.model
@@ -87,11 +93,6 @@ class OpenCLIPModel:
     def __call__(self, images: Images) -> Tensor:
         """As :meth:`encode_images`."""
         return self.encode_images(images)
-
-    @property
-    def embedding_size(self) -> int:
-        """D of the embeddings. Loads the model."""
-        return int(self._loaded().network.visual.output_dim)
 
     @torch.no_grad()
     def encode_images(self, images: Images) -> Tensor:

@@ -140,7 +140,6 @@ class RadiomicFeatures:
 
     name = f"{len(FEATURES)} radiomic features"
     unavailable: str | None = None
-    dim = len(FEATURES)
 
     def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
         self.window_hu = checked_window(window_hu)

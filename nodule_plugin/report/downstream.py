@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
 from nodule_plugin.report.figures import figure_png
+from nodule_plugin.report.files import write_files
 from nodule_plugin.report.numbers import with_interval
 from nodule_plugin.report.results import chain_sentences
 
@@ -27,19 +26,12 @@ def write_downstream(results: Mapping[str, Any], output_dir: str | Path) -> list
     Raises:
         InputError: if the folder cannot be written.
     """
-    folder = Path(output_dir)
     contents = {
         "downstream.md": markdown(results).encode(),
         "downstream.png": figure(results),
         "downstream.json": (json.dumps(results, indent=4, ensure_ascii=False) + "\n").encode(),
     }
-    try:
-        for name, content in contents.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"output_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
-    return [folder / name for name in contents]
+    return write_files(contents, Path(output_dir))
 
 
 def markdown(results: Mapping[str, Any]) -> str:

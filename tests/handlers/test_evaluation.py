@@ -29,7 +29,6 @@ class MeanFeatures:
 
     id = name = fingerprint = "mean"
     unavailable: str | None = None
-    dim = 2
 
     def __init__(self) -> None:
         self.seen = 0

@@ -17,7 +17,6 @@ class Painted:
 
     id = name = fingerprint = "painted"
     unavailable: str | None = None
-    dim = 2
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         raise AssertionError("features are given")

@@ -77,7 +77,7 @@ def test_error_is_the_spread_of_repeated_experiments(shift: float, too_large: fl
     estimates = [kernel_error(*_pair(150, 150, seed, shift)) for seed in range(10)]
     assert np.mean(estimates) == pytest.approx(too_large * repeated, rel=0.2)
     halves = [half_sample_error(squared_mmd, *_pair(150, 150, seed, shift)) for seed in range(3)]
-    assert np.mean(estimates) < np.mean(halves)
+    assert np.mean(estimates[:3]) < np.mean(halves)
 
 
 def test_few_images_have_no_error() -> None:

@@ -32,7 +32,6 @@ class Given:
 
     id = name = fingerprint = "given"
     unavailable: str | None = None
-    dim = 2
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         raise AssertionError("features are given")
