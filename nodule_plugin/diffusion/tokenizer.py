@@ -25,7 +25,8 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     try:
         packed = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz").read_bytes()
     except ModuleNotFoundError as error:
-        raise InputError("tokenizer: CLIP's vocabulary comes with open_clip; pip install open_clip_torch") from error
+        remedy = "pip install 'nodule-plugin[evaluate]'"
+        raise InputError(f"tokenizer: CLIP's vocabulary comes with open_clip; {remedy}") from error
     lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _MERGES + 1]
     merges = [tuple(line.split()) for line in lines]
     characters = list(_byte_characters())

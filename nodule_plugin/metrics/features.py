@@ -7,17 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import timm
 import torch
 import torchvision
-from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch import Tensor, nn
 
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import Extra
 from nodule_plugin.metrics.feature_cache import Encoder
 from nodule_plugin.metrics.openclip import OpenCLIPModel
 from nodule_plugin.weights import UNREADABLE, load_strictly, one_line, read_weights, weights_sha256
+
+timm = Extra("timm", "evaluate")
+inception = Extra("torch_fidelity.feature_extractor_inceptionv3", "evaluate")
 
 
 class FeatureExtractor(Encoder, Protocol):
@@ -79,13 +81,13 @@ class InceptionFeatures:
         return self._network(to_uint8(images).to(self.device))[0].cpu()
 
     @cached_property
-    def _network(self) -> FeatureExtractorInceptionV3:
+    def _network(self) -> nn.Module:
         if self.weights is None:
             raise InputError("Inception weights: none were given; name pt_inception-2015-12-05-6726825d.pth")
         # torch-fidelity unpickles whatever the file holds; this reading refuses all but tensors first.
         read_weights(self.weights, "Inception weights")
         try:
-            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(self.weights))
+            network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(self.weights))
         except UNREADABLE as error:
             raise InputError(
                 f"Inception weights {self.weights}: not torch-fidelity's state dict: {one_line(error)}"

@@ -11,14 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor
 from transformers import BertConfig
 
 from nodule_plugin.data.pixels import Images, to_pictures
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import Extra
 from nodule_plugin.weights import UNREADABLE, check_no_pointer, one_line, weights_sha256
+
+open_clip = Extra("open_clip", "evaluate")
 
 CONFIG_NAME = "open_clip_config.json"
 BERT_BASE_TEXT_TOWERS = (

@@ -10,14 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import lpips
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import Extra
 from nodule_plugin.metrics.openclip import OpenCLIPModel
 from nodule_plugin.weights import load_strictly, read_weights
+
+lpips = Extra("lpips", "evaluate")
 
 DOWNLOAD = "download"
 """As ``weights`` of :class:`LPIPSDistance`: let torchvision fetch the ImageNet weights."""
@@ -79,7 +81,7 @@ class LPIPSDistance:
         return self._network(first.to(self.device), second.to(self.device)).flatten().cpu()
 
     @cached_property
-    def _network(self) -> lpips.LPIPS:
+    def _network(self) -> nn.Module:
         if self.weights is None:
             raise InputError("LPIPS weights: none were given; name torchvision's state dict of the backbone")
         network = lpips.LPIPS(net=self.net, pretrained=False, pnet_rand=self.weights != DOWNLOAD, verbose=False)

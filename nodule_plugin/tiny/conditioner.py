@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
+from nodule_plugin.extras import Extra
 from nodule_plugin.tiny.base_model import TEXT_WIDTH, build_text_encoder
 from nodule_plugin.tiny.contrast import train_pair
 from nodule_plugin.tiny.examples import Examples
 from nodule_plugin.tiny.scorer import MODEL_CONFIG
+
+open_clip = Extra("open_clip", "evaluate")
 
 
 class ConditioningPair(nn.Module):

@@ -13,12 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+from nodule_plugin.extras import Extra
 from nodule_plugin.tiny.contrast import train_pair
 from nodule_plugin.tiny.examples import IMAGE_SIZE, Examples
+
+open_clip = Extra("open_clip", "evaluate")
 
 MODEL_CONFIG: Mapping[str, Any] = {
     "embed_dim": 64,
@@ -38,7 +41,7 @@ PREPROCESS_CONFIG: Mapping[str, Any] = {
 
 def train_scorer(
     examples: Examples, config: Mapping[str, Any] = MODEL_CONFIG, seed: int = 0, **settings: Any
-) -> open_clip.CLIP:
+) -> nn.Module:
     """A small CLIP trained from scratch.
 
     Args:
@@ -51,7 +54,7 @@ def train_scorer(
     return train_pair(open_clip.CLIP(**config), open_clip.SimpleTokenizer(), examples, seed=seed, **settings)
 
 
-def save_scorer(model: open_clip.CLIP, folder: Path, card: str, config: Mapping[str, Any] = MODEL_CONFIG) -> None:
+def save_scorer(model: nn.Module, folder: Path, card: str, config: Mapping[str, Any] = MODEL_CONFIG) -> None:
     """Write the model in open_clip's folder layout, weights with 16 bits, and its model card.
 
     Nothing half-written stays: each file is written under another name in the same folder first.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from nodule_plugin.files import new_folder
@@ -61,7 +61,10 @@ def _write(folder: Path, subjects: Sequence[Subject], seed: int) -> None:
         counts[source] += 1
         crop = render_crop(subject.scan, subject.cluster, subject.findings, subject.rng(seed))
         rows.append(_write_crop(folder, subject, crop, patients[source], counts[source], seed))
-    pd.DataFrame(rows).to_csv(folder / "nodules.csv", index=False)
+    with (folder / "nodules.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
     write_sidecar(folder, seed, nodules=len(subjects))
 
 
