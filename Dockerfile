@@ -7,7 +7,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 HOME=/tmp
 WORKDIR /opt/nodule
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY nodule_plugin ./nodule_plugin
-RUN pip install --constraint constraints.txt ".[train,reader-study,download,dicom,onnx]" && rm -rf nodule_plugin build *.egg-info
+RUN pip install --constraint constraints.txt ".[evaluate,train,reader-study,download,dicom,onnx]" && rm -rf nodule_plugin build *.egg-info
 
 COPY bundle ./bundle
 COPY scripts ./scripts
