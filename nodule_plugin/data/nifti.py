@@ -76,6 +76,8 @@ def _check_header(path: Path, header: Any) -> None:
         raise InputError(
             f"{path} is of {size:,} bytes by its header (shape {shape}), more than {LARGEST_VOLUME:,}; cut the volume"
         )
+    if path.suffix == ".nii" and path.stat().st_size < float(header["vox_offset"]) + math.prod(shape) * kind.itemsize:
+        raise ImageFileError(f"shorter than shape {shape} by its header")
     zooms = [float(size) for size in header.get_zooms()]
     if not all(0 < abs(size) < math.inf for size in zooms):  # nibabel would read 0 as 1
         raise InputError(f"{path} has voxels of {' x '.join(f'{size:g}' for size in zooms)} mm; mend its header")

@@ -113,7 +113,7 @@ def with_geometry(
         patient_id: the series' patient.
         slice_thickness, pixel_spacing: mm.
         slice_z: positions of the slices, mm, in any order. Where a contour lies at a position that is not among them
-            (the slice is missing from the folder) that position is added, so that slices keep their places.
+            (the slice is missing from the folder) that position is added, so that slices keep their order.
     """
     outlined = {contour.z for annotation in scan.annotations for contour in annotation.contours}
     known = np.array(sorted(slice_z))
