@@ -29,8 +29,8 @@ _SAME_POSITION = 0.01
 """Positions nearer than this, mm, are the same: XML and DICOM round differently."""
 
 
-LARGEST_FILE = 2**25
-"""Bytes: ten times as many as LIDC-IDRI's longest reading has."""
+LARGEST_FILE = 2**24
+"""Bytes: about eight times as many as LIDC-IDRI's longest reading (21,415 points) has."""
 _LARGEST_INDEX = 2**16
 """Of a pixel: DICOM's rows and columns are numbers of 16 bits."""
 
