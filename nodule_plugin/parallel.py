@@ -110,7 +110,7 @@ BACKENDS: dict[str, Callable[[int, str | None], AbstractContextManager[Any]]] = 
     "dask": _dask,
     "ray": _ray,
 }
-"""Every place to work."""
+"""Who can do the work."""
 
 
 def _import(backend: str, package: str) -> ModuleType:

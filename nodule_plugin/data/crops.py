@@ -91,6 +91,8 @@ def _add_nodule(nodules: NoduleSet, row: Row, synthetic: bool, selection: Select
         raise InputError(f"diameter_mm is {row['diameter_mm']!r}; mm are needed, at most {_LARGEST_DIAMETER_MM}")
     readers = int(_number(row, "readers")) if row.get("readers") else 1
     nodule_id, image, masks = _nodule_id(row), nodules.root / row["image"], nodules.root / "masks"
+    if not image.resolve().is_relative_to(nodules.root.resolve()):
+        raise InputError(f"image {row['image']!r} is not below {nodules.root}; move it there")
     objection = selection.objection(readers, diameter_mm)
     if objection is not None:
         nodules.skipped.append(Skipped(nodule_id, objection))
@@ -98,7 +100,7 @@ def _add_nodule(nodules: NoduleSet, row: Row, synthetic: bool, selection: Select
     volume = read_volume(image)
     if fault := not_hounsfield(volume.voxels):
         raise InputError(f"{image}: {fault}")
-    row_, column, slice_index = _centre(volume, masks / image.name if masks.is_dir() else None)
+    centre, slice_index = _centre(volume, masks / image.name if masks.is_dir() else None)
     nodules.doubts += [Skipped(nodule_id, doubt) for doubt in (*volume.doubts, *doubts_of_values(volume.voxels))]
     nodules.nodules.append(
         Nodule(
@@ -108,7 +110,7 @@ def _add_nodule(nodules: NoduleSet, row: Row, synthetic: bool, selection: Select
             image=image,
             slice_index=slice_index,
             axes=volume.axes,
-            centre=(row_, column),
+            centre=centre,
             spacing=volume.spacing[1::-1],
             shape=volume.voxels.shape[1::-1],
             diameter_mm=diameter_mm,
@@ -134,7 +136,12 @@ def _read_table(table: Path) -> list[tuple[int, Row]]:
         raise InputError(f"{table}: cannot be read ({error}); give a CSV file in UTF-8") from error
     missing = [name for name in _REQUIRED_COLUMNS if name not in columns]
     if missing:
-        raise InputError(f"{table}: the column {missing[0]!r} is missing; needed are {', '.join(_REQUIRED_COLUMNS)}")
+        raise InputError(
+            f"{table}: the column {missing[0]!r} is missing; needed are {', '.join(_REQUIRED_COLUMNS)},"
+            f" and there are {', '.join(columns)[:200] or 'none'}"
+        )
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{table}: the column {max(columns, key=columns.count)!r} is there twice; delete one")
     return [(line, _cells(row, columns, separator, f"{table}: line {line}")) for line, row in rows]
 
 
@@ -181,11 +188,11 @@ def _number(row: Row, name: str) -> float:
     return value
 
 
-def _centre(volume: Volume, mask: Path | None) -> tuple[float, float, int]:
-    """(row, column, slice) of the nodule's centre."""
+def _centre(volume: Volume, mask: Path | None) -> tuple[tuple[float, float], int]:
+    """(row, column) of the nodule's centre, and its centre slice."""
     columns, rows, slices = volume.voxels.shape
     if mask is None:
-        return (rows - 1) / 2, (columns - 1) / 2, (slices - 1) // 2
+        return ((rows - 1) / 2, (columns - 1) / 2), (slices - 1) // 2
     other = read_volume(mask)
     if (other.axes, other.voxels.shape) != (volume.axes, volume.voxels.shape):
         raise InputError(
@@ -193,13 +200,16 @@ def _centre(volume: Volume, mask: Path | None) -> tuple[float, float, int]:
             f" ({volume.axes}); both need one grid"
         )
     marked = other.voxels != 0
+    if not np.isfinite(other.voxels).all():
+        raise InputError(f"{mask} has values that are not finite; mend the mask")
     if not marked.any():
         raise InputError(f"{mask} marks no voxel; delete the line or mend the mask")
     # Sums rather than a list of the marked voxels, which would be 24 times as large as the mask.
     in_slice = marked.sum(axis=(0, 1))
     touched = np.flatnonzero(in_slice)
     middle = int(touched[np.abs(touched - _mean_index(in_slice)).argmin()])
-    return _mean_index(marked[:, :, middle].sum(axis=0)), _mean_index(marked[:, :, middle].sum(axis=1)), middle
+    row, column = (_mean_index(marked[:, :, middle].sum(axis=axis)) for axis in (0, 1))
+    return (row, column), middle
 
 
 def _mean_index(counts: np.ndarray) -> float:

@@ -174,6 +174,8 @@ def _nodule(
         row, column = np.mean([geometry.centroid(annotation, scan)[:2] for annotation in consensus.annotations], axis=0)
         centre = (float(row), float(column))
     header = nearest.header
+    if not all(0 <= middle < size for middle, size in zip(centre, header.shape)):
+        return Skipped(nodule_id, f"its outlines lie outside its slice of {header.shape[0]} x {header.shape[1]} pixels")
     axes = slice_directions(header.orientation)
     centre, spacing, shape = turned_slice(centre, header.spacing, header.shape, axes)
     return Nodule(

@@ -21,7 +21,7 @@ from nodule_plugin.data.orientation import SHOWN, directions, stored_axes, turne
 from nodule_plugin.errors import InputError
 
 LARGEST_VOLUME = 2**30
-"""Bytes of the largest volume that is read, in memory: 2,048 slices of 512 x 512 voxels of 16 bits."""
+"""Bytes of the largest volume that is read, in memory: 1,024 slices of 512 x 512 voxels of up to 32 bits."""
 _LARGEST_OFFSET = 2**20
 """Bytes before the first voxel: header extensions are read into memory."""
 _OBLIQUE = 0.9
@@ -71,11 +71,13 @@ def _check_header(path: Path, header: Any) -> None:
     if kind.kind not in "iuf":
         raise InputError(f"{path} holds voxels of the kind {kind}; one number a voxel is needed")
     scaled = header.get_slope_inter() not in ((None, None), (1.0, 0.0))
-    size = math.prod(shape) * (8 if scaled else kind.itemsize)
+    size = math.prod(shape) * (8 if scaled else max(kind.itemsize, 4))
     if size > LARGEST_VOLUME or not 0 <= float(header["vox_offset"]) <= _LARGEST_OFFSET:
         raise InputError(
             f"{path} is of {size:,} bytes by its header (shape {shape}), more than {LARGEST_VOLUME:,}; cut the volume"
         )
+    if path.suffix == ".nii" and path.stat().st_size < float(header["vox_offset"]) + math.prod(shape) * kind.itemsize:
+        raise ImageFileError(f"shorter than shape {shape} by its header")
     zooms = [float(size) for size in header.get_zooms()]
     if not all(0 < abs(size) < math.inf for size in zooms):  # nibabel would read 0 as 1
         raise InputError(f"{path} has voxels of {' x '.join(f'{size:g}' for size in zooms)} mm; mend its header")

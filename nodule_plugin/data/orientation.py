@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, ornt_transform
 
+from nodule_plugin.errors import InputError
+
 SHOWN = "LPS"
 Pair = tuple[float, float]
 """(row, column)."""
@@ -41,7 +43,12 @@ def slice_directions(cosines: Sequence[float]) -> str:
 
 
 def turned(voxels: np.ndarray, axes: str) -> np.ndarray:
-    """A volume (three axes that run as ``axes`` says) with axes that run as :data:`SHOWN`; a view."""
+    """A volume (three axes that run as ``axes`` says) with axes that run as :data:`SHOWN`; a view.
+
+    Raises:
+        InputError: as :func:`stored_axes` does.
+    """
+    stored_axes(axes)
     return apply_orientation(voxels, ornt_transform(axcodes2ornt(axes), axcodes2ornt(SHOWN)))
 
 
@@ -60,6 +67,13 @@ def turned_slice(centre: Pair, spacing: Pair, shape: tuple[int, int], axes: str)
 
 
 def stored_axes(axes: str) -> tuple[int, int, int]:
-    """The stored axes that run from side to side, from front to back and from slice to slice."""
-    x, y, z = (next(index for index, code in enumerate(axes) if code in pair) for pair in ("LR", "PA", "SI"))
+    """The stored axes that run from side to side, from front to back and from slice to slice.
+
+    Raises:
+        InputError: if ``axes`` does not name three such directions.
+    """
+    pairs = ("LR", "PA", "SI")
+    if len(axes) != 3 or not all(sum(code in pair for code in axes) == 1 for pair in pairs):
+        raise InputError(f"axes: L or R, P or A, and S or I are needed, in any order, not {axes!r}; run prepare again")
+    x, y, z = (next(index for index, code in enumerate(axes) if code in pair) for pair in pairs)
     return x, y, z

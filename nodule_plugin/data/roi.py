@@ -6,8 +6,8 @@ import math
 
 from nodule_plugin.errors import InputError
 
-LARGEST_ROI_MM = 1000
-"""No scanner sees more."""
+LARGEST_ROI = 8192
+"""Pixels along a side: four times what scanners make. What lies beyond the image takes memory too."""
 Bounds = tuple[int, int, int, int]
 
 
@@ -26,10 +26,13 @@ def roi_bounds(centre: tuple[float, float], spacing: tuple[float, float], roi_mm
         (row_start, row_stop, column_start, column_stop), stops exclusive. They may lie beyond the image.
 
     Raises:
-        InputError: if the ROI is larger than :data:`LARGEST_ROI_MM`; what lies beyond the image takes memory too.
+        InputError: if the ROI is larger than :data:`LARGEST_ROI`, or a number is not above 0.
     """
-    if not 0 < roi_mm <= LARGEST_ROI_MM:
-        raise InputError(f"roi_mm: a number above 0 and up to {LARGEST_ROI_MM} is needed, not {roi_mm}")
+    if not (roi_mm > 0 and all(step > 0 and roi_mm / step <= LARGEST_ROI for step in spacing)):
+        raise InputError(
+            f"roi_mm: {roi_mm} with pixels of {spacing[0]} x {spacing[1]} mm; both must be above 0, and a side at most"
+            f" {LARGEST_ROI:,} pixels"
+        )
     bounds: list[int] = []
     for middle, step in zip(centre, spacing):
         side = max(1, math.floor(roi_mm / step + 0.5))

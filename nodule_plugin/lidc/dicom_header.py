@@ -34,6 +34,7 @@ _TAGS = (
     "NumberOfFrames",
     "Rows",
     "Columns",
+    "BitsAllocated",
     "RescaleSlope",
     "RescaleIntercept",
 )
@@ -242,6 +243,16 @@ def _check_pixel_data(file: BinaryIO, dataset: FileDataset) -> None:
         _check_fragments(file, size)
     elif file.tell() + length > size:
         raise BrokenFile(f"truncated: {size - file.tell()} of {length} bytes of pixel data")
+    elif not syntax.is_compressed and length < (needed := _pixel_bytes(dataset)):
+        raise BrokenFile(
+            f"{length} bytes of pixel data for {dataset.Rows} x {dataset.Columns} pixels of {needed} bytes"
+        )
+
+
+def _pixel_bytes(dataset: FileDataset) -> int:
+    return (
+        int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0) * int(dataset.get("BitsAllocated") or 0) // 8
+    )
 
 
 def _check_fragments(file: BinaryIO, size: int) -> None:

@@ -29,8 +29,8 @@ _SAME_POSITION = 0.01
 """Positions nearer than this, mm, are the same: XML and DICOM round differently."""
 
 
-LARGEST_FILE = 2**25
-"""Bytes: ten times as many as LIDC-IDRI's longest reading has."""
+LARGEST_FILE = 2**24
+"""Bytes: about eight times as many as LIDC-IDRI's longest reading (21,415 points) has."""
 _LARGEST_INDEX = 2**16
 """Of a pixel: DICOM's rows and columns are numbers of 16 bits."""
 
@@ -113,7 +113,7 @@ def with_geometry(
         patient_id: the series' patient.
         slice_thickness, pixel_spacing: mm.
         slice_z: positions of the slices, mm, in any order. Where a contour lies at a position that is not among them
-            (the slice is missing from the folder) that position is added, so that slices keep their places.
+            (the slice is missing from the folder) that position is added, so that slices keep their order.
     """
     outlined = {contour.z for annotation in scan.annotations for contour in annotation.contours}
     known = np.array(sorted(slice_z))

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from nodule_plugin.data.nifti import read_voxels
+from nodule_plugin.data.orientation import SHOWN, turned
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, resample_roi
 
 
@@ -23,7 +24,7 @@ def crop_patches(
     nodule's diameter serves.
 
     Args:
-        items: of a data list; NIfTI volumes with axes (x, y, z).
+        items: of a data list; NIfTI volumes.
         count: how many patches, spread evenly over the items.
         size: pixels along a patch's side.
         seed: of the draws.
@@ -36,7 +37,7 @@ def crop_patches(
     patches = torch.empty(count, 1, size, size)
     share = -(-count // len(items))
     for place, item in enumerate(tqdm(items, desc="patches")):
-        volume = np.asarray(nibabel.load(Path(item["image"])).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+        volume = turned(read_voxels(Path(item["image"])), item.get("axes", SHOWN))
         for index in range(place * share, min((place + 1) * share, count)):
             pixels = item["diameter_mm"] / item["spacing"][0]
             side = int(np.clip(rng.uniform(1.2, 2.6) * pixels, 20, min(volume.shape[:2])))

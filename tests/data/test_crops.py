@@ -81,6 +81,8 @@ def test_selection(tmp_path: Path) -> None:
         ({"diameter_mm": "nan"}, r"line 2: diameter_mm is 'nan'; a number above 0 is needed"),
         ({"internal_structure": "5"}, r"line 2: internal_structure: .*1 to 4.*5"),
         ({"image": "images/gone.nii.gz"}, r"line 2: there is no file .*gone\.nii\.gz"),
+        ({"image": "../gone.nii.gz"}, r"line 2: image '\.\./gone\.nii\.gz' is not below .*; move it there"),
+        ({"image": "/gone.nii.gz"}, r"line 2: image '/gone\.nii\.gz' is not below .*; move it there"),
     ],
 )
 def test_table_errors_name_line_and_value(tmp_path: Path, cells: dict[str, Any], message: str) -> None:
@@ -108,6 +110,7 @@ def test_truncated_volume_is_named(tmp_path: Path, folder: str, keep: int) -> No
     ("mask", "message"),
     [
         (np.zeros((20, 30, 5), np.uint8), "marks no voxel"),
+        (np.full((20, 30, 5), np.nan, np.float32), "values that are not finite"),
         (np.ones((20, 30, 4), np.uint8), r"has shape \(20, 30, 4\) .*, its image \(20, 30, 5\)"),
         (np.ones((20, 30), np.uint8), r"has shape \(20, 30\); a volume \(x, y, z\) is needed"),
     ],
@@ -192,6 +195,17 @@ def test_tables_of_every_spreadsheet_are_read_alike(
     lines = [separator.join(row).replace("6.5", f"6{decimal}5") for row in cells]
     table.write_bytes("\r\n".join(lines).encode(encoding))
     assert nodules_from_crops(tmp_path).nodules == [expected]
+
+
+def test_columns_are_named_as_they_are(tmp_path: Path) -> None:
+    table = write_crops(tmp_path) / "nodules.csv"
+    text = table.read_text()
+    table.write_text("sep=;\n" + text.replace(",", ";"))  # as Excel writes it
+    with pytest.raises(InputError, match=r"the column 'image' is missing; .*, and there are sep="):
+        nodules_from_crops(tmp_path)
+    table.write_text(text.replace("readers", "margin"))
+    with pytest.raises(InputError, match=r"nodules\.csv: the column 'margin' is there twice; delete one"):
+        nodules_from_crops(tmp_path)
 
 
 def test_a_decimal_comma_among_commas_is_named(tmp_path: Path) -> None:

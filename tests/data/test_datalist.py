@@ -24,10 +24,10 @@ from nodule_plugin.prompts import findings_to_prompt
 
 KEYS = (
     "name description licence citation source synthetic dataset_dir template chain consensus selection split skipped"
-    " numTraining numValidation numTest training validation test"
+    " doubts numTraining numValidation numTest training validation test"
 )
 ITEM_KEYS = (
-    "id image slice_index centre spacing diameter_mm roi_mm padding prompt findings readers patient_id"
+    "id image slice_index axes centre spacing diameter_mm roi_mm padding prompt findings readers patient_id"
     " series_instance_uid synthetic"
 )
 

@@ -168,7 +168,7 @@ def test_empty_folders_and_volumes_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"volume\.nii\.gz has values that are not finite"):
         LoadSetImaged()(real_items(real_dir=tmp_path)[0])
     (tmp_path / "volume.nii.gz").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="cannot be read as a NIfTI volume"):
+    with pytest.raises(InputError, match="is not a whole NIfTI file"):
         LoadSetImaged()(real_items(real_dir=tmp_path)[0])
 
 

@@ -120,6 +120,15 @@ def test_of_two_readings_of_a_series_the_corrected_one_counts_and_the_other_is_l
         nodules_from_lidc(tree, annotations="xml")
 
 
+def test_outlines_that_lie_outside_the_slice_are_listed(tree: Path) -> None:
+    """Readings of the same series before it was resampled or cut."""
+    far = [(x + 300, y + 300) for x, y in FAR]
+    write_message(tree / "reading.xml", [nodule_xml([(5.0, SQUARE)]) + nodule_xml([(5.0, far)])])
+    result = nodules_from_lidc(tree)
+    assert [nodule.id for nodule in result.nodules] == ["TEST-0001-N01"]
+    assert [s.reason for s in result.skipped] == ["its outlines lie outside its slice of 16 x 16 pixels"]
+
+
 def test_duplicates_are_left_out_and_counted(tree: Path) -> None:
     before = nodules_from_lidc(tree)
     for z in (2.5, 5.0):

@@ -73,6 +73,12 @@ def test_what_is_no_nifti_is_named(tmp_path: Path, content: bytes) -> None:
             open_nifti(tmp_path / name)
 
 
+def test_a_file_shorter_than_its_header_says_is_known_before_room_is_made_for_it(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(_header(dim=[3, 1000, 1000, 400, 1, 1, 1, 1]).binaryblock + bytes(14))
+    with pytest.raises(InputError, match=r"a\.nii is not a whole NIfTI file \(shorter than shape \(1000, 1000, 400\)"):
+        open_nifti(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_both_versions_are_read(tmp_path: Path, kind: type) -> None:
     nib.save(kind(VOXELS, np.diag([-1.0, -1.0, 2.0, 1.0])), tmp_path / "a.nii.gz")

@@ -58,6 +58,13 @@ def test_data_lists_without_axes_are_read_as_stored(tmp_path: Path) -> None:
     assert (old.rot90(2, (-2, -1)) == turned["image"]).all()
 
 
+@pytest.mark.parametrize("axes", ["", "LP", "LPX", "LPR", "LPSS", "lps"])
+def test_axes_that_are_none_are_named(tmp_path: Path, axes: str) -> None:
+    write_volume(tmp_path / "a.nii.gz", HU)
+    with pytest.raises(InputError, match=f"axes: L or R, P or A, and S or I are needed, in any order, not '{axes}'"):
+        read_slice(tmp_path / "a.nii.gz", 0, axes)
+
+
 def test_a_mask_that_runs_otherwise_than_its_image_is_refused(tmp_path: Path) -> None:
     write_volume(_folder(tmp_path, "LPS") / "masks" / "P0_R_1.nii.gz", MASK, axes="RAS")
     with pytest.raises(InputError, match=r"masks\S+ has shape \(20, 30, 5\) \(axes RAS\), its image .* \(LPS\)"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from nodule_plugin.data.roi import padding_share, roi_bounds
@@ -25,10 +27,13 @@ def test_bounds(
     assert roi_bounds(centre, spacing, roi_mm) == bounds
 
 
-@pytest.mark.parametrize("roi_mm", [20_000, 1001, 0, -1, float("nan"), float("inf")])
-def test_no_roi_is_larger_than_a_scanner_sees(roi_mm: float) -> None:
-    with pytest.raises(InputError, match=f"roi_mm: a number above 0 and up to 1000 is needed, not {roi_mm}"):
-        roi_bounds((10.0, 10.0), (0.7, 0.7), roi_mm)
+@pytest.mark.parametrize(
+    ("roi_mm", "step"),
+    [(20_000, 0.7), (0, 0.7), (-1, 0.7), (math.nan, 0.7), (math.inf, 0.7), (20, 1e-6), (20, 0), (20, math.nan)],
+)
+def test_no_roi_is_larger_than_memory(roi_mm: float, step: float) -> None:
+    with pytest.raises(InputError, match=rf"roi_mm: {roi_mm} with pixels of 0.7 x {step} mm; .* at most 8,192 pixels"):
+        roi_bounds((10.0, 10.0), (0.7, step), roi_mm)
 
 
 @pytest.mark.parametrize("centre", [10.0, 10.1, 10.25, 10.49, 10.5, 10.75, 10.99])

@@ -258,6 +258,7 @@ def test_slope_and_intercept_are_each_slices_own(tmp_path: Path) -> None:
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.2"}, "enhanced CT, all slices in one file"),
         ({"NumberOfFrames": 40}, "40 slices in one file; convert it to one file a slice"),
         ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels, which no slice of CT has"),
+        ({"Rows": 32}, "512 bytes of pixel data for 32 x 16 pixels of 1024 bytes"),
     ],
 )
 def test_what_is_ct_and_no_slice_is_named(tmp_path: Path, elements: dict[str, Any], message: str) -> None:

@@ -143,7 +143,7 @@ def test_what_no_reader_wrote_is_named(tmp_path: Path, old: str, new: str, messa
 
 
 def test_a_file_too_large_to_be_a_reading_is_not_parsed(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"1\.xml: larger than 33,554,432 bytes"):
+    with pytest.raises(InputError, match=r"1\.xml: larger than 16,777,216 bytes"):
         read_message(_large(tmp_path / "1.xml"))
 
 

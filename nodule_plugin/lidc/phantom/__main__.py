@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what.add_argument("--scans", type=int, metavar="N", help="write N whole CT series (DICOM) with the readers' XML")
     what.add_argument("--nodules", type=int, metavar="N", help="write N crops (NIfTI) with a table")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="a new or empty folder")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pixels (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same pixels, on one kind of processor (default: 0)"
+    )
     parser.add_argument(
         "--slices", type=int, metavar="N", help="of each series keep N slices beyond the outlined ones (default: all)"
     )

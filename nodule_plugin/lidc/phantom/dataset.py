@@ -33,7 +33,8 @@ def write_phantom_crops(
     Args:
         output_dir: a folder that does not exist yet, or is empty. It appears only when it is complete.
         nodules: how many.
-        seed: the same seed gives the same pixels.
+        seed: the same seed gives the same pixels on the same kind of processor; on others a few in a million differ by
+            1 HU.
         subjects: choose among these; all of the database by default.
 
     Returns:
