@@ -52,6 +52,7 @@ def latents(script: Script, tmp_path: Path) -> tuple[Path, Path]:
     return folder / "latents", datalist
 
 
+@pytest.mark.slow
 def test_every_stage_is_rehearsed(repository: Path, latents: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "peer.py").write_text(PEER)
     out = tmp_path / "out"
