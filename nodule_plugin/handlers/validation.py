@@ -28,7 +28,7 @@ from nodule_plugin.handlers.selection import HELD_OUT_LOSS
 from nodule_plugin.metrics.distribution import FeatureDistanceMetric
 from nodule_plugin.metrics.features import FeatureExtractor, InceptionFeatures, OpenCLIPImageFeatures
 from nodule_plugin.metrics.kernel import KernelDistance
-from nodule_plugin.statistics import normal_interval
+from nodule_plugin.metrics.intervals import normal_interval
 
 logger = logging.getLogger(__name__)
 TRAINING_LOSS = "training_set_loss"

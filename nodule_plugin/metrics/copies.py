@@ -17,7 +17,7 @@ from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.measures import NOT_HELD_OUT, Measure, Scale, Value, missing
 from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Embed, Inspection
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
-from nodule_plugin.statistics import Rate
+from nodule_plugin.metrics.intervals import Rate
 
 
 def embedder(extractor: FeatureExtractor | None, cache_dir: str | Path | None) -> Embed | None:

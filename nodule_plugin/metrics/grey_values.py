@@ -20,7 +20,7 @@ from nodule_plugin.data.image_set import ImageSet
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
-from nodule_plugin.statistics import NORMAL_95
+from nodule_plugin.metrics.intervals import NORMAL_95
 
 BINS = 28
 """Of the histogram, equally wide over the window: 50 HU each over the default one."""

@@ -16,7 +16,7 @@ from typing import Any
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageSet
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.feature_cache import Encoder
-from nodule_plugin.statistics import normal_interval
+from nodule_plugin.metrics.intervals import normal_interval
 
 LOWER, HIGHER, NEAR_REAL = "lower", "higher", "near real"
 PUBLISHED, BACKBONES, STAND_IN = "published", "backbones", "stand-in"

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
-from nodule_plugin.statistics import Rate
+from nodule_plugin.metrics.intervals import Rate
 
 SIDE = 32
 """Pixels a side at which the training images that come into question are looked for."""

@@ -19,7 +19,7 @@ from nodule_plugin.metrics.grey_values import BANDS, BINS, GreyValueFeatures, gr
 from nodule_plugin.metrics.measures import Measure
 from nodule_plugin.metrics.memorization import CopyDetector, Inspection, attack_result, nearness
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
-from nodule_plugin.statistics import Rate
+from nodule_plugin.metrics.intervals import Rate
 
 CLOSEST_PAIRS = 12
 

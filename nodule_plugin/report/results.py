@@ -14,7 +14,7 @@ from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.results_table import FLOOR, Row
 from nodule_plugin.report.numbers import rate_text, with_error
 from nodule_plugin.report.sweep import guidance_sweep
-from nodule_plugin.statistics import NORMAL_95
+from nodule_plugin.metrics.intervals import NORMAL_95
 
 FORMAT = "nodule-plugin evaluation"
 VERSION = 2

@@ -19,7 +19,7 @@ from nodule_plugin.metrics.memorization import (
     planted_copies,
 )
 from nodule_plugin.metrics.studies import run_studies
-from nodule_plugin.statistics import Rate
+from nodule_plugin.metrics.intervals import Rate
 
 
 def _smooth(count: int, seed: int, size: int = 64) -> list[torch.Tensor]:
