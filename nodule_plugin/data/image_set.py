@@ -93,7 +93,7 @@ class LoadedImages(Sequence[Tensor]):
         return LoadedImages(self._items, self._load, [self._places[place] for place in places])
 
 
-@dataclass
+@dataclass(eq=False)  # known by its identity: what is learnt from a set is remembered with it
 class ImageSet:
     """Images of one row of the table, in one order throughout.
 

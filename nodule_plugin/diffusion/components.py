@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
+from nodule_plugin.weights import weights_sha256
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -202,13 +201,5 @@ def _read_embeddings(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
 def weights_fingerprint(module: Any) -> str:
     """SHA-256 of the configuration and the weights of a diffusers or transformers model."""
     config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
-    digest = sha256(json.dumps({k: v for k, v in config.items() if k[0] != "_"}, sort_keys=True, default=str).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def count_parameters(module: nn.Module) -> int:
-    """How many parameters ``module`` has."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    public = {name: value for name, value in config.items() if name[0] != "_"}
+    return weights_sha256(module, json.dumps(public, sort_keys=True, default=str))

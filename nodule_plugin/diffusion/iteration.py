@@ -64,7 +64,7 @@ class TrainingIteration:
             raise InputError(f"max_grad_norm: a number above 0, or null for none, is needed, not {max_grad_norm}")
         self.optimizer = optimizer
         self.sampler = sampler
-        self.dtype = sampling.precision("precision", precision)
+        self.dtype = sampling.precision_dtype(precision)
         self.max_grad_norm = max_grad_norm
         self.lr_scheduler = lr_scheduler
         device = optimizer.param_groups[0]["params"][0].device

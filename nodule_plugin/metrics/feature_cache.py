@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
+from nodule_plugin.weights import file_sha256
 
 SUFFIX = ".npy"
 IMAGES_PER_FILE = 512
@@ -60,15 +60,6 @@ def image_key(image: Tensor) -> bytes:
     return digest.digest()
 
 
-def weights_fingerprint(module: torch.nn.Module, *settings: object) -> str:
-    """SHA-256 of a network's weights and of the settings that go with it."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 class FeatureCache:
     """The features of one extractor.
 
@@ -82,7 +73,7 @@ class FeatureCache:
         self.folder = Path(folder) / encoder.fingerprint
         self._pending: dict[bytes, np.ndarray] = {}
         self._files: list[np.ndarray] = []
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._rows: dict[bytes, tuple[int, int]] = {}
         self._known: set[str] = set()
         self.refresh()
 
@@ -91,20 +82,20 @@ class FeatureCache:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             if path.name.startswith(".") or path.name in self._known:
                 continue
-            if _digest(path) != path.stem:
+            if file_sha256(path) != path.stem:
                 _logger.warning("%s is damaged; it is deleted and its images are encoded again", path)
                 path.unlink(missing_ok=True)
                 continue
             rows = np.load(path, mmap_mode="r")
-            self._places.update({bytes(key): (len(self._files), row) for row, key in enumerate(rows["key"])})
+            self._rows.update({bytes(key): (len(self._files), row) for row, key in enumerate(rows["key"])})
             self._files.append(rows)
             self._known.add(path.name)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._places or key in self._pending
+        return key in self._rows or key in self._pending
 
     def __len__(self) -> int:
-        return len(self._places) + len(self._pending)
+        return len(self._rows) + len(self._pending)
 
     def encode(self, images: Sequence[Tensor], keys: Sequence[bytes]) -> int:
         """Encode those of the images that are not in the cache yet.
@@ -162,7 +153,7 @@ class FeatureCache:
             KeyError: if one is not in the cache.
         """
         self.flush()
-        return FeatureRows(_CachedRows(self._files, np.array([self._places[key] for key in keys]).reshape(-1, 2)))
+        return FeatureRows(_CachedRows(self._files, np.array([self._rows[key] for key in keys]).reshape(-1, 2)))
 
     def features_of(self, images: Iterable[Tensor], description: str | None = None) -> FeatureRows:
         """The features of (3, H, W) uint8 images, from the cache where they are in it; a batch in memory at a time."""
@@ -175,41 +166,21 @@ class FeatureCache:
         return self.rows(keys)
 
 
-def embedder(encoder: Encoder, cache_dir: str | Path | None) -> Callable[[Iterable[Tensor]], np.ndarray]:
-    """Images (3, H, W) uint8, of any sizes -> (N, D) features, from a cache or, where there is none, encoded anew."""
-
-    def embed(images: Iterable[Tensor]) -> np.ndarray:
-        if cache_dir is not None:
-            return FeatureCache(cache_dir, encoder).features_of(images, "embeddings").read()
-        with tempfile.TemporaryDirectory() as scratch:
-            return FeatureCache(scratch, encoder).features_of(images, "embeddings").read()
-
-    return embed
-
-
 class _CachedRows:
     """Rows of several memory-mapped files as one table."""
 
-    def __init__(self, files: list[np.ndarray], places: np.ndarray) -> None:
-        self._files, self._places = files, places
+    def __init__(self, files: list[np.ndarray], where: np.ndarray) -> None:
+        self._files, self._where = files, where  # (N, 2) file and row in it
 
     @property
     def shape(self) -> tuple[int, int]:
-        dimensions = self._files[self._places[0, 0]]["features"].shape[1] if len(self._places) else 0
-        return len(self._places), dimensions
+        dimensions = self._files[self._where[0, 0]]["features"].shape[1] if len(self._where) else 0
+        return len(self._where), dimensions
 
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        wanted = self._places[places]
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        wanted = self._where[indices]
         rows = np.empty((len(wanted), self.shape[1]), np.float32)
         for file in np.unique(wanted[:, 0]):
             chosen = np.flatnonzero(wanted[:, 0] == file)
             rows[chosen] = self._files[file]["features"][wanted[chosen, 1]]
         return rows
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

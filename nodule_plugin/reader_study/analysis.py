@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nodule_plugin.lidc.agreement import weighted_kappa
 from nodule_plugin.reader_study.answers_table import SUSPICION
 from nodule_plugin.reader_study.questions import CODES, GENERATED, ITEMS, ORIGIN, REAL
 from nodule_plugin.reader_study.seal import REAL_ARM, Key
@@ -31,7 +32,7 @@ from nodule_plugin.reader_study.statistics.ordinal import fit_ordinal
 from nodule_plugin.reader_study.statistics.ranks import holm, mann_whitney
 from nodule_plugin.reader_study.statistics.roc import Areas, areas, curve
 from nodule_plugin.reader_study.study import Plan
-from nodule_plugin.statistics import weighted_kappa
+
 
 ENOUGH = 0.8
 """Readers who answered a smaller share of the images are left out where readers and cases must be crossed."""

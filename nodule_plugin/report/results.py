@@ -10,9 +10,10 @@ from typing import Any
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
 from nodule_plugin.lidc.citation import ATTRIBUTION
+from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
-from nodule_plugin.metrics.rows import FLOOR, Row
-from nodule_plugin.report.numbers import share_with_interval, with_error
+from nodule_plugin.metrics.results_table import FLOOR, Row
+from nodule_plugin.report.numbers import rate_text, with_error
 from nodule_plugin.report.sweep import guidance_sweep
 
 FORMAT = "nodule-plugin evaluation"
@@ -148,7 +149,7 @@ def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, 
     if None in errors:
         return f"{stated}; the images are too few to say whether the difference is one."
     error = (errors[0] ** 2 + errors[1] ** 2) ** 0.5
-    if above > 1.96 * error:
+    if above > NORMAL_95 * error:
         return f"{stated}: the generated images differ from these by more than chance."
     return f"{stated}: at this number of images the difference is within chance."
 
@@ -162,7 +163,7 @@ def _alignment_sentences(results: Mapping[str, Any], row: Mapping[str, Any]) -> 
             continue
         follows = (
             "The images follow their prompts"
-            if above > 1.96 * error
+            if above > NORMAL_95 * error
             else "That the images follow their prompts is not shown"
         )
         sentences.append(
@@ -183,9 +184,9 @@ def _study_sentences(results: Mapping[str, Any], best: Mapping[str, Any]) -> lis
         )
         detector = memorization["detector"]
         sentences.append(
-            f"Copies of training images there: {share_with_interval(row['copies'])}; the detector takes "
-            f"{share_with_interval(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
-            f"{share_with_interval(detector['misses'])} of planted ones."
+            f"Copies of training images there: {rate_text(row['copies'])}; the detector takes "
+            f"{rate_text(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
+            f"{rate_text(detector['misses'])} of planted ones."
         )
     if curves:
         moved = [curve for curve in curves if curve["p_value"] < 0.05 and curve["change"] > 0]

@@ -89,7 +89,7 @@ def train_autoencoder(
     vae, judge = build_autoencoder(latent_channels, patches.shape[-1]), PatchDiscriminator()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.01)
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
-    dtype = sampling.precision("precision", precision)
+    dtype = sampling.precision_dtype(precision)
     with tqdm(range(steps), desc="autoencoder", unit="step", mininterval=10) as bar:
         for step in bar:
             elapsed = step / steps

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from nodule_plugin.metrics.alignment import CLIPScorer, clip_scores, shuffle_prompts
-from nodule_plugin.metrics.distribution import frechet_distance
+from nodule_plugin.metrics.frechet import frechet_distance
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def test_overlays_are_the_reference_recipe(
     repository: Path, room: dict, tmp_path: Path, overlay: str, epochs: int, prediction: str
 ) -> None:
     base = str(make_tiny_sd(tmp_path / "base", prediction))
-    settings = {"base_model": base, "output_dir": str(tmp_path / "out"), "workers": 0}
+    settings = {"base_model": base, "output_dir": str(tmp_path / "out"), "num_workers": 0}
     workflow = make_workflow(repository, room, [f"{overlay}.json"], **settings)
     workflow.initialize()
     parser = workflow.parser

@@ -128,6 +128,14 @@ def test_finished_set_can_be_extended(tmp_path: Path) -> None:
     assert len(load_generated(tmp_path).items) == 8
 
 
+def test_a_set_whose_precision_was_called_dtype_goes_on(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "precision": "bfloat16"}
+    generate(writer_of(tmp_path, "1", settings=settings))
+    run_file = tmp_path / "request.json"
+    run_file.write_text(run_file.read_text().replace('"precision"', '"dtype"'))
+    assert len(generate(writer_of(tmp_path, "1,5", settings=settings))) == 4
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

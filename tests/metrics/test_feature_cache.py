@@ -9,7 +9,8 @@ import torch
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics import feature_cache
-from nodule_plugin.metrics.feature_cache import FeatureCache, embedder, image_key
+from nodule_plugin.metrics.copies import embedder
+from nodule_plugin.metrics.feature_cache import FeatureCache, image_key
 
 
 class Corner:

@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import f as fisher
 
+from nodule_plugin.lidc.agreement import weighted_kappa
 from nodule_plugin.reader_study.statistics.crossed import mean_squares
-from nodule_plugin.statistics import weighted_kappa
+
 
 NOMINAL, ORDINAL = "nominal", "ordinal"
 
