@@ -33,7 +33,6 @@ from nodule_plugin.reader_study.statistics.ranks import holm, mann_whitney
 from nodule_plugin.reader_study.statistics.roc import Areas, areas, curve
 from nodule_plugin.reader_study.study import Plan
 
-
 ENOUGH = 0.8
 """Readers who answered a smaller share of the images are left out where readers and cases must be crossed."""
 ALL_MODELS = "all models"

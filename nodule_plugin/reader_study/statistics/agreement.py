@@ -13,7 +13,6 @@ from scipy.stats import f as fisher
 from nodule_plugin.lidc.agreement import weighted_kappa
 from nodule_plugin.reader_study.statistics.crossed import mean_squares
 
-
 NOMINAL, ORDINAL = "nominal", "ordinal"
 
 
