@@ -34,7 +34,7 @@ from nodule_plugin.reader_study.statistics.roc import Areas, areas, curve
 from nodule_plugin.reader_study.study import Plan
 
 ENOUGH = 0.8
-"""Readers who answered a smaller share of the images are left out where readers and cases must be crossed."""
+"""Readers who answered a smaller fraction of the images are left out where readers and cases must be crossed."""
 ALL_MODELS = "all models"
 BOOTSTRAP_SEED = 0
 Line = dict[str, Any]
@@ -335,9 +335,9 @@ def _with_holm(lines: list[Line], name: str) -> list[Line]:
 def _plain(value: Any) -> Any:
     """Without NumPy's types; NaN and infinities (of degrees of freedom) become None."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [_plain(inner) for inner in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -29,11 +29,11 @@ def opened(designed: DesignedStudy) -> tuple[Study, Key]:
 
 
 def chunks(png: bytes) -> list[bytes]:
-    names, place = [], 8
-    while place < len(png):
-        length = int.from_bytes(png[place : place + 4], "big")
-        names.append(png[place + 4 : place + 8])
-        place += 12 + length
+    names, position = [], 8
+    while position < len(png):
+        length = int.from_bytes(png[position : position + 4], "big")
+        names.append(png[position + 4 : position + 8])
+        position += 12 + length
     return names
 
 
