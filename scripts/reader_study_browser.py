@@ -35,6 +35,7 @@ from tqdm import tqdm
 from nodule_plugin.reader_study.answers import AnswerStore
 from nodule_plugin.reader_study.page import write_analysis
 from nodule_plugin.reader_study.questions import ITEMS, ORIGIN, read_answer
+from nodule_plugin.reader_study.seal import open_key
 from nodule_plugin.reader_study.study import Study, load_study
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -393,7 +394,7 @@ class Run:
 def check(study: Study, run: Run) -> None:
     """Every confirmed answer is in the database, once; nothing else is."""
     store = AnswerStore(study.answers_file, study.content["id"], create=False)
-    rows = store.verify()
+    rows = store.verify(open_key(run.options.key, study).answers_key).rows
     steps = len(study.sequences[study.readers[0]])
     for reader in run.readers:
         assert set(reader.confirmed) == set(range(1, steps + 1))

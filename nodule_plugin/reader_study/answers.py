@@ -313,9 +313,9 @@ def _copied(file: Path) -> TemporaryDirectory[str]:
     still in the log.
     """
     folder = TemporaryDirectory(prefix="answers-")
-    for part in (file, file.with_name(f"{file.name}-wal")):
-        if part.is_file():
-            shutil.copyfile(part, Path(folder.name, part.name))
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        if path.is_file():
+            shutil.copyfile(path, Path(folder.name, path.name))
     return folder
 
 

@@ -41,18 +41,22 @@ def image_cues(grey: np.ndarray, png: bytes) -> dict[str, float]:
     pixels = grey.astype(float)
     families = {
         EDGE: _edge_cues(pixels),
-        SPECTRUM: _spectrum_cues(pixels),
+        SPECTRUM: _spectrum_cues(pixels) | {"grid of eight": _step_across_eights(pixels)},
         HISTOGRAM: _histogram_cues(grey),
-        FILE: _file_cues(png) | {"blocks of eight": _block_step(pixels)},
+        FILE: _file_cues(png),
     }
     return {f"{family}: {cue}": value for family, cues in families.items() for cue, value in cues.items()}
 
 
 def _edge_cues(pixels: np.ndarray) -> dict[str, float]:
-    """The step from the outermost pixels to the next over the mean step inside; how bright the outermost pixels are."""
+    """The step from the outermost pixels to the next, over the steps inside and over the three that follow; and how
+    bright the outermost pixels are."""
     steps = [np.abs(np.diff(turned, axis=0)).mean(1) for turned in (pixels, pixels.T)]
-    outer, inner = np.mean([[step[0], step[-1]] for step in steps]), np.mean([step[3:-3].mean() for step in steps])
-    return {"step": _log_ratio(outer, inner), "brightness": _rim(pixels, 0) - _rim(pixels, 2)}
+    outer = float(np.mean([[step[0], step[-1]] for step in steps]))
+    following = float(np.mean([[step[1:4], step[-4:-1]] for step in steps]))
+    inner = float(np.mean([step[3:-3].mean() for step in steps]))
+    brightness = _rim(pixels, 0) - _rim(pixels, 2)
+    return {"step": _log_ratio(outer, inner), "jump": _log_ratio(outer, following), "brightness": brightness}
 
 
 def _rim(pixels: np.ndarray, depth: int) -> float:
@@ -104,8 +108,8 @@ def _file_cues(png: bytes) -> dict[str, float]:
     }
 
 
-def _block_step(pixels: np.ndarray) -> float:
-    """The step across every eighth row and column against the others: the blocks of a JPEG file."""
+def _step_across_eights(pixels: np.ndarray) -> float:
+    """The step across every eighth row and column against the others: the blocks of JPEG files, and of decoders."""
     ratios = []
     for turned in (pixels, pixels.T):
         steps = np.abs(np.diff(turned, axis=0)).mean(1)[1:-1]  # the outermost ones are the edge's

@@ -391,7 +391,7 @@ def _write_private(contents: dict[Path, bytes]) -> None:
     try:
         for path, content in contents.items():
             with replacing(path) as temporary:
-                temporary.touch(mode=0o600)
+                temporary.chmod(0o600)  # while it is empty
                 temporary.write_bytes(content)
             written.append(path)
     except OSError as error:

@@ -9,8 +9,8 @@ from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, f
 
 OWN = "DejaVu Sans"
 """Ships with matplotlib: Latin, Greek, Cyrillic and more."""
-JAPANESE = ("Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAPGothic", "IPAGothic", "TakaoPGothic", "VL PGothic")
-JAPANESE += ("Hiragino Sans", "Yu Gothic", "Meiryo", "MS PGothic", "MS Gothic")
+JAPANESE: tuple[str, ...] = ("Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAPGothic", "IPAGothic")
+JAPANESE += ("TakaoPGothic", "VL PGothic", "Hiragino Sans", "Yu Gothic", "Meiryo", "MS PGothic", "MS Gothic")
 """Looked at first, since Chinese fonts draw some characters of a Japanese name in another form."""
 
 

@@ -70,8 +70,8 @@ class PatientProtocol(H11Protocol):
         """Take a connection, and end another where there are too many."""
         super().connection_made(transport)
         self._restart(REQUEST_SECONDS)
-        if len(self.connections) > most_connections():
-            others: Any = self.connections - {self}
+        others: Any = [other for other in self.connections - {self} if not other.transport.is_closing()]
+        if len(others) >= most_connections():
             min(others, key=lambda other: (other.is_answering, other.since)).transport.abort()
 
     @property

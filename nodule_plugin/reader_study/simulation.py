@@ -66,7 +66,7 @@ class Rates:
         image_means: the same test on each image's mean; no true difference.
         crossed: the test of difference with readers and cases random; no true difference.
         auc: the test of an area of 0.5; no true difference.
-        coverage: share of the area's 95 % intervals that hold 0.5.
+        coverage: fraction of the area's 95 % intervals that hold 0.5.
         ordinal: the ordinal mixed model's test, None where it was left out; no true difference.
         equivalence_error: equivalence is claimed although the true difference is the margin itself.
         equivalence_power: equivalence is claimed where there is no difference.

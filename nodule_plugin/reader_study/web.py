@@ -122,8 +122,8 @@ def create_app(study: Study, root_path: str = "") -> ASGIApp:
     for error in (StarletteHTTPException, RequestValidationError):
         app.add_exception_handler(error, _show_not_found)
     app.add_exception_handler(sqlite3.Error, _show_not_saved)
-    for error in (InputError, OSError):  # a file of the study is damaged or gone, or no file can be opened
-        app.add_exception_handler(error, _show_unavailable)
+    for damage in (InputError, OSError):  # a file of the study is damaged or gone, or no file can be opened
+        app.add_exception_handler(damage, _show_unavailable)
     return with_headers(app)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,15 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return write_material(tmp_path_factory.mktemp("material"))
 
 
+@pytest.fixture(scope="session")
+def original(material: Material, tmp_path_factory: pytest.TempPathFactory) -> DesignedStudy:
+    """A small study, to be copied."""
+    return write_study(tmp_path_factory.mktemp("original") / "study", material.datalist, material.generated, SMALL)
+
+
 @pytest.fixture
-def designed(material: Material, tmp_path: Path) -> DesignedStudy:
+def designed(original: DesignedStudy, tmp_path: Path) -> DesignedStudy:
     """A small study, new for each test."""
-    return write_study(tmp_path / "study", material.datalist, material.generated, SMALL)
+    study = Path(shutil.copytree(original.study, tmp_path / "study"))
+    key, links = (Path(shutil.copy2(path, tmp_path)) for path in (original.key, original.links))
+    return replace(original, study=study, key=key, links=links)

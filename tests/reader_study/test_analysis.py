@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,12 +241,12 @@ def test_numbers_stay_as_short_as_a_column(value: float | None, text: str) -> No
     assert _number(value) == text
 
 
-def test_characters_without_a_font_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_characters_without_a_font_are_told(
+    results: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(fonts, "findSystemFonts", list)
-    answers, key = simulated()
-    answers["reader"] = answers["reader"].replace("R1", "山田")
-    results = analyse(answers, key, Plan(), ["山田", *READERS[1:]], draws=2)
-    figures, missing = draw_figures(results | {"arms": list(key.arms), "reference": "real"}, Plan())
+    renamed = json.loads(json.dumps(results).replace('"R1"', '"山田"'))
+    figures, missing = draw_figures(renamed | {"arms": list(ARMS), "reference": "real"}, Plan())
     assert missing == "山田"
     assert "no installed font has 山田" in caplog.text
     assert all(figure.startswith(b"\x89PNG") for figure in figures.values())
@@ -274,13 +273,12 @@ def test_a_clock_set_back_does_not_enter_reading_times(
     assert (line["median_seconds"], line["untimed"]) == (seconds, int(seconds is None))
 
 
-def test_the_report_says_what_told_the_arms_apart() -> None:
-    answers, key = simulated()
+def test_the_report_says_what_told_the_arms_apart(results: dict[str, Any]) -> None:
     telling = {"model": "bad", "family": "edge", "cue": "step", "area": 0.97, "low": 0.9, "high": 1.0, "telling": True}
     blinding = {"cases": 40, "limit": 0.6, "chance": 0.69, "accepted": ["edge"]}
     for lines, said in (([telling], "bad by its edge (step: area 0.97;"), ([telling | {"telling": False}], "No cue")):
-        results = analyse(answers, replace(key, blinding=blinding | {"lines": lines}), Plan(), READERS, draws=2)
-        assert said in blinding_sentence(results["blinding"])
-        assert any(said in sentence for sentence in conclusion(results, Plan(), False)) == (said != "No cue")
-    assert "was not measured" in conclusion(analyse(answers, key, Plan(), READERS, draws=2), Plan(), False)[0]
+        measured = results | {"blinding": blinding | {"lines": lines}}
+        assert said in blinding_sentence(measured["blinding"])
+        assert any(said in sentence for sentence in conclusion(measured, Plan(), False)) == (said != "No cue")
+    assert "was not measured" in conclusion(results, Plan(), False)[0]
     assert conclusion(results, Plan(), False, rehearsal=True)[0].startswith("Rehearsal: ")

@@ -64,9 +64,10 @@ def told_by(blinding: dict[str, Any]) -> set[tuple[str, str]]:
     ("change", "encode", "cue"),
     [
         (repeat_border, encode_image, ("edge", "step")),
+        (repeat_border, encode_image, ("edge", "jump")),
         (blur, encode_image, ("spectrum", "corner")),
         (halve_levels, encode_image, ("histogram", "gaps")),
-        (block, encode_image, ("file", "blocks of eight")),
+        (block, encode_image, ("spectrum", "grid of eight")),
         (np.asarray, compress, ("file", "bytes")),
         (np.asarray, compress, ("file", "compression")),
     ],

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from study_material import SMALL, Material, write_generated
+from study_material import CASES, SMALL, Material, write_generated
 
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
+from nodule_plugin.reader_study.answers import AnswerStore
 from nodule_plugin.reader_study.design import DesignedStudy, Settings, draw_order, write_study
-from nodule_plugin.reader_study.seal import Key, Sealed, open_key
+from nodule_plugin.reader_study.seal import Key, Sealed, commitment, digest_of_study, open_key
 from nodule_plugin.reader_study.study import Plan, Study, load_study
+from nodule_plugin.reader_study.words import chain_sentence
 
 
 def opened(designed: DesignedStudy) -> tuple[Study, Key]:
@@ -27,11 +29,11 @@ def opened(designed: DesignedStudy) -> tuple[Study, Key]:
 
 
 def chunks(png: bytes) -> list[bytes]:
-    names, place = [], 8
-    while place < len(png):
-        length = int.from_bytes(png[place : place + 4], "big")
-        names.append(png[place + 4 : place + 8])
-        place += 12 + length
+    names, position = [], 8
+    while position < len(png):
+        length = int.from_bytes(png[position : position + 4], "big")
+        names.append(png[position + 4 : position + 8])
+        position += 12 + length
     return names
 
 
@@ -125,13 +127,71 @@ def test_any_change_after_sealing_is_found(designed: DesignedStudy, spoil: Any, 
         open_key(designed.key, load_study(designed.study))
 
 
-def test_a_seed_repeats_a_design_and_no_seed_does_not(material: Material, tmp_path: Path) -> None:
-    def orders(name: str, seed: int | None) -> Any:
+def test_a_seed_draws_the_same_cases_but_no_name_or_order_follows_from_it(material: Material, tmp_path: Path) -> None:
+    def study(name: str, seed: int | None) -> tuple[Study, set[str], set[str]]:
         made = write_study(tmp_path / name, material.datalist, material.generated, SMALL, seed=seed)
-        return load_study(made.study).content["readers"]
+        study, key = opened(made)
+        return study, {str(image.origin["id"]) for image in key.images.values()}, set(key.images)
 
-    assert orders("a", 1) == orders("b", 1) != orders("c", 2)
-    assert orders("d", None) != orders("e", None)
+    (first, cases, names), (second, same_cases, other_names), (_, other_cases, _) = (
+        study(name, seed) for name, seed in (("a", 1), ("b", 1), ("c", 3))
+    )
+    assert cases == same_cases != other_cases
+    assert not names & other_names
+    assert first.content["id"] != second.content["id"]
+    assert first.rehearsal
+    assert not study("d", None)[0].rehearsal
+
+
+def test_arms_that_a_program_tells_apart_are_refused_unless_that_is_accepted(
+    material: Material, tmp_path: Path
+) -> None:
+    settings = replace(SMALL, accepted_cues=())
+    with pytest.raises(InputError, match=r"blinding: .*--accept-cues") as error:
+        write_study(tmp_path / "study", material.datalist, material.generated, settings)
+    assert not list(tmp_path.iterdir())
+    families = str(error.value).split("--accept-cues ")[1].split()
+    made = write_study(tmp_path / "s", material.datalist, material.generated, replace(settings, accepted_cues=families))
+    _, key = opened(made)
+    assert key.blinding is not None
+    assert key.blinding["accepted"] == families
+    assert {line["family"] for line in key.blinding["lines"] if line["telling"]} == set(families)
+    assert key.blinding["cases"] == CASES  # more than the study shows: all that could have been drawn
+    assert "telling" not in (made.study / "study.json").read_text()  # the server learns nothing of it
+
+
+def test_answers_start_with_a_key_that_only_the_seal_keeps(designed: DesignedStudy) -> None:
+    study, key = opened(designed)
+    assert key.answers_key is not None
+    assert study.answers_file.stat().st_mode & 0o077 == 0
+    store = AnswerStore(study.answers_file, study.content["id"], create=False)
+    store.save("R1", "x", {"comment": ""}, "s")
+    assert store.verify(key.answers_key).keyed
+    assert key.answers_key not in study.answers_file.read_bytes()
+
+
+def as_in_earlier_releases(designed: DesignedStudy) -> None:
+    """Take from a study what earlier releases did not write, and seal it anew."""
+    file = designed.study / "study.json"
+    content = {name: value for name, value in json.loads(file.read_text()).items() if name not in NEW_FIELDS}
+    key = {name: value for name, value in json.loads(designed.key.read_text()).items() if name not in NEW_FIELDS}
+    designed.key.write_text(json.dumps(key | {"study_sha256": digest_of_study(content)}))
+    file.write_text(json.dumps(content | {"commitment": {"sha256": commitment(designed.key.read_bytes())}}))
+    (designed.study / "answers.sqlite3").unlink()
+
+
+NEW_FIELDS = ("rehearsal", "keyed_answers", "chain", "blinding", "answers_key")
+
+
+def test_studies_of_earlier_releases_still_open(designed: DesignedStudy) -> None:
+    as_in_earlier_releases(designed)
+    study, key = opened(designed)
+    assert (study.rehearsal, study.keyed_answers, key.blinding, key.answers_key) == (False, False, None, None)
+    store = AnswerStore(study.answers_file, study.content["id"])  # the server makes it
+    store.save("R1", "x", {"comment": ""}, "s")
+    chain = store.verify(key.answers_key)
+    assert (chain.rows, chain.keyed) == (1, False)
+    assert "anew" in chain_sentence(chain)
 
 
 def test_images_without_a_source_are_matched_by_prompt(material: Material, tmp_path: Path) -> None:

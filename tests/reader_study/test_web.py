@@ -2,22 +2,26 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
-from study_material import SMALL, form, links_of
+from study_material import SMALL, Material, form, links_of
 
 pytest.importorskip("fastapi", reason="the web application needs the extra reader-study")
 from fastapi.testclient import TestClient
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.reader_study.answers import AnswerStore
-from nodule_plugin.reader_study.design import DesignedStudy
+from nodule_plugin.reader_study.design import DesignedStudy, write_study
 from nodule_plugin.reader_study.questions import ITEMS, read_answer
 from nodule_plugin.reader_study.serve import refuse_key, serve
 from nodule_plugin.reader_study.study import load_study, replace_link
 from nodule_plugin.reader_study.texts import SCALE_LABELS, TEXTS, choose_language
-from nodule_plugin.reader_study.web import create_app
+from nodule_plugin.reader_study.web import HEADERS, Pages, create_app
 
 STEPS = SMALL.cases * 3 + SMALL.repeats + SMALL.practice
 
@@ -209,8 +213,6 @@ def test_under_a_proxys_path(designed: DesignedStudy) -> None:
 def test_a_full_disk_is_told_and_nothing_is_half_saved(
     client: TestClient, designed: DesignedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sqlite3
-
     def fail(*arguments: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
@@ -237,3 +239,79 @@ def test_reading_a_form() -> None:
     assert answer == dict.fromkeys(ITEMS, 3) | {
         **{"realism": 2, "margin": None, "origin": "real", "confidence": 2, "comment": "a\nb"}
     }
+
+
+def test_every_answer_carries_the_policy(designed: DesignedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pages, "overview", lambda *arguments: 1 / 0)
+    link = links_of(designed)[0]
+    with TestClient(create_app(load_study(designed.study)), raise_server_exceptions=False) as client:
+        answers = {
+            200: client.get("/static/study.css"),
+            303: client.post(f"{link}/1", data=form(), follow_redirects=False),
+            404: client.get("/r/x"),
+            405: client.put(f"{link}/1"),
+            413: client.post(f"{link}/1", content=b"x" * 70000),
+            422: client.post(f"{link}/1", data={}),
+            500: client.get(link),
+        }
+    assert {status: answer.status_code for status, answer in answers.items()} == {status: status for status in answers}
+    assert {tuple(answer.headers.get(name) for name in HEADERS) for answer in answers.values()} == {
+        tuple(HEADERS.values())
+    }
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_text("[1]")],
+    ids=["cut", "gone", "empty", "other"],
+)
+@pytest.mark.parametrize("name", ["links.json", "image"])
+def test_a_damaged_file_is_told_as_such(client: TestClient, designed: DesignedStudy, name: str, damage: Any) -> None:
+    link = links_of(designed)[0]
+    study = load_study(designed.study)
+    damage(study.image_file(study.sequences["R1"][0].image) if name == "image" else study.folder / name)
+    answer = client.get(f"{link}/1/image")
+    assert answer.status_code == 503
+    assert "Please tell the study&#39;s team" in answer.text
+    assert str(designed.study) not in answer.text
+    assert client.get(f"{link}/1").status_code == (200 if name == "image" else 503)
+
+
+def test_pages_show_while_the_database_is_locked(client: TestClient, designed: DesignedStudy) -> None:
+    link = links_of(designed)[0]
+    with closing(sqlite3.connect(designed.study / "answers.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert client.get(link).status_code == 200
+        assert client.get(f"{link}/1").status_code == 200
+        assert client.get(f"{link}/1/image").status_code == 200
+    client.post(f"{link}/1", data=form())
+    assert stored(designed).rows()[0].shown_at is not None
+
+
+@pytest.mark.parametrize("path", ["/", "/1/", "/1/image/"])
+def test_no_redirect_takes_the_hosts_name_from_the_request(
+    client: TestClient, designed: DesignedStudy, path: str
+) -> None:
+    answer = client.get(f"{links_of(designed)[0]}{path}", headers={"host": "evil.example"})
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
+    posted = client.post(f"{links_of(designed)[0]}/1", data=form(), headers={"host": "evil.example"})
+    assert posted.headers["location"].startswith("/r/")
+
+
+def test_a_rehearsal_says_so_on_every_page(material: Material, tmp_path: Path) -> None:
+    made = write_study(tmp_path / "study", material.datalist, material.generated, SMALL, seed=1)
+    link = links_of(made)[0]
+    with TestClient(create_app(load_study(made.study))) as client:
+        for path, language in ((link, "en"), (f"{link}/1", "en"), (f"{link}/1", "ja")):
+            assert TEXTS[language]["rehearsal"] in client.get(path, params={"language": language}).text
+
+
+def test_a_server_does_not_start_an_empty_record_in_place_of_a_lost_one(designed: DesignedStudy) -> None:
+    (designed.study / "answers.sqlite3").unlink()
+    with pytest.raises(InputError, match=r"answers: there is no .*answers\.sqlite3"):
+        create_app(load_study(designed.study))

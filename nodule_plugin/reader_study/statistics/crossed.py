@@ -93,17 +93,17 @@ def standard_error(reader: float, case: float, error: float, readers: int, cases
     return math.sqrt(total / (readers * cases)), total**2 / spread
 
 
-def complete_block(present: np.ndarray, share: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+def complete_block(present: np.ndarray, fraction: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
     """The readers and cases of a table without gaps, cut from one with gaps.
 
-    Readers who answered less than ``share`` of the cases are left out first, then every case with a gap.
+    Readers who answered less than ``fraction`` of the cases are left out first, then every case with a gap.
 
     Args:
         present: (readers, cases), True where there is an answer.
-        share: of the cases.
+        fraction: of the cases.
 
     Returns:
         (readers,) and (cases,), True for those who stay.
     """
-    readers = present.sum(1) >= max(share * present.shape[1], 1)
+    readers = present.sum(1) >= max(fraction * present.shape[1], 1)
     return readers, present[readers].all(0)

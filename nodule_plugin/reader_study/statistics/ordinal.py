@@ -55,19 +55,19 @@ def fit_ordinal(scores: np.ndarray, predictors: np.ndarray, groups: Sequence[np.
         nothing = np.full(predictors.shape[1], math.nan)
         return OrdinalFit(nothing, nothing, np.empty(0), np.full(len(groups), math.nan), math.nan, False)
     likelihood = _Laplace(y, predictors, groups, len(codes) - 1)
-    found = minimize(likelihood, likelihood.start(), method="BFGS", options={"gtol": 1e-4, "maxiter": 500})
-    gradient, information = _derivatives(likelihood, found.x)
+    maximum = minimize(likelihood, likelihood.start(), method="BFGS", options={"gtol": 1e-4, "maxiter": 500})
+    gradient, information = _derivatives(likelihood, maximum.x)
     covariance = np.linalg.pinv(information)
     with np.errstate(invalid="ignore"):  # a negative variance: not at a maximum
         errors = np.sqrt(np.diag(covariance))
-    thresholds, beta, deviations = likelihood.split(found.x)
+    thresholds, beta, deviations = likelihood.split(maximum.x)
     first = len(thresholds)
     return OrdinalFit(
         beta=beta,
         standard_errors=errors[first : first + len(beta)],
         thresholds=thresholds,
         deviations=np.abs(deviations),
-        log_likelihood=-float(found.fun),
+        log_likelihood=-float(maximum.fun),
         # What a Newton step would still gain: BFGS on numerical derivatives may report a lack of precision where it
         # has in truth arrived.
         converged=bool(abs(gradient @ covariance @ gradient) / 2 < 1e-3),
@@ -123,13 +123,13 @@ class _Laplace:
             curvature = np.bincount(self.pairs, weights, self.count**2).reshape(self.count, self.count)
             factor = cho_factor(np.eye(self.count) + curvature, lower=True)
             step = cho_solve(factor, gradient)
-            share = 1.0
-            while share > 1e-6:
-                trial = self._log_density(upper, lower, deviations, modes + share * step)
+            fraction = 1.0
+            while fraction > 1e-6:
+                trial = self._log_density(upper, lower, deviations, modes + fraction * step)
                 if trial >= value - 1e-12:
                     break
-                share /= 2
-            modes, value = modes + share * step, trial
+                fraction /= 2
+            modes, value = modes + fraction * step, trial
             if np.abs(step).max() < _TOLERANCE:
                 break
         self.modes = modes

@@ -88,7 +88,7 @@ def curve(ratings: np.ndarray, is_generated: np.ndarray) -> np.ndarray:
         is_generated: (images,).
 
     Returns:
-        (points, 2): share of real images called generated, share of generated ones called so; from (0, 0) to (1, 1).
+        (points, 2): fractions of real and of generated images that are called generated; from (0, 0) to (1, 1).
     """
     points = [(0.0, 0.0)]
     for limit in sorted(set(ratings.tolist()), reverse=True):
