@@ -14,6 +14,7 @@ from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
 from nodule_plugin.diffusion.sampling import decode_latents
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
+from nodule_plugin.weights import save_tensors
 
 TOLERANCE = 1e-3
 """The largest difference between an exported network and PyTorch's that is accepted, absolute."""
@@ -48,8 +49,7 @@ def save_decoder_weights(decoder: nn.Module, path: str | Path) -> Path:
     """
     path = Path(path)
     try:
-        with replacing(path) as temporary:
-            torch.save(decoder.state_dict(), temporary)
+        save_tensors(decoder.state_dict(), path)
     except OSError as error:
         raise InputError(f"decoder_weights: {path} cannot be written ({error.strerror})") from error
     return path

@@ -1,40 +1,51 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files so that a reader never meets half of one, and so that what was written outlives a power cut."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from nodule_plugin.errors import InputError
 
 _TEMPORARY = re.compile(r"\.(?P<host>.+)-(?P<process>\d+)\.part\..+")
+_ABANDONED_S = 24 * 3600
+"""After so long without a change a temporary file is nobody's, whoever wrote it."""
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside ``path``, with the same suffixes, that tells which process is writing there."""
-    return path.with_name(f".{platform.node()}-{os.getpid()}.part.{path.name}")
+    """A new hidden name beside ``path``, with the same suffixes, that tells which process is writing there."""
+    return path.with_name(f".{platform.node()}-{os.getpid()}.part.{secrets.token_hex(4)}.{path.name}")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that are no more, since they were killed, left under temporary names."""
-    if os.name != "posix" or not folder.is_dir():  # elsewhere there is no harmless signal to ask with
+    """Remove what killed processes left under temporary names.
+
+    Those are processes of this machine that are no more. Whether another machine's process (or one of a container with
+    the same name) is at work cannot be asked: its files are removed once nobody has touched them for a day.
+    """
+    if not folder.is_dir():
         return
     for path in folder.iterdir():
-        name = _TEMPORARY.fullmatch(path.name)
-        if name is None or name["host"] != platform.node() or _is_running(int(name["process"])):
+        if (name := _TEMPORARY.fullmatch(path.name)) is None:
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another process has removed it; or it may not be removed, which harms nobody
+            gone = name["host"] == platform.node() and not _is_running(int(name["process"]))
+            if gone or _is_abandoned(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _is_running(process: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no harmless signal to ask with
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -44,24 +55,76 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def _is_abandoned(path: Path) -> bool:
+    state = path.lstat()  # of a folder the time says nothing about the files below it
+    return stat.S_ISREG(state.st_mode) and time.time() - state.st_mtime > _ABANDONED_S
+
+
+@cache
+def _remove_leftovers_once(folder: Path) -> None:
+    with suppress(OSError):  # a folder that may be written to but not listed
+        remove_leftovers(folder)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write to, which takes the place of ``path`` when the block ends without an error.
 
-    The temporary file is a hidden one beside ``path``, with the same suffixes; an older file stays until the end. The
-    folder is made where there is none.
+    The temporary file is a hidden one beside ``path``, with the same suffixes; an older file stays until the end and
+    hands on its permissions. It is made before the block begins, never through a link that somebody laid there, and is
+    on the disk, not only in memory, before it takes the older one's place. The folder is made where there is none;
+    where there is one, what killed processes left in it is removed.
 
     Raises:
-        OSError: if that is not possible. Whatever is raised, nothing is left behind; where the process is killed the
-            temporary file stays until :func:`remove_leftovers`.
+        OSError: if that is not possible; it names ``path``. Whatever is raised, nothing is left behind; where the
+            process is killed the temporary file stays until :func:`remove_leftovers`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_once(path.parent.absolute())
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+        _create(temporary, mode)
         yield temporary
+        if mode is not None:
+            temporary.chmod(mode)
+        _sync(temporary)
         temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone already, or the disk has become read-only
+            temporary.unlink()
+
+
+def _create(path: Path, mode: int | None) -> None:
+    """Make a new empty file that this process may write to, with no more rights for others than ``mode`` gives."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    os.close(os.open(path, flags, 0o666 if mode is None else mode | stat.S_IWUSR))  # less what the umask takes away
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or every file in a folder, is on the disk: errors of a full one may come only then."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The same for the names in a folder, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -73,14 +136,16 @@ def new_folder(output: Path) -> Iterator[Path]:
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already there and not an empty folder; choose another output folder or remove it")
-    remove_leftovers(output.parent)
+    _remove_leftovers_once(output.parent.absolute())
     partial = temporary_name(output)
     try:
         partial.mkdir(parents=True)
         yield partial
+        _sync(partial)
         if output.exists():
             output.rmdir()
         partial.rename(output)
+        _sync_folder(output.parent)
     except OSError as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pydicom wraps it
         raise InputError(

@@ -29,16 +29,16 @@ _ROUND = 32
 
 
 @contextmanager
-def workers(num_workers: int = 1, backend: str = "processes", scheduler: str | None = None) -> Iterator[None]:
+def workers(num_workers: int = 1, backend: str = "processes", cluster_address: str | None = None) -> Iterator[None]:
     """Let joblib's ``Parallel`` use these workers within the block.
 
     Args:
         num_workers: how many to start on this machine, -1 for one for each processor. A cluster that is running already
             has its own.
         backend: a name in :data:`BACKENDS`: "processes" (joblib's own), "dask" or "ray".
-        scheduler: address of a running cluster: Dask's scheduler ("tcp://host:8786") or Ray's head ("host:6379",
-            "ray://host:10001", "auto"). None starts a cluster on this machine for the time of the block. A cluster's
-            workers need this package and see the dataset under the same path.
+        cluster_address: address of a running cluster: Dask's scheduler ("tcp://host:8786") or Ray's head
+            ("host:6379", "ray://host:10001", "auto"). None starts a cluster on this machine for the time of the block.
+            A cluster's workers need this package and see the dataset under the same path.
 
     Raises:
         InputError: if a setting is not one, the backend is not installed, or the cluster does not answer.
@@ -47,49 +47,51 @@ def workers(num_workers: int = 1, backend: str = "processes", scheduler: str | N
         raise InputError(f"parallel: there is no {backend!r}; choose one of {', '.join(BACKENDS)}")
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or (num_workers < 1 and num_workers != -1):
         raise InputError(f"num_workers: 1 or more is needed, or -1 for one for each processor; not {num_workers!r}")
-    if scheduler is not None and backend == "processes":
-        raise InputError(f"scheduler: {scheduler} is of no use to parallel 'processes'; choose 'dask' or 'ray'")
+    if cluster_address is not None and backend == "processes":
+        raise InputError(
+            f"cluster_address: {cluster_address} is of no use to parallel 'processes'; choose 'dask' or 'ray'"
+        )
     count = joblib.cpu_count() if num_workers == -1 else num_workers
-    with BACKENDS[backend](count, scheduler):
+    with BACKENDS[backend](count, cluster_address):
         yield
 
 
-def _processes(count: int, _scheduler: str | None) -> AbstractContextManager[Any]:
+def _processes(count: int, _address: str | None) -> AbstractContextManager[Any]:
     return joblib.parallel_config(backend="loky", n_jobs=count)
 
 
 @contextmanager
-def _dask(count: int, scheduler: str | None) -> Iterator[None]:
+def _dask(count: int, address: str | None) -> Iterator[None]:
     distributed = _import("dask", "distributed")
     with ExitStack() as stack:
-        if scheduler is None:
+        if address is None:
             # No dashboard: it would take a port, and ask for a package that nothing else here needs.
             local = distributed.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
             client = stack.enter_context(distributed.Client(stack.enter_context(local)))
         else:
             try:
-                client = stack.enter_context(distributed.Client(scheduler, timeout=_ANSWER_S))
+                client = stack.enter_context(distributed.Client(address, timeout=_ANSWER_S))
                 client.wait_for_workers(1, timeout=_ANSWER_S)
             except (OSError, ValueError) as error:  # TimeoutError is an OSError
                 reason = " ".join(str(error).split())
-                raise InputError(f"scheduler: no Dask cluster with workers at {scheduler} ({reason})") from error
+                raise InputError(f"cluster_address: no Dask cluster with workers at {address} ({reason})") from error
         with joblib.parallel_config(backend="dask", client=client):
             yield
 
 
 @contextmanager
-def _ray(count: int, scheduler: str | None) -> Iterator[None]:
+def _ray(count: int, address: str | None) -> Iterator[None]:
     ray = _import("ray", "ray")
     with ExitStack() as stack:
         if not ray.is_initialized():
-            where = {"num_cpus": count, "include_dashboard": False} if scheduler is None else {"address": scheduler}
+            where = {"num_cpus": count, "include_dashboard": False} if address is None else {"address": address}
             try:
-                if scheduler is not None:
-                    _check_port(scheduler.removeprefix("ray://"))
+                if address is not None:
+                    _check_port(address.removeprefix("ray://"))
                 ray.init(log_to_driver=False, logging_level="ERROR", **where)
             except (OSError, ValueError) as error:
                 reason = " ".join(str(error).split())
-                raise InputError(f"scheduler: no Ray cluster at {scheduler} ({reason})") from error
+                raise InputError(f"cluster_address: no Ray cluster at {address} ({reason})") from error
             stack.callback(ray.shutdown)
         importlib.import_module("ray.util.joblib").register_ray()
         with joblib.parallel_config(backend="ray", n_jobs=int(ray.cluster_resources()["CPU"])):

@@ -53,6 +53,17 @@ def as_seeds(name: str, given: Any) -> list[int]:
     return [int(seed) for seed in seeds]
 
 
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """A setting that is a whole number from ``least`` on.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: a whole number of {least} or above is needed, not {value!r}")
+    return value
+
+
 def in_bundle(bundle_root: str, name: str) -> str:
     """The path of something that ships with the bundle.
 

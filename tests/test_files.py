@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,6 @@ import os, signal
 from pathlib import Path
 from nodule_plugin.files import replacing, temporary_name
 temporary_name(Path("folder")).mkdir()
-temporary_name(Path("folder")).joinpath("a").touch()
 with replacing(Path("a.json")) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -43,17 +45,73 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, check=False)
     assert done.returncode == -9
     assert len(list(tmp_path.iterdir())) == 2
     own = temporary_name(tmp_path / "b.json")  # being written by a process that is there
-    elsewhere = tmp_path / f".otherhost-{os.getpid()}.part.c.json"
-    for path in (own, elsewhere, tmp_path / ".hidden"):
+    elsewhere, abandoned = (tmp_path / f".otherhost-{os.getpid()}.part.{name}" for name in ("c.json", "d.json"))
+    kept = {own, elsewhere, tmp_path / ".hidden"}
+    for path in {*kept, abandoned}:
         path.touch()
-    remove_leftovers(tmp_path)
-    assert set(tmp_path.iterdir()) == {own, elsewhere, tmp_path / ".hidden"}
+    os.utime(abandoned, (time.time() - 25 * 3600,) * 2)
+    write_text_atomically(tmp_path / "e.json", "{}")
+    assert set(tmp_path.iterdir()) == {*kept, tmp_path / "e.json"}
+
+
+def test_removing_leftovers_where_there_is_no_folder(tmp_path: Path) -> None:
     remove_leftovers(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("umask", "old", "new"), [(0o022, None, 0o644), (0o077, 0o664, 0o664), (0o022, 0o440, 0o440)])
+def test_a_files_permissions_stay(tmp_path: Path, umask: int, old: int | None, new: int) -> None:
+    path = tmp_path / "a.json"
+    if old is not None:
+        path.touch()
+        path.chmod(old)
+    before = os.umask(umask)
+    try:
+        with replacing(path) as temporary:
+            assert temporary.stat().st_mode & 0o777 & ~(new | 0o200) == 0, "nobody reads more while it is written"
+            temporary.write_text("{}")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == new
+
+
+def test_nothing_is_written_through_a_link_laid_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "guessed")
+    temporary_name(tmp_path / "a.json").symlink_to(victim)
+    with pytest.raises(FileExistsError, match=r"a\.json"):
+        write_text_atomically(tmp_path / "a.json", "{}")
+    assert victim.read_text() == "precious"
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_olds_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        synced.append((name, (tmp_path / "a.json").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text_atomically(tmp_path / "a.json", "{}")
+    (file, replaced), folder = synced
+    assert file.endswith(".a.json")
+    assert not replaced
+    assert folder == (tmp_path.name, True)
+
+
+def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/a.json'"):
+        write_text_atomically(tmp_path / "a.json", "{}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_folder_appears_when_all_is_written(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_an_error_comes_through_as_it_is(backend: str) -> None:
         ((1, "threads"), "parallel: there is no 'threads'; choose one of processes, dask, ray"),
         ((0,), "num_workers: 1 or more is needed, or -1 for one for each processor; not 0"),
         (("2",), "num_workers: .* not '2'"),
-        ((1, "processes", "tcp://host:8786"), "scheduler: tcp://host:8786 is of no use to parallel 'processes'"),
+        ((1, "processes", "tcp://host:8786"), "cluster_address: tcp://host:8786 is of no use to parallel 'processes'"),
     ],
 )
 def test_settings_that_are_none(arguments: tuple[Any, ...], message: str) -> None:
@@ -99,5 +99,6 @@ def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch, backend: str) -> None
     requires(backend)
     monkeypatch.setattr(module, "_ANSWER_S", 0.5)
     address = {"dask": "tcp://127.0.0.1:9", "ray": "127.0.0.1:9"}[backend]
-    with pytest.raises(InputError, match=rf"scheduler: no \w+ cluster .*{address} \("), workers(1, backend, address):
+    message = rf"cluster_address: no \w+ cluster .*{address} \("
+    with pytest.raises(InputError, match=message), workers(1, backend, address):
         pass

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.settings import as_flag, as_seeds, in_bundle
+from nodule_plugin.settings import as_flag, as_seeds, in_bundle, whole_number
 
 
 @pytest.mark.parametrize(("value", "flag"), [(True, True), ("true", True), (False, False), ("False", False)])
@@ -34,3 +34,10 @@ def test_what_ships_is_found_from_the_bundle_and_from_the_checkout(repository: P
     for root in (repository, repository / "bundle"):
         assert Path(in_bundle(str(root), "models/model.pt")).is_file()
     assert in_bundle(str(tmp_path), "models/model.pt") == str(tmp_path / "models" / "model.pt")
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 2.0, "3", None])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match=f"^limit: a whole number of 1 or above is needed, not {value!r}$"):
+        whole_number("limit", value)
+    assert (whole_number("limit", 1), whole_number("limit", 0, least=0)) == (1, 0)

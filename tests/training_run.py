@@ -21,13 +21,12 @@ from nodule_plugin.diffusion.components import (
     load_tokenizer,
     load_vae,
 )
-from nodule_plugin.diffusion.encoding import LatentEncoder
 from nodule_plugin.diffusion.iteration import StepEvents, TrainingIteration, count_steps
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.schedule import learning_rate_schedule
 from nodule_plugin.diffusion.training import DenoisingLoss, DenoisingPrepareBatch
-from nodule_plugin.handlers.average import WeightAverage
 from nodule_plugin.handlers.checkpoint import TrainingCheckpoint
+from nodule_plugin.handlers.ema import ExponentialMovingAverage
 from nodule_plugin.handlers.order import EpochOrder
 
 IMAGES = 5
@@ -67,6 +66,7 @@ class Run:
         iteration: dict[str, Any] | None = None,
         workers: int = 0,
         evaluator: Engine | None = None,
+        recipe: dict[str, Any] | None = None,
     ) -> None:
         torch.manual_seed(0)
         base = str(base_model)
@@ -77,18 +77,17 @@ class Run:
         self.sampler = StepSampler(images, batch_size, accumulation_steps, seed)
         schedule_ = learning_rate_schedule(schedule, self.optimizer, 1, epochs * self.sampler.steps_per_epoch)
         self.iteration = TrainingIteration(self.optimizer, self.sampler, lr_scheduler=schedule_, **(iteration or {}))
-        self.average = WeightAverage(self.network, 0.9)
+        self.ema = ExponentialMovingAverage(self.network, 0.9)
         vae, conditioner, scheduler = frozen_parts(base)
         settings = {"caption_dropout": 0.2} | (prepare or {})
-        prepare_batch = DenoisingPrepareBatch(LatentEncoder(vae, latents), conditioner, scheduler, **settings)
+        prepare_batch = DenoisingPrepareBatch(vae, conditioner, scheduler, latents, **settings)
         self.losses: list[float] = []
-        handlers: list[Any] = [self, EpochOrder(self.sampler), self.average]
+        handlers: list[Any] = [self, EpochOrder(self.sampler), self.ema]
         if folder is not None:
-            saved = {"network": self.network, "optimizer": self.optimizer, "ema": self.average}
+            saved = {"network": self.network, "optimizer": self.optimizer, "ema": self.ema}
             saved |= {"iteration": self.iteration}
-            checkpoint = TrainingCheckpoint(
-                str(folder), saved, self.sampler, every_steps, resume=resume, evaluator=evaluator
-            )
+            options: dict[str, Any] = {"resume": resume, "evaluator": evaluator}
+            checkpoint = TrainingCheckpoint(str(folder), saved, self.sampler, recipe, every_steps, **options)
             handlers.append(checkpoint)
         self.trainer = SupervisedTrainer(
             device="cpu",
@@ -118,5 +117,5 @@ class Run:
 
     def weights(self) -> torch.Tensor:
         """All weights of network and average in one row."""
-        modules = (self.network, self.average.model)
+        modules = (self.network, self.ema.model)
         return torch.cat([value.detach().flatten() for module in modules for value in module.state_dict().values()])

@@ -18,7 +18,7 @@ from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, chain_id, chain_kernel
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import remove_leftovers, write_text_atomically
+from nodule_plugin.files import write_text_atomically
 from nodule_plugin.lidc.citation import CITATION, LICENCE
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.prompts import PromptTemplate, get_template
@@ -138,7 +138,6 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
         InputError: if the file cannot be written.
     """
     file = Path(path)
-    remove_leftovers(file.parent)
     try:
         write_text_atomically(file, json.dumps(content, indent=4) + "\n")
     except OSError as error:

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Sampler
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.settings import whole_number
 
 
 class SampleKey(NamedTuple):
@@ -60,8 +61,7 @@ class StepSampler(Sampler[list[SampleKey]]):
         world_size: int = 1,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("accumulation_steps", accumulation_steps)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: a whole number of 1 or above is needed, not {value!r}")
+            whole_number(name, value)
         if length < 1:
             raise InputError("training: the data list has no item to train on; run prepare on more data")
         self.length = length

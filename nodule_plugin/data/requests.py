@@ -15,7 +15,7 @@ from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES, Findings
 from nodule_plugin.prompts import findings_to_prompt
-from nodule_plugin.settings import as_flag, as_numbers, as_seeds
+from nodule_plugin.settings import as_flag, as_numbers, as_seeds, whole_number
 
 CALCIFIED = 3
 """Solid: the code that stands for "any calcification" beside its absence."""
@@ -158,8 +158,8 @@ def _from_findings(ratings: list[Any], template: str, roi_mm: float) -> list[_Su
 def _from_datalist(
     path: str, split: str | Sequence[str], limit: int | None, dataset_dir: str | None, unique_prompts: bool
 ) -> list[_Subject]:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InputError(f"limit: a whole number of 1 or above is needed, not {limit!r}")
+    if limit is not None:
+        whole_number("limit", limit)
     splits = [split] if isinstance(split, str) else list(split)
     items = [item for name in splits for item in load_datalist(path, name, dataset_dir)]
     if unique_prompts:

@@ -27,7 +27,7 @@ def load_nodules(
     index_file: str | Path | None = None,
     num_workers: int = 1,
     parallel: str = "processes",
-    scheduler: str | None = None,
+    cluster_address: str | None = None,
     skip_broken: bool = False,
     phantom_dir: str | Path = PHANTOM,
     phantom_nodules: int = 300,
@@ -42,7 +42,7 @@ def load_nodules(
         consensus: how readers are combined, median by default; only for LIDC-IDRI, crops hold one consensus already.
         selection: limits; all nodules by default.
         annotations, index_file, skip_broken: see :func:`nodules_from_lidc`; only for LIDC-IDRI.
-        num_workers, parallel, scheduler: who does the work, see :func:`nodule_plugin.parallel.workers`; only for
+        num_workers, parallel, cluster_address: who does the work, see :func:`nodule_plugin.parallel.workers`; only for
             LIDC-IDRI.
         phantom_dir: where phantoms are written; used again where they were made with the same settings.
         phantom_nodules: how many phantoms.
@@ -64,7 +64,7 @@ def load_nodules(
             raise InputError(f"consensus: {root} holds one consensus for each nodule; leave {consensus!r} out")
         nodules = nodules_from_crops(root, selection)
     else:
-        with workers(num_workers, parallel, scheduler):
+        with workers(num_workers, parallel, cluster_address):
             nodules = nodules_from_lidc(
                 root,
                 rule=DEFAULT_RULE if consensus is None else consensus,

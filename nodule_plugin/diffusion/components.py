@@ -17,12 +17,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
+from nodule_plugin.weights import weights_sha256
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -160,7 +160,7 @@ class TextConditioner:
 
         Args:
             prompts: the empty prompt joins them.
-            file: safetensors; written where it is missing, damaged, of another text encoder or lacks a prompt. None
+            file: safetensors; written where it is missing, damaged, of another model or lacks a prompt. None
                 keeps embeddings in memory only. Only one of several processes should be given it at a time.
 
         Returns:
@@ -173,7 +173,7 @@ class TextConditioner:
         if file is None:
             self(wanted)
             return self
-        path, fingerprint = Path(file), weights_fingerprint(self.text_encoder)
+        path, fingerprint = Path(file), self._fingerprint()
         self._known |= _read_embeddings(path, fingerprint)
         if any(prompt not in self._known for prompt in wanted):
             self(wanted)
@@ -182,13 +182,18 @@ class TextConditioner:
             try:
                 with replacing(path) as temporary:
                     save_file(embeddings, temporary, metadata)
-            except OSError as error:
-                raise InputError(f"latent_cache: {path} cannot be written ({error.strerror})") from error
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"latent_cache: {path} cannot be written ({error})") from error
         return self
+
+    def _fingerprint(self) -> str:
+        """Of all that decides an embedding: the same words may be other tokens, padded with another one."""
+        words = [self.tokenizer.get_vocab(), self.tokenizer.pad_token, self.length]
+        return sha256((weights_fingerprint(self.text_encoder) + json.dumps(words, sort_keys=True)).encode()).hexdigest()
 
 
 def _read_embeddings(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
-    """Prompt -> embedding, none where the file is missing, damaged or of another text encoder."""
+    """Prompt -> embedding, none where the file is missing, damaged or of another model."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -202,13 +207,5 @@ def _read_embeddings(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
 def weights_fingerprint(module: Any) -> str:
     """SHA-256 of the configuration and the weights of a diffusers or transformers model."""
     config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
-    digest = sha256(json.dumps({k: v for k, v in config.items() if k[0] != "_"}, sort_keys=True, default=str).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def count_parameters(module: nn.Module) -> int:
-    """How many parameters ``module`` has."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    public = {name: value for name, value in config.items() if name[0] != "_"}
+    return weights_sha256(module, json.dumps(public, sort_keys=True, default=str))

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from nodule_plugin.data.latents import LatentCache, data_fingerprint
+from nodule_plugin.data.latents import LatentCache, LatentDataset, data_fingerprint
 from nodule_plugin.diffusion.components import TextConditioner, weights_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,20 @@ def open_latent_cache(
         cache.nbytes / 2**30,
     )
     return cache
+
+
+def latent_dataset(
+    data: Sequence[Mapping[str, Any]],
+    transform: Any,
+    vae: AutoencoderKL,
+    folder: str | Path | None,
+    split: str,
+    image_size: int,
+    augment: bool = True,
+) -> LatentDataset:
+    """A split of a data list as samples, with its cache opened: :class:`LatentDataset`, :func:`open_latent_cache`."""
+    cache = open_latent_cache(folder, split, vae, data, transform, image_size)
+    return LatentDataset(data, transform, cache, augment)
 
 
 def remember_prompts(

@@ -64,7 +64,7 @@ class TrainingIteration:
             raise InputError(f"max_grad_norm: a number above 0, or null for none, is needed, not {max_grad_norm}")
         self.optimizer = optimizer
         self.sampler = sampler
-        self.dtype = sampling.precision("precision", precision)
+        self.dtype = sampling.precision_dtype(precision)
         self.max_grad_norm = max_grad_norm
         self.lr_scheduler = lr_scheduler
         device = optimizer.param_groups[0]["params"][0].device
@@ -92,8 +92,8 @@ class TrainingIteration:
             engine.state.output[CommonKeys.PRED] = prediction
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             loss = engine.loss_function(prediction, target)
-            share = sum(batchdata["weight"])
-            engine.state.output[CommonKeys.LOSS] = loss.detach() / share if share else loss.detach()
+            weight = sum(batchdata["weight"])
+            engine.state.output[CommonKeys.LOSS] = loss.detach() / weight if weight else loss.detach()
             engine.fire_event(IterationEvents.LOSS_COMPLETED)
             self.scaler.scale(loss).backward()
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)

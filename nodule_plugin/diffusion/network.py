@@ -14,7 +14,7 @@ from torch import nn
 
 from nodule_plugin.diffusion.components import load_unet
 from nodule_plugin.errors import InputError
-from nodule_plugin.settings import as_flag
+from nodule_plugin.settings import as_flag, whole_number
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention's projections, those that Hu et al. adapt and diffusers' training scripts name."""
@@ -108,8 +108,7 @@ def add_lora(
     Raises:
         InputError: if the rank is none, or peft is not installed.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise InputError(f"lora_rank: a whole number of 1 or above, or null for all weights, is needed, not {rank!r}")
+    whole_number("lora_rank", rank)  # null is for all weights
     try:
         from peft import LoraConfig
     except ImportError as error:

@@ -14,20 +14,21 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.settings import whole_number
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What the knobs ``dtype`` and ``precision`` may say."""
+"""What the setting ``precision`` may say."""
 
 
-def precision(setting: str, name: str) -> torch.dtype:
+def precision_dtype(precision: str) -> torch.dtype:
     """The number format of that name.
 
     Raises:
-        InputError: if there is none; ``setting`` is what the user knows it by.
+        InputError: if there is none.
     """
-    if name not in PRECISIONS:
-        raise InputError(f"{setting}: choose one of {', '.join(PRECISIONS)}, not {name!r}")
-    return PRECISIONS[name]
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: choose one of {', '.join(PRECISIONS)}, not {precision!r}")
+    return PRECISIONS[precision]
 
 
 class GuidedSampler(Inferer):
@@ -52,7 +53,7 @@ class GuidedSampler(Inferer):
             arXiv:2404.07724). None guides all.
         guidance_rescale: 0 to 1, how far to bring the guided prediction back to the standard deviation of c (Lin et al.
             2023, arXiv:2305.08891, section 3.4): at high scales images saturate without.
-        dtype: precision of the network's forward pass, see :data:`PRECISIONS`; all else stays float32.
+        precision: of the network's forward pass, see :data:`PRECISIONS`; all else stays float32.
 
     Raises:
         InputError: if a setting is out of its range or there is no such scheduler.
@@ -67,18 +68,18 @@ class GuidedSampler(Inferer):
         images_per_call: int = 1,
         guidance_interval: Sequence[float] | None = None,
         guidance_rescale: float = 0.0,
-        dtype: str = "float32",
+        precision: str = "float32",
     ) -> None:
         self.scheduler = scheduler if scheduler_class is None else derive_scheduler(scheduler, scheduler_class)
         self.vae = vae
-        self.num_inference_steps = _at_least_one("num_inference_steps", num_inference_steps)
-        self.images_per_call = _at_least_one("images_per_call", images_per_call)
+        self.num_inference_steps = whole_number("num_inference_steps", num_inference_steps)
+        self.images_per_call = whole_number("images_per_call", images_per_call)
         self.guidance_interval = _checked_interval(guidance_interval)
         if not 0 <= guidance_rescale <= 1:
             raise InputError(f"guidance_rescale: a number from 0 to 1 is needed, not {guidance_rescale!r}")
         self.guidance_rescale = float(guidance_rescale)
-        precision("dtype", dtype)
-        self.dtype = dtype
+        precision_dtype(precision)
+        self.precision = precision
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class GuidedSampler(Inferer):
             "guidance_interval": self.guidance_interval and list(self.guidance_interval),
             "guidance_rescale": self.guidance_rescale,
             "images_per_call": self.images_per_call,
-            "dtype": self.dtype,
+            "precision": self.precision,
         }
 
     @torch.no_grad()
@@ -188,7 +189,7 @@ class GuidedSampler(Inferer):
         return _rescale(unconditional + scale * (conditional - unconditional), conditional, self.guidance_rescale)
 
     def _run(self, network: Callable[..., Tensor], latents: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        dtype = precision("dtype", self.dtype)
+        dtype = precision_dtype(self.precision)
         with torch.autocast(latents.device.type, dtype=dtype, enabled=dtype != torch.float32):
             return network(latents, timesteps=timestep.expand(len(latents)), context=context).float()
 
@@ -322,9 +323,3 @@ def _checked_interval(interval: Sequence[float] | None) -> tuple[float, float] |
     if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
         raise InputError(f"guidance_interval: two rising numbers from 0 to 1 are needed, not {list(interval)}")
     return float(interval[0]), float(interval[1])
-
-
-def _at_least_one(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}: a whole number of 1 or above is needed, not {value!r}")
-    return value

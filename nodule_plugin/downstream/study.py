@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from nodule_plugin.data.evaluation_images import Load
 from nodule_plugin.downstream.classifier import predict, train_classifier
@@ -178,10 +178,14 @@ def _with_mean(areas: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _area(logits: Tensor, answers: Tensor, draw: np.ndarray) -> float:
-    chosen = torch.from_numpy(draw)
-    chosen = chosen[~answers[chosen].isnan()]
-    drawn = answers[chosen].long()
-    return float("nan") if drawn.min() == drawn.max() else float(binary_auroc(logits[chosen], drawn))
+    """Area under the curve by the ranks of the logits as they are.
+
+    No function of them comes first: torch.sigmoid, which torchmetrics applies, can give equal logits different last
+    bits in a vector register and in the rest of a tensor, and so breaks ties.
+    """
+    chosen = draw[~answers[draw].isnan().numpy()]
+    drawn = answers[chosen].numpy()
+    return float("nan") if drawn.min() == drawn.max() else float(roc_auc_score(drawn, logits[chosen].numpy()))
 
 
 def _estimates(areas: np.ndarray) -> list[dict[str, Any] | None]:

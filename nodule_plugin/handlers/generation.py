@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import logging
@@ -28,6 +27,7 @@ from nodule_plugin.diffusion.network import check_weights
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.settings import as_flag
+from nodule_plugin.weights import file_sha256, weights_sha256
 
 if TYPE_CHECKING:
     from nodule_plugin.dicom import DicomEncoder
@@ -188,7 +188,8 @@ class GeneratedSetWriter:
                 raise InputError(f"output_dir: {self.folder} holds another set (image {request['id']}); {remedy}")
 
     def _is_written(self, request: Mapping[str, Any]) -> bool:
-        return all((self.folder / path).is_file() for path in _paths(request["id"], self.formats).values())
+        files = [self.folder / path for path in _paths(request["id"], self.formats).values()]
+        return all(file.is_file() and file.stat().st_size > 0 for file in files)  # a crash may leave empty ones
 
     def _spacing(self, request: Mapping[str, Any]) -> float:
         return float(request["roi_mm"]) / self.image_size
@@ -226,7 +227,7 @@ def grey_image(image: torch.Tensor, name: str) -> np.ndarray:
         InputError: if values are not finite; ``name`` says which image's.
     """
     if not torch.isfinite(image).all():
-        raise InputError(f"image {name}: values are not finite; use dtype float32 or a lower guidance")
+        raise InputError(f"image {name}: values are not finite; use precision float32 or a lower guidance")
     return image.float().mean(0).cpu().numpy()
 
 
@@ -313,17 +314,10 @@ def identify_weights(weights: str, network: torch.nn.Module) -> str:
     Raises:
         InputError: if the file is missing, damaged, or of another network.
     """
-    digest = hashlib.sha256()
     if weights == BASE_WEIGHTS:
-        for name, tensor in sorted(network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return weights_sha256(network)
     check_weights(weights, network)
-    with Path(weights).open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(Path(weights))
 
 
 def _checked_formats(formats: str | Sequence[str]) -> list[str]:
@@ -372,6 +366,8 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         raise InputError(f"output_dir: {path} cannot be read as JSON: {error}; give another output_dir") from error
     if not isinstance(run, dict) or not {"settings", "requests"} <= set(run):
         raise InputError(f"output_dir: {path} is not of a generation run; give another output_dir")
+    if "dtype" in run["settings"]:  # what 0.1 first called it
+        run["settings"]["precision"] = run["settings"].pop("dtype")
     return run
 
 

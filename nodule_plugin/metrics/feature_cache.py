@@ -25,6 +25,7 @@ from tqdm import tqdm
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
+from nodule_plugin.weights import file_sha256
 
 SUFFIX = ".npy"
 IMAGES_PER_FILE = 512
@@ -60,15 +61,6 @@ def image_key(image: Tensor) -> bytes:
     return digest.digest()
 
 
-def weights_fingerprint(module: torch.nn.Module, *settings: object) -> str:
-    """SHA-256 of a network's weights and of the settings that go with it."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 class FeatureCache:
     """The features of one extractor.
 
@@ -91,7 +83,7 @@ class FeatureCache:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             if path.name.startswith(".") or path.name in self._known:
                 continue
-            if _digest(path) != path.stem:
+            if file_sha256(path) != path.stem:
                 _logger.warning("%s is damaged; it is deleted and its images are encoded again", path)
                 path.unlink(missing_ok=True)
                 continue
@@ -205,11 +197,3 @@ class _CachedRows:
             chosen = np.flatnonzero(wanted[:, 0] == file)
             rows[chosen] = self._files[file]["features"][wanted[chosen, 1]]
         return rows
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

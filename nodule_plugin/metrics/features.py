@@ -16,8 +16,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.feature_cache import weights_fingerprint
 from nodule_plugin.metrics.openclip import OpenCLIPModel
+from nodule_plugin.weights import weights_sha256
 
 
 class FeatureExtractor(Protocol):
@@ -86,7 +86,7 @@ class InceptionFeatures:
     @property
     def fingerprint(self) -> str:
         """See :class:`FeatureExtractor`."""
-        return weights_fingerprint(self._network, "inception-v3-compat", "2048")
+        return weights_sha256(self._network, "inception-v3-compat", "2048")
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class BackboneFeatures:
     @property
     def fingerprint(self) -> str:
         """See :class:`FeatureExtractor`."""
-        return weights_fingerprint(self._network, self.architecture, self.image_size, self.mean, self.std)
+        return weights_sha256(self._network, self.architecture, self.image_size, self.mean, self.std)
 
     @property
     def dim(self) -> int:

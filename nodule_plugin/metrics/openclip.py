@@ -18,7 +18,7 @@ from transformers import BertConfig
 
 from nodule_plugin.data.pixels import Images, to_pictures
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.feature_cache import weights_fingerprint
+from nodule_plugin.weights import weights_sha256
 
 CONFIG_NAME = "open_clip_config.json"
 BERT_BASE_TEXT_TOWERS = (
@@ -78,7 +78,7 @@ class OpenCLIPModel:
         """Names the image tower's weights and preprocessing. Loads the model."""
         loaded = self._loaded()
         steps = re.sub(r" at 0x[0-9a-f]+", "", repr(loaded.preprocess))  # a function's address is no setting
-        return weights_fingerprint(loaded.network.visual, steps)
+        return weights_sha256(loaded.network.visual, steps)
 
     def __call__(self, images: Images) -> Tensor:
         """As :meth:`encode_images`."""

@@ -22,7 +22,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.findings import SCALES
 from nodule_plugin.report.html import data_url, png, render
-from nodule_plugin.settings import as_flag
+from nodule_plugin.settings import as_flag, whole_number
 
 SAMPLE_PIXELS = 160
 PROMPTS_SHOWN = 15
@@ -45,8 +45,7 @@ def page_file(page: bool | str | Path | None, datalist: str | Path, samples: int
     Raises:
         InputError: if the page would take the data list's place, or ``samples`` is not a number.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
-        raise InputError(f"page_samples: a whole number of 0 or above is needed, not {samples!r}")
+    whole_number("page_samples", samples, least=0)
     if page is None:
         return None
     name = str(page)

@@ -65,7 +65,7 @@ def train_pair(
             f"not {tuple(images.shape)}, {len(prompts)} and {len(ratings)}"
         )
     torch.manual_seed(seed)
-    dtype = sampling.precision("precision", precision)
+    dtype = sampling.precision_dtype(precision)
     model.train().to(memory_format=torch.channels_last)
     distinct = sorted(set(prompts))
     prompt_of = torch.tensor([distinct.index(prompt) for prompt in prompts])

@@ -58,7 +58,7 @@ class Case:
         scheduler: diffusers' class.
         steps: of denoising.
         per_call: images in one network call, which guidance doubles.
-        dtype: of the U-Net; the pipeline runs all its networks in it.
+        precision: of the U-Net; the pipeline runs all its networks in it.
         channels_last: memory format of the U-Net.
         compile: torch.compile for the U-Net.
         peer: diffusers' pipeline instead of this project's sampler.
@@ -68,7 +68,7 @@ class Case:
     scheduler: str
     steps: int
     per_call: int = 1
-    dtype: str = "float32"
+    precision: str = "float32"
     channels_last: bool = False
     compile: bool = False
     peer: bool = False
@@ -77,7 +77,7 @@ class Case:
     def __str__(self) -> str:
         extras = [("channels_last", self.channels_last), ("compiled", self.compile), ("other seeds", self.first_seed)]
         name = "diffusers' pipeline" if self.peer else "project"
-        parts = [name, f"{self.scheduler} {self.steps}", f"{self.per_call} a call", self.dtype]
+        parts = [name, f"{self.scheduler} {self.steps}", f"{self.per_call} a call", self.precision]
         return ", ".join(parts + [text for text, holds in extras if holds])
 
 
@@ -138,7 +138,7 @@ class Bench:
             case.steps,
             case.scheduler,
             images_per_call=case.per_call,
-            dtype=case.dtype,
+            precision=case.precision,
         )
         return sampler(noise, self._network(case), **conditions).cpu()
 
@@ -150,13 +150,13 @@ class Bench:
         return self._networks[key]
 
     def _pipeline_images(self, case: Case) -> Tensor:
-        if case.dtype not in self._pipelines:
+        if case.precision not in self._pipelines:
             pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-                self.base_model, safety_checker=None, dtype=PRECISIONS[case.dtype]
+                self.base_model, safety_checker=None, dtype=PRECISIONS[case.precision]
             )
             pipeline.set_progress_bar_config(disable=True)
-            self._pipelines[case.dtype] = pipeline.to(self.device)
-        pipeline = self._pipelines[case.dtype]
+            self._pipelines[case.precision] = pipeline.to(self.device)
+        pipeline = self._pipelines[case.precision]
         pipeline.scheduler = derive_scheduler(self.scheduler, case.scheduler)
         images = []
         for first in range(0, len(self.prompts), case.per_call):

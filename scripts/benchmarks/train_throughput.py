@@ -172,7 +172,7 @@ class Room:
             "max_grad_norm": 1.0,  # which the peer cannot switch off
             "ema_decay": None,
             "caption_dropout": 0.0,
-            "workers": 0,
+            "num_workers": 0,
             "augment": False,  # so that one epoch fills the cache; drawing an orientation costs nothing
             "val_images": 0,
             "checkpoint_steps": 10**9,  # the last step's only; the peer writes none but the model

@@ -145,18 +145,18 @@ def test_low_rank_updates_begin_at_zero_and_train_alone(base: Path) -> None:
     frozen = {name: p.clone() for name, p in run.network.named_parameters() if not p.requires_grad}
     run.train()
     assert all(torch.equal(dict(run.network.named_parameters())[name], p) for name, p in frozen.items())
-    merged = export_weights(run.average.model)
+    merged = export_weights(run.ema.model)
     assert merged.keys() == plain.state_dict().keys()
     plain.load_state_dict(merged)
     with torch.no_grad():
-        assert torch.allclose(plain(*inputs), run.average.model(*inputs), atol=1e-5)
+        assert torch.allclose(plain(*inputs), run.ema.model(*inputs), atol=1e-5)
         assert not torch.allclose(plain(*inputs), DiffusionUNet.from_base(str(base))(*inputs), atol=1e-4)
 
 
 def test_the_average_shares_frozen_weights(base: Path) -> None:
     run = Run(base, network={"lora_rank": 2})
     own = {id(parameter) for parameter in run.network.parameters()}
-    copies = [parameter for parameter in run.average.model.parameters() if id(parameter) not in own]
+    copies = [parameter for parameter in run.ema.model.parameters() if id(parameter) not in own]
     assert len(copies) == len(run.network.trainable_parameters())
 
 

@@ -109,7 +109,7 @@ def test_equals_diffusers_pipeline(
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"scheduler_class": "EulerAncestralDiscreteScheduler"}, {"dtype": "bfloat16"}]
+    "settings", [{}, {"scheduler_class": "EulerAncestralDiscreteScheduler"}, {"precision": "bfloat16"}]
 )
 def test_images_do_not_depend_on_batch_size(model: Model, settings: dict[str, Any]) -> None:
     scales, seeds = [5.0, 1.0, 5.0, 2.5, 0.0], [0, 1, 2, 2, 3]
@@ -222,7 +222,7 @@ def test_guidance_needs_the_empty_prompt(model: Model) -> None:
         ({"images_per_call": 0}, "images_per_call: a whole number"),
         ({"guidance_interval": [0.5, 0.2]}, "guidance_interval: two rising numbers"),
         ({"guidance_rescale": 2.0}, "guidance_rescale: a number from 0 to 1"),
-        ({"dtype": "int8"}, "dtype: choose one of float32, bfloat16, float16"),
+        ({"precision": "int8"}, "precision: choose one of float32, bfloat16, float16"),
         ({"scheduler_class": "NoScheduler"}, "scheduler: 'NoScheduler' does not fit .* DPMSolverMultistepScheduler"),
     ],
 )

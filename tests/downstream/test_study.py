@@ -146,6 +146,14 @@ def test_area_is_scikit_learns_of_the_images_with_an_answer() -> None:
     assert np.isnan(_area(torch.zeros(3), torch.tensor([1.0, 1.0, float("nan")]), np.arange(3)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_logits_are_ties_wherever_they_stand(dtype: torch.dtype) -> None:
+    # 17 numbers fill vector registers and leave a rest, in which torch.sigmoid may round otherwise.
+    answers = torch.tensor([float(index % 2) for index in range(17)])
+    assert _area(torch.full((17,), -1.7, dtype=dtype), answers, np.arange(17)) == 0.5
+    assert _area(torch.full((17,), -1.7, dtype=dtype), answers, np.arange(17)[::-1].copy()) == 0.5
+
+
 def test_patients_are_drawn_whole() -> None:
     patients = ["a", "b", "a", "c", "a"]
     draws = _patient_draws(patients, 50)

@@ -22,6 +22,7 @@ def run_validations(
     """The selection and the trainer, where validation i gives ``values[i]`` and the weights are i + 1."""
     network = nn.Linear(1, 1)
     evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    evaluator.state.key_metric_name = "distance"
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def validate(engine: Engine) -> None:
@@ -34,7 +35,7 @@ def run_validations(
     def measure(engine: Engine) -> None:
         engine.state.metrics["distance"] = values[trainer.state.epoch - 1]
 
-    selection = ModelSelection(network, str(path), evaluator, "distance", **settings)
+    selection = ModelSelection(network, str(path), evaluator, **settings)
     selection.attach(trainer)
     trainer.run([0], max_epochs=len(values))
     return selection, trainer
@@ -85,7 +86,7 @@ def test_negative_distances_can_improve(tmp_path: Path) -> None:
 
 def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     network, trainer = nn.Linear(1, 1), Engine(lambda engine, batch: None)
-    ModelSelection(network, str(tmp_path / "model.pt"), None, "distance").attach(trainer)
+    ModelSelection(network, str(tmp_path / "model.pt"), None).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: nn.init.constant_(network.weight, 9.0))
     trainer.run([0], max_epochs=2)
     assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 9
@@ -93,14 +94,14 @@ def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
 
 def test_a_run_shorter_than_the_validation_interval_leaves_a_model(tmp_path: Path, caplog) -> None:
     network, trainer = nn.Linear(1, 1), Engine(lambda engine, batch: None)
-    ModelSelection(network, str(tmp_path / "model.pt"), Engine(lambda engine, batch: None), "distance").attach(trainer)
+    ModelSelection(network, str(tmp_path / "model.pt"), Engine(lambda engine, batch: None)).attach(trainer)
     trainer.run([0], max_epochs=1)
     assert (tmp_path / "model.pt").is_file()
     assert "No validation was run" in caplog.text
 
 
 def test_selection_remembers(tmp_path: Path) -> None:
-    selection = ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, "distance")
+    selection = ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None)
     assert math.isinf(selection.best)
     state = {"best": 0.25, "waited": 2, "least_loss": 0.5, "rising": 1}
     selection.load_state_dict(state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from nodule_plugin.deploy.label.client_settings import number, run_name, whole_n
 from nodule_plugin.deploy.label.configs import BundleFiles
 from nodule_plugin.errors import InputError, find_input_error
 from nodule_plugin.files import write_text_atomically
+from nodule_plugin.weights import file_sha256
 
 DATALIST = "datalist.json"
 """In the studies' folder, as ``prepare`` writes it."""
@@ -130,7 +130,7 @@ class TrainingRuns:
         result = {
             "run": settings.run,
             "model": str(output / MODEL),
-            "weights_sha256": hashlib.sha256((output / MODEL).read_bytes()).hexdigest(),
+            "weights_sha256": file_sha256(output / MODEL),
             "last": _last_row(output / "curves.csv"),
         }
         write_text_atomically(output / RESULT, json.dumps(result, indent=4) + "\n")
