@@ -22,9 +22,9 @@ from nodule_plugin.data.image_set import ImageSet
 from nodule_plugin.data.pixels import Images
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.feature_cache import Encoder
+from nodule_plugin.metrics.intervals import mean_error
 from nodule_plugin.metrics.measures import HIGHER, MEASURED, Measure, Scale, Value, missing
 from nodule_plugin.metrics.openclip import OpenCLIPModel
-from nodule_plugin.metrics.intervals import mean_error
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 WEIGHT = 2.5

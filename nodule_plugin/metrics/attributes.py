@@ -20,9 +20,9 @@ from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES
 from nodule_plugin.lidc.agreement import agreement
 from nodule_plugin.metrics.feature_cache import Encoder
 from nodule_plugin.metrics.features import FeatureExtractor
+from nodule_plugin.metrics.intervals import proportion_interval
 from nodule_plugin.metrics.measures import HIGHER, NOT_HELD_OUT, Measure, Scale, Value, missing
 from nodule_plugin.metrics.ordinal import OrdinalRegression, fit_with_chosen_penalty
-from nodule_plugin.metrics.intervals import proportion_interval
 
 MIN_TRAINING = 20
 MIN_MEASURED = 5

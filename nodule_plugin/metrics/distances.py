@@ -28,10 +28,10 @@ from nodule_plugin.metrics.frechet import (
     frechet_error,
 )
 from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance, mean_rows, spectrum_distance
+from nodule_plugin.metrics.intervals import proportion_interval
 from nodule_plugin.metrics.kernel import cmmd, cmmd_error, kernel_distance, kernel_error
 from nodule_plugin.metrics.measures import HIGHER, MEASURED, Measure, Scale, Value, missing
 from nodule_plugin.metrics.two_samples import MIN_IMAGES, checked_pair, half_sample_error
-from nodule_plugin.metrics.intervals import proportion_interval
 
 Details = dict[str, Any]
 ON_INCEPTION = ("fid", "fid_infinity", "kid")

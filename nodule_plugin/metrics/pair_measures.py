@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nodule_plugin.data.image_set import ImageSet
+from nodule_plugin.metrics.intervals import mean_error
 from nodule_plugin.metrics.measures import NEAR_REAL, Measure, Scale, Value, missing
 from nodule_plugin.metrics.perceptual import PerceptualDistance
-from nodule_plugin.metrics.intervals import mean_error
 
 
 @dataclass(frozen=True, eq=False)

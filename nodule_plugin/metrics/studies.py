@@ -16,10 +16,10 @@ from nodule_plugin.metrics.copies import CopyMeasure
 from nodule_plugin.metrics.distances import DistanceMeasure
 from nodule_plugin.metrics.dose_response import dose_curves
 from nodule_plugin.metrics.grey_values import BANDS, BINS, GreyValueFeatures, grey_value_curves
+from nodule_plugin.metrics.intervals import Rate
 from nodule_plugin.metrics.measures import Measure
 from nodule_plugin.metrics.memorization import CopyDetector, Inspection, attack_result, nearness
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
-from nodule_plugin.metrics.intervals import Rate
 
 CLOSEST_PAIRS = 12
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
 from nodule_plugin.lidc.citation import ATTRIBUTION
+from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.results_table import FLOOR, Row
 from nodule_plugin.report.numbers import rate_text, with_error
 from nodule_plugin.report.sweep import guidance_sweep
-from nodule_plugin.metrics.intervals import NORMAL_95
 
 FORMAT = "nodule-plugin evaluation"
 VERSION = 2

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.metrics.intervals import normal_interval
 from nodule_plugin.metrics.measures import FINDINGS
 from nodule_plugin.report.numbers import percent, rate_text, set_title, with_interval
-from nodule_plugin.metrics.intervals import normal_interval
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""

@@ -125,6 +125,15 @@ def test_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert writer_of(tmp_path / "cut").pending == []
 
 
+@pytest.mark.parametrize("pattern", ["png/*.png", "nifti/*.nii.gz"])
+def test_an_emptied_file_is_made_again(tmp_path: Path, pattern: str) -> None:
+    generate(writer_of(tmp_path))
+    whole = hashes(tmp_path)
+    sorted(tmp_path.glob(pattern))[2].write_bytes(b"")
+    assert len(generate(writer_of(tmp_path))) == 1
+    assert hashes(tmp_path) == whole
+
+
 def test_finished_set_can_be_extended(tmp_path: Path) -> None:
     generate(writer_of(tmp_path, "1"))
     assert len(generate(writer_of(tmp_path, "1,5"))) == 4

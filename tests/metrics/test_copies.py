@@ -7,6 +7,7 @@ import torch
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.copies import CopyMeasure
+from nodule_plugin.metrics.intervals import Rate
 from nodule_plugin.metrics.memorization import (
     GREY_VALUES,
     CopyDetector,
@@ -19,7 +20,6 @@ from nodule_plugin.metrics.memorization import (
     planted_copies,
 )
 from nodule_plugin.metrics.studies import run_studies
-from nodule_plugin.metrics.intervals import Rate
 
 
 def _smooth(count: int, seed: int, size: int = 64) -> list[torch.Tensor]:
