@@ -12,7 +12,9 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
+from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.network import export_weights
+from nodule_plugin.diffusion.provenance import write_preprocessing
 from nodule_plugin.weights import save_tensors
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class ModelSelection:
         measured_by: what decides the validation's values (of JSON's types): extractor, images, guidance, steps. Values
             from before a change of it do not count when the run goes on.
         min_improvement: fraction of the best value by which a value must be lower to count as an improvement.
+        preprocessing: of the training images, for the record beside the weights; None writes none.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ModelSelection:
         overfit_patience: int = 0,
         measured_by: Sequence[Any] = (),
         min_improvement: float = 0.0,
+        preprocessing: NoduleROId | None = None,
     ) -> None:
         self.network = network
         self.path = Path(path)
@@ -57,6 +61,7 @@ class ModelSelection:
         self.overfit_patience = overfit_patience
         self.measured_by = list(measured_by)
         self.min_improvement = min_improvement
+        self.preprocessing = preprocessing
         self.best = self.least_loss = math.inf
         self.waited = self.rising = 0
         self.reason: str | None = None
@@ -98,6 +103,8 @@ class ModelSelection:
     def _write(self) -> None:
         if idist.get_rank() == 0:
             save_tensors(export_weights(self.network), self.path)
+            if self.preprocessing is not None:
+                write_preprocessing(self.path, self.preprocessing)
 
     def _write_unjudged(self, engine: Engine) -> None:
         if self.reason is None:

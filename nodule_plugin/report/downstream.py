@@ -14,6 +14,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.report.figures import figure_png
 from nodule_plugin.report.numbers import with_interval
+from nodule_plugin.report.results import chain_sentences
 
 
 def write_downstream(results: Mapping[str, Any], output_dir: str | Path) -> list[Path]:
@@ -55,11 +56,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"**{settings['seen']:,} of the test images are of patients whom the bundle's small models learnt from**: if "
         "one of these models generated the images, this is no test.\n\n"
     )
+    chains = "".join(f"{sentence}\n\n" for sentence in chain_sentences(settings))
     return (
         f"Area under the ROC curve on {settings['test_images']:,} real images of {settings['test_patients']:,} "
         "patients whom the classifiers did not learn from, by what they learnt from (images). Mean of "
         f"{len(settings['seeds'])} classifiers of {settings['steps']:,} steps each; in brackets 95 % intervals over "
-        f"test patients.\n\n{caution if settings['seen'] else ''}{_table(header, rows)}\n"
+        f"test patients.\n\n{caution if settings['seen'] else ''}{chains}{_table(header, rows)}\n"
         f"Difference to real training images:\n\n{_table(['finding', *(arm['name'] for arm in others)], differences)}"
     )
 

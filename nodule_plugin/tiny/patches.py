@@ -9,13 +9,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from nodule_plugin.data.window import hu_to_unit
+from nodule_plugin.data.transforms import DEFAULT_KERNEL, resample_roi
 
 
-def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed: int = 0) -> torch.Tensor:
+def crop_patches(
+    items: Sequence[Mapping[str, Any]], count: int, size: int, seed: int = 0, kernel: str = DEFAULT_KERNEL
+) -> torch.Tensor:
     """Square views of the volumes of ``items``, at random slices, places and scales, all within the image.
 
     An autoencoder learns CT texture, not nodules: every slice of a volume and every scale between 1.2 and 2.6 times the
@@ -26,6 +27,7 @@ def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed
         count: how many patches, spread evenly over the items.
         size: pixels along a patch's side.
         seed: of the draws.
+        kernel: of the resampling, see :func:`nodule_plugin.data.transforms.resample_roi`.
 
     Returns:
         (count, 1, size, size) float32 in [-1, 1].
@@ -39,8 +41,7 @@ def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed
             pixels = item["diameter_mm"] / item["spacing"][0]
             side = int(np.clip(rng.uniform(1.2, 2.6) * pixels, 20, min(volume.shape[:2])))
             x, y = (rng.integers(0, extent - side + 1) for extent in volume.shape[:2])
-            z = rng.integers(volume.shape[2])
-            patch = torch.from_numpy(volume[x : x + side, y : y + side, z].T.copy())[None, None]
-            resized = interpolate(patch, (size, size), mode="bilinear", antialias=True)[0]
-            patches[index] = torch.from_numpy(hu_to_unit(resized.numpy()))
+            hu = volume[:, :, rng.integers(volume.shape[2])].T
+            patch = resample_roi(hu, (y, y + side, x, x + side), (size, size), kernel=kernel)
+            patches[index] = torch.from_numpy(patch)
     return patches
