@@ -156,9 +156,11 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
     }
     overlay = folder / "overlay.json"
     overlay.write_text(json.dumps(settings, indent=4) + "\n")
-    files = [*(str(BUNDLE / "configs" / name) for name in ("train.json", "from_scratch.json"))]
+    files = [*(str(BUNDLE / "configs" / config) for config in ("train.json", "from_scratch.json"))]
     files += [str(file) for file in (options.overlay, overlay) if file is not None]
-    subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)], check=True)
+    done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)])
+    if done.returncode != 0:  # the run has said why
+        sys.exit(done.returncode)
     with (folder / "training" / "curves.csv").open() as file:
         return scores(list(csv.DictReader(file))[-1])
 

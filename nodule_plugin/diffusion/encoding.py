@@ -15,6 +15,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from nodule_plugin.data.latents import LatentCache, LatentDataset, data_fingerprint
+from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.components import TextConditioner, weights_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -116,15 +117,14 @@ def open_latent_cache(
 
 def latent_dataset(
     data: Sequence[Mapping[str, Any]],
-    transform: Any,
+    transform: NoduleROId,
     vae: AutoencoderKL,
     folder: str | Path | None,
     split: str,
-    image_size: int,
     augment: bool = True,
 ) -> LatentDataset:
     """A split of a data list as samples, with its cache opened: :class:`LatentDataset`, :func:`open_latent_cache`."""
-    cache = open_latent_cache(folder, split, vae, data, transform, image_size)
+    cache = open_latent_cache(folder, split, vae, data, transform, transform.image_size[0])
     return LatentDataset(data, transform, cache, augment)
 
 

@@ -229,7 +229,7 @@ class TrainingCheckpoint:
             checkpoint = next(reversed(self.files()), "the start")
             raise InputError(
                 f"training: {error.filename or 'a file'} cannot be written or read ({error.strerror or error}); make"
-                f" room, or give it back, and the same command goes on from {checkpoint}"
+                f" room or bring the file back, and the same command goes on from {checkpoint}"
             ) from error
         raise error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class ModelSelection:
         patience: validations without improvement after which training stops; 0 never stops.
         overfit_patience: validations in a row at which the held-out loss (:data:`HELD_OUT_LOSS` in the trainer's
             metrics) has not fallen below its least value, after which training stops; 0 never stops.
+        measured_by: what decides the validation's values (of JSON's types): extractor, images, guidance, steps. Values
+            from before a change of it do not count when the run goes on.
         min_improvement: fraction of the best value by which a value must be lower to count as an improvement.
         preprocessing: of the training images, for the record beside the weights; None writes none.
     """
@@ -48,6 +50,7 @@ class ModelSelection:
         evaluator: Engine | None,
         patience: int = 0,
         overfit_patience: int = 0,
+        measured_by: Sequence[Any] = (),
         min_improvement: float = 0.0,
         preprocessing: NoduleROId | None = None,
     ) -> None:
@@ -56,6 +59,7 @@ class ModelSelection:
         self.evaluator = evaluator
         self.patience = patience
         self.overfit_patience = overfit_patience
+        self.measured_by = list(measured_by)
         self.min_improvement = min_improvement
         self.preprocessing = preprocessing
         self.best = self.least_loss = math.inf
@@ -111,9 +115,14 @@ class ModelSelection:
 
     def state_dict(self) -> dict[str, Any]:
         """The best values and how many validations have passed since."""
-        return {name: getattr(self, name) for name in ("best", "waited", "least_loss", "rising")}
+        values = {name: getattr(self, name) for name in ("best", "waited", "least_loss", "rising")}
+        return {**values, "measured_by": self.measured_by}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up where :meth:`state_dict` left off."""
+        """Take up where :meth:`state_dict` left off; anew where validations are no longer the same."""
+        old = state.get("measured_by", self.measured_by)
+        if old != self.measured_by:
+            logger.warning("Validations were %s and are %s: earlier values do not count.", old, self.measured_by)
+            return
         for name in ("best", "waited", "least_loss", "rising"):
             setattr(self, name, type(getattr(self, name))(state[name]))

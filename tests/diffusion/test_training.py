@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
+from full_disk import full_disk
 from tiny_sd import make_tiny_sd
 from training_run import Run
 
@@ -253,6 +254,12 @@ def test_prompts_are_remembered_between_runs(parts: dict, tmp_path: Path) -> Non
     (tmp_path / "prompts.safetensors").write_bytes(b"damaged")
     assert torch.equal(remember_prompts(fresh(), items, tmp_path)(["a"]), known(["a"]))
     hook.remove()
+
+
+def test_embeddings_on_a_full_disk_are_one_line(parts: dict, tmp_path: Path) -> None:
+    with full_disk(1000), pytest.raises(InputError, match=r"latent_cache: .*prompts\.safetensors cannot be written"):
+        remember_prompts(parts["conditioner"], [{"prompt": "a"}], tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_embeddings_of_another_tokenizer_are_not_taken(parts: dict, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from PIL import Image
 from tiny_sd import make_tiny_sd
 from training_run import Run
 
+from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.checkpoint import TrainingCheckpoint
 from nodule_plugin.handlers.dry_run import DryRun
-from nodule_plugin.handlers.progress import TrainingCurves, TrainingProgress
+from nodule_plugin.handlers.progress import TrainingCurves, TrainingProgress, open_tensorboard
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,12 @@ def test_curves_go_on_after_an_interruption(base: Path, tmp_path: Path) -> None:
     assert all(float(row["loss"]) > 0 and row["learning_rate"] == "0.001" for row in rows)
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size[0] > 1000
+
+
+def test_tensorboard_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"output_dir: {tmp_path}/file/tensorboard cannot be written"):
+        open_tensorboard(str(tmp_path / "file" / "tensorboard"))
 
 
 def test_the_progress_line_counts_images(base: Path, capfd: pytest.CaptureFixture[str]) -> None:

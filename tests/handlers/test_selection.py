@@ -105,4 +105,17 @@ def test_selection_remembers(tmp_path: Path) -> None:
     assert math.isinf(selection.best)
     state = {"best": 0.25, "waited": 2, "least_loss": 0.5, "rising": 1}
     selection.load_state_dict(state)
-    assert selection.state_dict() == state
+    assert selection.state_dict() == {**state, "measured_by": []}
+
+
+def test_values_of_another_validation_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def selection(*measured_by: Any) -> ModelSelection:
+        return ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, measured_by=measured_by)
+
+    first, same, other = selection("tiny", 64), selection("tiny", 64), selection("inception", 64)
+    first.best = 0.25
+    same.load_state_dict(first.state_dict())
+    other.load_state_dict(first.state_dict())
+    assert same.best == 0.25
+    assert math.isinf(other.best)
+    assert "earlier values do not count" in caplog.text

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 from warm import run_python
 
 from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.phantom import write_phantom_crops
 
 QUICK = {
@@ -30,11 +32,8 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_script(repository: Path, crops: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The script in this process, the bundle's commands that it gives in warm ones."""
-    spec = importlib.util.spec_from_file_location("train_small_model", repository / "scripts" / "train_small_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    script = importlib.import_module("train_small_model")
     overlay = folder / "overlay.json"
     overlay.write_text(json.dumps(OVERLAY))
     settings = {"crops": crops, "work": folder / "work", "output": folder / "models", "overlay": overlay, **QUICK}
@@ -42,6 +41,25 @@ def run_script(repository: Path, crops: Path, folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "argv", ["train_small_model.py", *options])
     monkeypatch.setattr(script, "subprocess", SimpleNamespace(run=lambda command: run_python(command, folder)))
     script.main()
+
+
+def test_stages_of_other_settings_are_not_taken(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    check_settings = importlib.import_module("train_small_model").check_settings
+    given = {
+        "patches": 40,
+        "autoencoder_steps": 2,
+        "text_steps": 2,
+        "scorer_steps": 2,
+        "precision": "float32",
+        "seed": 0,
+    }
+    for options in (given, given | {"threads": 2}):
+        check_settings(Namespace(work=tmp_path, crops=tmp_path, **options))
+    with pytest.raises(InputError, match="made with autoencoder_steps 2, not 3; seed 0, not 1; give these"):
+        check_settings(Namespace(work=tmp_path, crops=tmp_path, **given | {"autoencoder_steps": 3, "seed": 1}))
 
 
 def test_one_command_trains_all_models_and_leaves_out_what_is_done(
