@@ -85,7 +85,7 @@ def judge(options: argparse.Namespace, datalist: Path) -> None:
         scratch = options.work / "unfinished_scorer"
         save_scorer(model, scratch, card="")
         held_out = {f"real, {split}": load_examples(datalist, split) for split in ("validation", "test")}
-        results = {split: evaluate_scorer(scratch, found.images, found.prompts) for split, found in held_out.items()}
+        results = {split: evaluate_scorer(scratch, pairs.images, pairs.prompts) for split, pairs in held_out.items()}
         save_scorer(model, scratch, model_card(results, {examples.source: len(examples.prompts)}, options.scorer_steps))
         scratch.rename(folder)
 

@@ -38,7 +38,7 @@ class TrainingCheckpoint:
 
     Args:
         directory: where ``step_00001234.pt`` and the like are kept.
-        save_dict: name -> object with ``state_dict`` and ``load_state_dict``; the trainer's place joins them by itself.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``; the trainer's position is added.
         sampler: of the trainer's data; :class:`~nodule_plugin.handlers.order.EpochOrder` follows where it goes on.
         recipe: setting -> value (of JSON's types) of all that shapes the run. A run goes on with the same only.
         every_steps: steps between two files; None for the end of each epoch. The run's last step is always saved.
@@ -92,7 +92,7 @@ class TrainingCheckpoint:
         return sorted(self.directory.glob("step_*.pt"))
 
     def load(self, engine: Engine) -> None:
-        """Restore every object and the trainer's place from the newest whole file, if there are any.
+        """Restore every object and the trainer's position from the newest whole file, if there are any.
 
         Raises:
             InputError: if none can be read, the newest is of another run, or another process trains here.
@@ -115,11 +115,11 @@ class TrainingCheckpoint:
                 f"checkpoint {path}: it is of another run ({error}); give another output_dir or say --resume false"
             ) from error
         _restore_random_states(state["random"])
-        place = state["trainer"]
-        self._set_place(engine, place["step"])
-        self._saved = (place["step"], place["epoch_closed"])
+        position = state["trainer"]
+        self._set_position(engine, position["step"])
+        self._saved = (position["step"], position["epoch_closed"])
         logger.info("Resumed from %s: %d epochs, %d steps.", path, engine.state.epoch, engine.state.step)
-        if not place["epoch_closed"] and engine.state.iteration % len(self.sampler) == 0:
+        if not position["epoch_closed"] and engine.state.iteration % len(self.sampler) == 0:
             engine.fire_event(Events.EPOCH_COMPLETED)  # the validation that the interruption prevented
 
     def save(self, engine: Engine, epoch_closed: bool) -> None:
@@ -135,9 +135,9 @@ class TrainingCheckpoint:
         self._saved = (engine.state.step, epoch_closed)
         if idist.get_rank() > 0:
             return
-        place = {"step": engine.state.step, "epoch_closed": epoch_closed}
+        position = {"step": engine.state.step, "epoch_closed": epoch_closed}
         state = {name: target.state_dict() for name, target in self.objects.items()}
-        state |= {"trainer": place, "run": self.recipe, "random": _random_states()}
+        state |= {"trainer": position, "run": self.recipe, "random": _random_states()}
         save_tensors(state, self.directory / f"step_{engine.state.step:08d}.pt")
         for path in self.files()[: -self.keep]:
             path.unlink()
@@ -164,7 +164,7 @@ class TrainingCheckpoint:
             logger.warning("Checkpoint %s is damaged (%s).", path, reason)
         raise InputError(f"checkpoints in {self.directory}: none can be read; remove them or say --resume false")
 
-    def _set_place(self, engine: Engine, step: int) -> None:
+    def _set_position(self, engine: Engine, step: int) -> None:
         """Set the trainer behind an optimizer step; its number of iterations may have changed with the processes'."""
         epochs, within = divmod(step, self.sampler.steps_per_epoch)
         engine.state.step = step

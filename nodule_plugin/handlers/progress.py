@@ -82,7 +82,7 @@ def open_tensorboard(log_dir: str) -> SummaryWriter:
 class TrainingCurves:
     """Losses, distance and learning rate over the run, as ``curves.csv``, ``curves.png`` and in TensorBoard.
 
-    A line for each epoch: the mean loss of its steps, and what validations of that epoch found. The lines belong into
+    A line for each epoch: the mean loss of its steps, and what its validation measured. The lines belong into
     checkpoints, so that a run that was interrupted has one curve.
 
     Args:
@@ -125,10 +125,10 @@ class TrainingCurves:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         self._losses = []
-        found = dict(engine.state.metrics)
+        metrics = dict(engine.state.metrics)
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
-            found |= self.evaluator.state.metrics
-        row |= {name: float(value) for name, value in found.items()}
+            metrics |= self.evaluator.state.metrics
+        row |= {name: float(value) for name, value in metrics.items()}
         self.rows.append(row)
         if idist.get_rank() > 0:
             return
@@ -136,7 +136,7 @@ class TrainingCurves:
             for name, value in row.items():
                 self.summary_writer.add_scalar(f"epoch/{name}", value, engine.state.epoch)
         write_text_atomically(self.directory / "curves.csv", self._table())
-        if found or engine.state.epoch == engine.state.max_epochs:
+        if metrics or engine.state.epoch == engine.state.max_epochs:
             draw_curves(self.rows, self._metric_name(), self.directory / "curves.png")
 
     def _metric_name(self) -> str:

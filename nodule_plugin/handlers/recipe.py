@@ -30,9 +30,9 @@ def base_model_hash(network: DiffusionUNet, vae: Any, text_encoder: Any, noise_s
         vae, text_encoder, noise_scheduler: of the same base model.
     """
     unet = {name.replace(".base_layer", ""): w for name, w in network.unet.state_dict().items() if ".lora_" not in name}
-    weights = [weights_sha256(part) for part in (unet, vae, text_encoder)]
-    parts = network.unet, vae, text_encoder
-    configs = [getattr(part.config, name, None) for part in parts for name in _NETWORK_FIELDS]
+    weights = [weights_sha256(module) for module in (unet, vae, text_encoder)]
+    modules = network.unet, vae, text_encoder
+    configs = [getattr(module.config, name, None) for module in modules for name in _NETWORK_FIELDS]
     schedule = [noise_scheduler.config.get(name) for name in ("prediction_type", *_BETA_FIELDS)]
     return _hash([weights, configs, schedule])
 

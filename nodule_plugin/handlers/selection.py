@@ -37,7 +37,7 @@ class ModelSelection:
         patience: validations without improvement after which training stops; 0 never stops.
         overfit_patience: validations in a row at which the held-out loss (:data:`HELD_OUT_LOSS` in the trainer's
             metrics) has not fallen below its least value, after which training stops; 0 never stops.
-        min_improvement: share of the best value by which a value must be lower to count as an improvement.
+        min_improvement: fraction of the best value by which a value must be lower to count as an improvement.
         preprocessing: of the training images, for the record beside the weights; None writes none.
     """
 

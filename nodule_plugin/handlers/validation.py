@@ -71,8 +71,8 @@ class SetDistance(Metric):
 
     def completed(self, engine: Engine, name: str) -> None:
         """Put the number and its limits into the engine's metrics."""
-        for part, value in self.compute().items():
-            engine.state.metrics[name if part == "value" else f"{name}_{part}"] = value
+        for suffix, value in self.compute().items():
+            engine.state.metrics[name if suffix == "value" else f"{name}_{suffix}"] = value
 
 
 def _predictions_and_labels(output: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,7 +209,7 @@ def validation_features(inception_weights: str | None, scorer: str, device: torc
 
 
 def shard(items: Sequence[Any]) -> list[Any]:
-    """This process's share of ``items``; all of them where there is one process.
+    """What this process has to do of ``items``; all of them where there is one process.
 
     Raises:
         InputError: if there are fewer items than processes, since all must take part.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,18 @@ def test_prompts_are_remembered_between_runs(parts: dict, tmp_path: Path) -> Non
     (tmp_path / "prompts.safetensors").write_bytes(b"damaged")
     assert torch.equal(remember_prompts(fresh(), items, tmp_path)(["a"]), known(["a"]))
     hook.remove()
+
+
+def test_embeddings_of_another_tokenizer_are_not_taken(parts: dict, tmp_path: Path) -> None:
+    tokenizer, encoder = parts["conditioner"].tokenizer, parts["conditioner"].text_encoder
+    other = copy.deepcopy(tokenizer)
+    other.pad_token = "!" if tokenizer.pad_token != "!" else other.eos_token
+    known, expected = (TextConditioner(words, encoder)(["a"]) for words in (tokenizer, other))
+    assert not torch.equal(expected, known)
+    for words, embedding in ((tokenizer, known), (other, expected)):
+        assert torch.equal(
+            remember_prompts(TextConditioner(words, encoder), [{"prompt": "a"}], tmp_path)(["a"]), embedding
+        )
 
 
 def test_validation_noise_belongs_to_the_item(parts: dict) -> None:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from nodule_plugin.data.transforms import chain_id, nodule_transform
+from nodule_plugin.diffusion.provenance import weights_chain
+from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS, ModelSelection
 
 
 def run_validations(
-    values: list[float], path: Path, losses: list[float] | None = None, **settings: int
+    values: list[float], path: Path, losses: list[float] | None = None, **settings: Any
 ) -> tuple[ModelSelection, Engine]:
     """The selection and the trainer, where validation i gives ``values[i]`` and the weights are i + 1."""
     network = nn.Linear(1, 1)
@@ -45,6 +50,19 @@ def test_the_best_validation_is_kept_and_training_stops(tmp_path: Path, caplog: 
     kept = torch.load(tmp_path / "model.pt", weights_only=True)
     assert kept.keys() == selection.network.state_dict().keys()
     assert kept["weight"].item() == 2
+
+
+def test_the_record_beside_the_weights_names_the_chain(tmp_path: Path) -> None:
+    run_validations([1.0], tmp_path / "model.pt", preprocessing=nodule_transform(64, (-1000, 400), "linear"))
+    assert weights_chain(tmp_path / "model.pt") == chain_id("linear")
+    record = json.loads((tmp_path / "model.json").read_text())
+    assert (record["image_size"], record["window_hu"]) == ([64, 64], [-1000, 400])
+    run_validations([1.0], tmp_path / "other.pt")
+    assert weights_chain(tmp_path / "other.pt") is None
+    assert weights_chain("base") is None
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match=r"other\.json does not name a chain"):
+        weights_chain(tmp_path / "other.pt")
 
 
 def test_without_patience_training_goes_on(tmp_path: Path) -> None:
