@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nodule_plugin.data.datalist import datalist_kernel
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.generated import load_generated, read_picture
 from nodule_plugin.errors import show_input_errors
@@ -45,7 +46,7 @@ def main() -> None:
     if options.datalist is not None:
         items = real_items(datalist=options.datalist, split=options.split)[: options.limit]
         size = read_picture(generated.items[0]["image"]).shape
-        load = LoadSetImaged(size=size, window_hu=generated.window_hu)
+        load = LoadSetImaged(size, generated.window_hu, datalist_kernel(options.datalist))
         real = {item["record"].id: load(item)["image"][0].numpy() for item in items}
         write_sheet(options.output / "beside_real.png", beside_real(generated, real, scale), REAL_NOTICE)
     print(f"wrote {', '.join(sorted(path.name for path in options.output.glob('*.png')))} to {options.output}")

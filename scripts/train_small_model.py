@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
-from nodule_plugin.data.datalist import load_datalist, write_datalist
+from nodule_plugin.data.datalist import datalist_kernel, load_datalist, write_datalist
 from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.diffusion.fine_tuned import load_weights
@@ -86,7 +86,7 @@ def judge(options: argparse.Namespace, datalist: Path) -> None:
         scratch = options.work / "unfinished_scorer"
         save_scorer(model, scratch, card="")
         held_out = {f"real, {split}": load_examples(datalist, split) for split in ("validation", "test")}
-        results = {split: evaluate_scorer(scratch, found.images, found.prompts) for split, found in held_out.items()}
+        results = {split: evaluate_scorer(scratch, pairs.images, pairs.prompts) for split, pairs in held_out.items()}
         save_scorer(model, scratch, model_card(results, {examples.source: len(examples.prompts)}, options.scorer_steps))
         scratch.rename(folder)
 
@@ -107,7 +107,7 @@ def autoencoder(options: argparse.Namespace, datalist: Path) -> AutoencoderKL:
     folder = options.work / "vae"
     if not folder.is_dir():
         items = load_datalist(datalist, "training", drop_padded=True)
-        patches = crop_patches(items, options.patches, IMAGE_SIZE, options.seed)
+        patches = crop_patches(items, options.patches, IMAGE_SIZE, options.seed, datalist_kernel(datalist))
         vae = train_autoencoder(patches, options.autoencoder_steps, precision=options.precision, seed=options.seed)
         vae.save_pretrained(folder)
     return freeze(AutoencoderKL.from_pretrained(folder))
@@ -154,8 +154,9 @@ def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
     shutil.copytree(options.work / "tiny_scorer", options.output / "tiny_scorer", dirs_exist_ok=True)
     patients = json.dumps({"description": PATIENTS, **patients_of(datalist)}, indent=4)
     write_text_atomically(options.output / "training_patients.json", patients + "\n")
-    with replacing(options.output / "model.pt") as temporary:
-        shutil.copyfile(weights, temporary)
+    for file in (weights, weights.with_suffix(".json")):
+        with replacing(options.output / file.name) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 def patients_of(datalist: Path) -> dict[str, list[str]]:

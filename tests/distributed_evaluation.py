@@ -12,16 +12,16 @@ from monai.engines import Evaluator
 from nodule_plugin.data.evaluation_images import LoadSetImaged, generated_items, joined_items, real_items
 from nodule_plugin.handlers.evaluation import (
     EncodeImages,
-    EvaluationReport,
     ImageSetCollector,
     PromptScore,
     join_processes,
-    own_share,
+    own_indices,
 )
 from nodule_plugin.metrics.alignment import CLIPScorer
+from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.distribution import FrechetDistanceMetric, KernelDistanceMetric
 from nodule_plugin.metrics.features import OpenCLIPImageFeatures
-from nodule_plugin.metrics.measures import FrechetMeasure, KernelMeasure, Measure
+from nodule_plugin.report.evaluation import EvaluationReport
 
 
 def evaluate(root: Path, clip: Path, output: Path) -> None:
@@ -29,18 +29,15 @@ def evaluate(root: Path, clip: Path, output: Path) -> None:
     join_processes()
     items = joined_items(real_items(real_dir=root / "real"), generated_items(root / "generated"))
     features = OpenCLIPImageFeatures(clip)
-    measures: list[Measure] = [
-        FrechetMeasure("fd", "FD", features, False, 5),
-        KernelMeasure("kd", "KD", features, False, 5),
-    ]
+    measures = Distances(repeats=5)(features, "fd", "kd")
     load, encode = LoadSetImaged(), EncodeImages(measures, output / "features")
     collector = ImageSetCollector(items, load, encode)
     report = EvaluationReport(collector, output, measures, settings={})
-    share = own_share(len(items))
+    own = own_indices(len(items))
     images = [load(item) for item in items]
     Evaluator(
         device=torch.device("cpu"),
-        val_data_loader=torch.utils.data.DataLoader(images, batch_size=3, sampler=share, collate_fn=list),
+        val_data_loader=torch.utils.data.DataLoader(images, batch_size=3, sampler=own, collate_fn=list),
         iteration_update=encode,
         val_handlers=[collector, report],
         decollate=False,
@@ -50,11 +47,11 @@ def evaluate(root: Path, clip: Path, output: Path) -> None:
         KernelDistanceMetric(features),
         PromptScore(CLIPScorer(clip)),
     )
-    for place in share:
-        image, real = images[place]["image"][None], images[place]["set"].kind == "real"
+    for index in own:
+        image, real = images[index]["image"][None], images[index]["set"].kind == "real"
         frechet.update(image, real)
         # As many of either kind: subsets of unequal sets depend on the order, which processes change.
-        if place < len(items) - 1:
+        if index < len(items) - 1:
             kernel.update(image, real)
         score.update((image, ["round"]))
     values = [float(frechet.compute()), kernel.compute().mean, score.compute()]

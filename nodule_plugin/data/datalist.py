@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nodule_plugin.data.nodule import Nodule, NoduleSet
-from nodule_plugin.data.roi import padding_share, roi_bounds
+from nodule_plugin.data.roi import padding_fraction, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
+from nodule_plugin.data.transforms import DEFAULT_KERNEL, chain_id, chain_kernel
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.lidc.citation import CITATION, LICENCE
@@ -41,15 +42,18 @@ def build_datalist(
     ratios: Sequence[int] = (7, 2, 1),
     seed: int = 0,
     selection: Selection | None = None,
+    kernel: str = DEFAULT_KERNEL,
 ) -> dict[str, Any]:
     """The content of a data list.
 
     Args:
         nodules: at least one.
         template: wording of the prompts, a name in :data:`nodule_plugin.prompts.TEMPLATES`.
-        ratios: shares of training, validation and test, see :func:`split_by_patient`.
+        ratios: of training, validation and test, see :func:`split_by_patient`.
         seed: of the split.
         selection: the limits that the nodules were chosen by, for the record.
+        kernel: of the resampling, a name in :data:`nodule_plugin.data.transforms.KERNELS`; what reads the data list
+            cuts its images so.
 
     Returns:
         A JSON-serialisable dictionary, the same for the same nodules and settings.
@@ -57,7 +61,7 @@ def build_datalist(
     Raises:
         InputError: if a setting makes no sense or there is no nodule.
     """
-    wording = check_settings(template, ratios)
+    wording = check_settings(template, ratios, kernel)
     if not nodules.nodules:
         raise InputError(f"{nodules.root}: there is no nodule to list; give another folder or loosen the selection")
     repeated = [key for key, count in Counter(nodule.id for nodule in nodules.nodules).items() if count > 1]
@@ -77,6 +81,7 @@ def build_datalist(
         "synthetic": any(nodule.synthetic for nodule in nodules.nodules),
         "dataset_dir": str(nodules.root),
         "template": {"name": wording.name, "version": wording.version},
+        "chain": chain_id(kernel),
         "consensus": nodules.consensus,
         "selection": {name: limit for name, limit in vars(selection or Selection()).items() if limit is not None},
         "split": {"ratios": [int(ratio) for ratio in ratios], "seed": seed},
@@ -88,7 +93,7 @@ def build_datalist(
     }
 
 
-def check_settings(template: str, ratios: Sequence[int]) -> PromptTemplate:
+def check_settings(template: str, ratios: Sequence[int], kernel: str = DEFAULT_KERNEL) -> PromptTemplate:
     """Check what :func:`build_datalist` is to be given, before minutes are spent on reading a dataset.
 
     Returns:
@@ -98,6 +103,7 @@ def check_settings(template: str, ratios: Sequence[int]) -> PromptTemplate:
         InputError: if a setting makes no sense.
     """
     check_ratios(ratios)
+    chain_id(kernel)
     return get_template(template)
 
 
@@ -112,7 +118,7 @@ def _item(nodule: Nodule, root: Path, template: PromptTemplate) -> dict[str, Any
         "spacing": list(nodule.spacing),
         "diameter_mm": nodule.diameter_mm,
         "roi_mm": roi_mm,
-        "padding": padding_share(bounds, nodule.shape),
+        "padding": padding_fraction(bounds, nodule.shape),
         "prompt": template.render(nodule.findings),
         "findings": nodule.findings.to_dict(),
         "readers": nodule.readers,
@@ -212,6 +218,20 @@ def load_datalist(
             "%s: %d of %d left out: their ROI reaches beyond the image", split, len(items) - len(kept), len(items)
         )
     return kept
+
+
+def datalist_kernel(path: str | Path | None) -> str:
+    """The resampling kernel that a data list asks for; the default for None and for lists of before it was noted.
+
+    Raises:
+        InputError: see :func:`read_datalist`; or if this release has not the chain that the list names.
+    """
+    if path is None:
+        return DEFAULT_KERNEL
+    try:
+        return chain_kernel(read_datalist(Path(path)).get("chain"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}; run prepare again") from error
 
 
 def read_datalist(file: Path) -> dict[str, Any]:

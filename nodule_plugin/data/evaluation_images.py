@@ -16,7 +16,7 @@ from torch import Tensor
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.generated import MANIFEST, PICTURES, GeneratedSet, load_generated, read_picture
 from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
-from nodule_plugin.data.transforms import nodule_transform
+from nodule_plugin.data.transforms import DEFAULT_KERNEL, nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
@@ -94,19 +94,23 @@ def _listed_items(
     ]
 
 
-def generated_items(generated_dir: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+def generated_items(generated_dir: str | Path | Sequence[str | Path], chain: str | None = None) -> list[dict[str, Any]]:
     """The images of one generated set or several, as items for :class:`LoadSetImaged`.
 
     A row of the table is a model (its base model's name, or the folder's where that is not one's alone) and a guidance
     scale.
 
+    Args:
+        generated_dir: folder of the set, or several.
+        chain: that cuts the real images; None where that is not known.
+
     Raises:
-        InputError: if there is no set, or one is damaged.
+        InputError: if there is no set, or one is damaged or of a model that learnt from images of another chain.
     """
     folders = [generated_dir] if isinstance(generated_dir, (str, Path)) else list(generated_dir)
     if not folders:
         raise InputError("generated_dir: give a folder that inference wrote, or several")
-    sets = [load_generated(folder) for folder in folders]
+    sets = [_load_comparable(folder, chain) for folder in folders]
     names = [_model_name(generated) for generated in sets]
     items = []
     for generated, name in zip(sets, names):
@@ -117,19 +121,30 @@ def generated_items(generated_dir: str | Path | Sequence[str | Path]) -> list[di
     return items
 
 
-def study_items(kind: str, folder: str | Path | None) -> list[dict[str, Any]]:
+def _load_comparable(folder: str | Path, chain: str | None) -> GeneratedSet:
+    generated = load_generated(folder)
+    if chain is not None and generated.chain is not None and generated.chain != chain:
+        raise InputError(
+            f"generated_dir: the model of {folder} learnt from images cut by {generated.chain}, the real ones are cut "
+            f"by {chain}: they must not be compared; give resample_kernel, or prepare and train again"
+        )
+    return generated
+
+
+def study_items(kind: str, folder: str | Path | None, chain: str | None = None) -> list[dict[str, Any]]:
     """The images of a generated set that answers a question of its own and is no row of the table.
 
     Args:
         kind: "dose response" or "attack", see :class:`SetKey`.
         folder: of the set; None: there is none.
+        chain: see :func:`generated_items`.
 
     Raises:
-        InputError: if the set is damaged, or its manifest does not say what the question needs.
+        InputError: if the set is damaged or of another chain, or its manifest does not say what the question needs.
     """
     if folder is None:
         return []
-    generated = load_generated(folder)
+    generated = _load_comparable(folder, chain)
     needed = {DOSE: ("findings", "seed"), ATTACK: ("source_id",)}[kind]
     for item in generated.items:
         if absent := [name for name in needed if item[name] is None]:
@@ -207,7 +222,7 @@ class LoadSetImaged(Transform):
         self,
         size: Sequence[int] = (64, 64),
         window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
-        kernel: str = "cubic",
+        kernel: str = DEFAULT_KERNEL,
     ) -> None:
         self.size, self.window_hu = tuple(size), window_hu
         self._cut = nodule_transform(self.size, window_hu, kernel)

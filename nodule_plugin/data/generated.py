@@ -49,6 +49,11 @@ class GeneratedSet:
         return float(lower), float(upper)
 
     @property
+    def chain(self) -> str | None:
+        """How the images were cut that the model learnt from; None where the manifest does not say."""
+        return self.manifest["model"].get("chain") if self.manifest else None
+
+    @property
     def guidance_scales(self) -> list[float]:
         """The different guidance scales, ascending; empty for a plain folder."""
         return sorted({item["guidance_scale"] for item in self.items if item["guidance_scale"] is not None})

@@ -6,7 +6,7 @@ Whatever looks at a nodule's pixels (training, validation, evaluation, classifie
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,13 @@ def _read_nifti(path: Path, slice_index: int) -> np.ndarray:
 
 KERNELS = {"linear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}
 """Of resampling; both are widened to a low-pass where the region shrinks (Pillow: triangle; Keys' cubic, a = -0.5)."""
+DEFAULT_KERNEL = "cubic"
+"""Invents no texture: at 25 pixels a region, the kinks that linear interpolation leaves are seen by every network."""
 CHAIN_VERSION = 2
 """Goes up with any change of the pixels. Version 1 cut first and then enlarged: the outermost rows came twice."""
 
 
-def chain_id(kernel: str = "cubic") -> str:
+def chain_id(kernel: str = DEFAULT_KERNEL) -> str:
     """Name and version of the chain with this kernel, such as ``roi-cubic-2``; equal names, equal pixels.
 
     Raises:
@@ -91,8 +93,20 @@ def chain_id(kernel: str = "cubic") -> str:
     return f"roi-{kernel}-{CHAIN_VERSION}"
 
 
+def chain_kernel(chain: str | None) -> str:
+    """The kernel of a chain by its name; the default for None, which files of before chains have.
+
+    Raises:
+        InputError: if this release does not cut so.
+    """
+    kernels = {chain_id(kernel): kernel for kernel in KERNELS}
+    if chain is not None and chain not in kernels:
+        raise InputError(f"chain: this release does not cut images by {chain!r} but by {', '.join(kernels)}")
+    return DEFAULT_KERNEL if chain is None else kernels[chain]
+
+
 def nodule_transform(
-    image_size: int | Sequence[int], window_hu: Sequence[float] = DEFAULT_WINDOW_HU, kernel: str = "cubic"
+    image_size: int | Sequence[int], window_hu: Sequence[float] = DEFAULT_WINDOW_HU, kernel: str = DEFAULT_KERNEL
 ) -> NoduleROId:
     """The chain with its settings checked.
 
@@ -122,7 +136,7 @@ class NoduleROId(Transform):
     kernel: str
     chain: str
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         hu = read_slice(Path(data["image"]), data["slice_index"])
         bounds = roi_bounds(tuple(data["centre"]), tuple(data["spacing"]), data["roi_mm"])
         region = resample_roi(hu, bounds, self.image_size, self.window_hu, self.kernel)
@@ -135,7 +149,7 @@ def resample_roi(
     bounds: Bounds,
     size: tuple[int, int],
     window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
-    kernel: str = "cubic",
+    kernel: str = DEFAULT_KERNEL,
 ) -> np.ndarray:
     """A region of a slice through the window, on a grid of ``size`` that divides exactly this region.
 

@@ -51,8 +51,14 @@ class BundleGenerator:
         weights, sha256 = parser.get_parsed_content("weights"), parser.get_parsed_content("weights_sha256")
         if weights != BASE_WEIGHTS:
             load_weights(weights, self._network)
-        base_model, revision = (parser.get_parsed_content(name) for name in ("base_model", "revision"))
-        self.run = describe_run(self._sampler.settings, base_model, sha256, self.image_size, self.window_hu, revision)
+        origin = {name: parser.get_parsed_content(name) for name in ("base_model", "revision", "chain")}
+        self.run = describe_run(
+            self._sampler.settings,
+            weights_sha256=sha256,
+            image_size=self.image_size,
+            window_hu=self.window_hu,
+            **origin,
+        )
         """Settings that all images share, as manifests hold them."""
 
     def requests(self, order: Mapping[str, Any]) -> list[dict[str, Any]]:

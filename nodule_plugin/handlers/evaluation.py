@@ -1,9 +1,8 @@
-"""Handlers of the evaluation run: features of every image, the table's rows, the files; a score as a metric."""
+"""Handlers of the evaluation run: features of every image, the sets they belong to; a score as a metric."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,14 +31,8 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.alignment import CLIPScorer
 from nodule_plugin.metrics.feature_cache import Encoder, FeatureCache, image_key
 from nodule_plugin.metrics.measures import Measure
-from nodule_plugin.metrics.rows import measure_rows
-from nodule_plugin.metrics.studies import run_studies
-from nodule_plugin.report.files import write_report
-from nodule_plugin.report.results import build_results
-from nodule_plugin.settings import as_flag
 
 KINDS = (REAL, GENERATED, CONTROL, TRAINING, DOSE, ATTACK)
-_logger = logging.getLogger(__name__)
 
 
 def join_processes() -> None:
@@ -48,8 +41,8 @@ def join_processes() -> None:
         idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
 
 
-def own_share(count: int) -> range:
-    """Which of ``count`` items this process takes: every n-th of n processes, so that shares differ by one at most."""
+def own_indices(count: int) -> range:
+    """Which of ``count`` items this process takes: every n-th of n, so that none has two more than another."""
     return range(idist.get_rank(), count, idist.get_world_size())
 
 
@@ -80,9 +73,9 @@ class EncodeImages:
         images = [to_uint8(item["image"][None])[0] for item in batch]
         keys = [image_key(image) for image in images]
         for kind in {item["set"].kind for item in batch}:
-            places = [place for place, item in enumerate(batch) if item["set"].kind == kind]
+            own = [index for index, item in enumerate(batch) if item["set"].kind == kind]
             for encoder in self.by_kind[kind].values():
-                self.cache(encoder).encode([images[place] for place in places], [keys[place] for place in places])
+                self.cache(encoder).encode([images[index] for index in own], [keys[index] for index in own])
         return [(item["index"], key) for item, key in zip(batch, keys)]
 
     def flush(self) -> None:
@@ -119,7 +112,7 @@ class ImageSetCollector:
         self.image_sets: list[ImageSet] = []
 
     def attach(self, engine: Engine) -> None:
-        """Note every iteration; join the processes' shares when the epoch ends."""
+        """Note every iteration; join what the processes noted when the epoch ends."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._gather)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._join)
@@ -139,80 +132,26 @@ class ImageSetCollector:
             self._progress.close()
         self.encode.flush()
         if idist.get_world_size() > 1:
-            shares: list[Any] = [None] * idist.get_world_size()
-            torch.distributed.all_gather_object(shares, self._keys)  # after the others' flush
-            for share in shares:
-                self._keys.update(share)
+            noted: list[Any] = [None] * idist.get_world_size()
+            torch.distributed.all_gather_object(noted, self._keys)  # after the others' flush
+            for keys in noted:
+                self._keys.update(keys)
         by_set: dict[SetKey, list[int]] = {}
         for item in self.items:
             by_set.setdefault(item["set"], []).append(item["index"])
-        self.image_sets = [self._set(key, places) for key, places in by_set.items()]
+        self.image_sets = [self._set(key, indices) for key, indices in by_set.items()]
 
-    def _set(self, key: SetKey, places: list[int]) -> ImageSet:
+    def _set(self, key: SetKey, indices: list[int]) -> ImageSet:
         features = {}
         for name, encoder in self.encode.by_kind[key.kind].items():
             cache = self.encode.cache(encoder)
             cache.refresh()
-            features[name] = cache.rows([self._keys[place] for place in places])
-        records: list[ImageRecord] = [self.items[place]["record"] for place in places]
-        return ImageSet(key, records, LoadedImages(self.items, self._picture, places), dict(features))
+            features[name] = cache.rows([self._keys[index] for index in indices])
+        records: list[ImageRecord] = [self.items[index]["record"] for index in indices]
+        return ImageSet(key, records, LoadedImages(self.items, self._picture, indices), dict(features))
 
     def _picture(self, item: Mapping[str, Any]) -> torch.Tensor:
         return to_uint8(self._load(item)["image"][None])[0]
-
-
-class EvaluationReport:
-    """Measure every row once all images are through, and write ``metrics.json``, CSV, Markdown, figure and page.
-
-    Args:
-        collector: attached to the same engine before this handler.
-        output_dir: where the files go; made if absent.
-        measures: the table's columns.
-        settings: of the run, for the record.
-        seed: of halves and shuffles.
-        training_patients: JSON file that lists, under "training", patients whose images the bundle's small models were
-            trained on; reference images of these are counted in the verdict. None: not known.
-        show_real: show real images on the page. They must not leave the machine by chance, so the default is no.
-    """
-
-    def __init__(
-        self,
-        collector: ImageSetCollector,
-        output_dir: str | Path,
-        measures: Sequence[Measure],
-        settings: Mapping[str, Any],
-        seed: int = 0,
-        show_real: bool | str = False,
-        training_patients: str | Path | None = None,
-    ) -> None:
-        self.training_patients = read_patients(training_patients)
-        self.collector, self.output_dir, self.measures = collector, Path(output_dir), list(measures)
-        self.settings, self.seed, self.show_real = dict(settings), seed, as_flag("show_real", show_real)
-        self.results: dict[str, Any] = {}
-
-    def attach(self, engine: Engine) -> None:
-        """Run when the engine is done, after :class:`ImageSetCollector`."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Measure and write; of several processes, the first does it.
-
-        Raises:
-            InputError: if the folder cannot be written.
-        """
-        if idist.get_rank() > 0:
-            return
-        sets = self.collector.image_sets
-        rows = measure_rows(sets, self.measures, self.seed)
-        studies = run_studies(sets, self.measures)
-        reference = [record for images in sets if images.key.kind == REAL for record in images.records]
-        phantoms = any(record.phantom for record in reference)
-        seen = sum(record.patient_id in self.training_patients for record in reference)
-        trained_on = [images for images in sets if images.key.kind == TRAINING]
-        shared = sum(real.of_patients(trained_on[0]) for real in sets if real.key.kind == REAL and trained_on)
-        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared)
-        written = write_report(self.results, sets, self.output_dir, self.show_real)
-        _logger.info("wrote %s", ", ".join(path.name for path in written))
 
 
 def read_patients(file: str | Path | None) -> frozenset[str]:

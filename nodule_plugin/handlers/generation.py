@@ -67,6 +67,8 @@ class GeneratedSetWriter:
         created: time that DICOM files carry, in ISO 8601; None for the run's start. Their identifiers depend on it, so
             that only runs with the same one give the same DICOM files; other formats hold no time.
         revision: of the hub id; none else is recorded.
+        chain: that cut the images which the weights learnt from, see
+            :func:`nodule_plugin.diffusion.provenance.weights_chain`; None where that is not known.
 
     Raises:
         InputError: if a setting makes no sense or ``output_dir`` holds something else.
@@ -85,13 +87,14 @@ class GeneratedSetWriter:
         overwrite: bool | str = False,
         created: str | None = None,
         revision: str | None = None,
+        chain: str | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
         self.window_hu = checked_window(window_hu)
         self.formats = _checked_formats(formats)
         self.image_size = image_size
-        self.run = describe_run(settings, base_model, weights_sha256, image_size, self.window_hu, revision)
+        self.run = describe_run(settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain)
         overwrite = as_flag("overwrite", overwrite)
         found = _read_run(self.folder)
         self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
@@ -182,7 +185,8 @@ class GeneratedSetWriter:
                 raise InputError(f"output_dir: {self.folder} holds another set (image {request['id']}); {remedy}")
 
     def _is_written(self, request: Mapping[str, Any]) -> bool:
-        return all((self.folder / path).is_file() for path in _paths(request["id"], self.formats).values())
+        files = [self.folder / path for path in _paths(request["id"], self.formats).values()]
+        return all(file.is_file() and file.stat().st_size > 0 for file in files)  # a crash may leave empty ones
 
     def _spacing(self, request: Mapping[str, Any]) -> float:
         return float(request["roi_mm"]) / self.image_size
@@ -231,6 +235,7 @@ def describe_run(
     image_size: int,
     window_hu: Sequence[float],
     revision: str | None = None,
+    chain: str | None = None,
 ) -> dict[str, Any]:
     """What all images of a run share and their files name; for the arguments see :class:`GeneratedSetWriter`."""
     settings, local = dict(settings), Path(base_model).exists()
@@ -240,6 +245,7 @@ def describe_run(
             "revision": None if local else revision,
             "weights_sha256": weights_sha256,
             "prediction_type": settings.pop("prediction_type"),
+            "chain": chain,
         },
         **settings,
         "window_hu": [int(end) if end == int(end) else end for end in window_hu],

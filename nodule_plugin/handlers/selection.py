@@ -12,7 +12,9 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
+from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.network import export_weights
+from nodule_plugin.diffusion.provenance import write_preprocessing
 from nodule_plugin.weights import save_tensors
 
 logger = logging.getLogger(__name__)
@@ -30,13 +32,13 @@ class ModelSelection:
         network: whose weights are written (the moving average, as a rule), as
             :func:`nodule_plugin.diffusion.network.export_weights` gives them.
         path: of the raw state dict, ``model.pt``.
-        evaluator: the validation; None where there is nothing to validate on. Where none is run, the last weights are
-            written.
-        metric_name: key of the evaluator's metrics; lower is better.
+        evaluator: the validation, whose key metric is better the lower it is; None where there is nothing to validate
+            on. Where none is run, the last weights are written.
         patience: validations without improvement after which training stops; 0 never stops.
         overfit_patience: validations in a row at which the held-out loss (:data:`HELD_OUT_LOSS` in the trainer's
             metrics) has not fallen below its least value, after which training stops; 0 never stops.
-        min_improvement: share of the best value by which a value must be lower to count as an improvement.
+        min_improvement: fraction of the best value by which a value must be lower to count as an improvement.
+        preprocessing: of the training images, for the record beside the weights; None writes none.
     """
 
     def __init__(
@@ -44,18 +46,18 @@ class ModelSelection:
         network: nn.Module,
         path: str,
         evaluator: Engine | None,
-        metric_name: str,
         patience: int = 0,
         overfit_patience: int = 0,
         min_improvement: float = 0.0,
+        preprocessing: NoduleROId | None = None,
     ) -> None:
         self.network = network
         self.path = Path(path)
         self.evaluator = evaluator
-        self.metric_name = metric_name
         self.patience = patience
         self.overfit_patience = overfit_patience
         self.min_improvement = min_improvement
+        self.preprocessing = preprocessing
         self.best = self.least_loss = math.inf
         self.waited = self.rising = 0
         self.reason: str | None = None
@@ -70,11 +72,11 @@ class ModelSelection:
         validation = None if self.evaluator is None else self.evaluator.state
         if validation is None or validation.epoch != engine.state.epoch or not validation.metrics:
             return
-        value = float(validation.metrics[self.metric_name])
+        value = float(validation.metrics[validation.key_metric_name])
         if value < self.best - self.min_improvement * abs(self.best) or math.isinf(self.best):
             self.best, self.waited = value, 0
             self._write()
-            logger.info("%s %.5f is the best so far; wrote %s", self.metric_name, value, self.path)
+            logger.info("%s %.5f is the best so far; wrote %s", validation.key_metric_name, value, self.path)
         else:
             self.waited += 1
         loss = float(engine.state.metrics.get(HELD_OUT_LOSS, math.nan))
@@ -82,14 +84,14 @@ class ModelSelection:
             self.least_loss, self.rising = loss, 0
         else:
             self.rising += 1
-        self.reason = self._reason_to_stop()
+        self.reason = self._reason_to_stop(validation.key_metric_name)
         if self.reason is not None:
             logger.info("Training stops after epoch %d: %s.", engine.state.epoch, self.reason)
             engine.terminate()
 
-    def _reason_to_stop(self) -> str | None:
+    def _reason_to_stop(self, metric_name: str) -> str | None:
         if self.patience and self.waited >= self.patience:
-            return f"{self.metric_name} has not fallen below {self.best:.5f} for {self.waited} validations"
+            return f"{metric_name} has not fallen below {self.best:.5f} for {self.waited} validations"
         if self.overfit_patience and self.rising >= self.overfit_patience:
             return f"overfitting: no held-out loss below {self.least_loss:.5f} for {self.rising} validations"
         return None
@@ -97,6 +99,8 @@ class ModelSelection:
     def _write(self) -> None:
         if idist.get_rank() == 0:
             save_tensors(export_weights(self.network), self.path)
+            if self.preprocessing is not None:
+                write_preprocessing(self.path, self.preprocessing)
 
     def _write_unjudged(self, engine: Engine) -> None:
         if self.reason is None:

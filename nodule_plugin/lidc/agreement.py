@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sklearn.metrics import cohen_kappa_score
+import numpy as np
 
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES
 from nodule_plugin.lidc.clustering import cluster_annotations
@@ -40,9 +40,23 @@ class Agreement:
 def agreement(first: Sequence[int], second: Sequence[int]) -> Agreement:
     """Agreement of two columns of codes, at least one long."""
     gaps = [abs(one - other) for one, other in zip(first, second, strict=True)]
-    known = len(set(first) | set(second)) > 1
-    kappa = float(cohen_kappa_score(first, second, weights="quadratic")) if known else float("nan")
+    kappa = weighted_kappa(np.asarray(first), np.asarray(second))
     return Agreement(gaps.count(0) / len(gaps), sum(gap <= 1 for gap in gaps) / len(gaps), kappa, len(gaps))
+
+
+def weighted_kappa(first: np.ndarray, second: np.ndarray) -> float:
+    """Cohen's kappa of two columns of codes, with quadratic weights (Cohen 1968, Psychol Bull 70:213-220).
+
+    The weights are squared differences of the codes themselves, also where a code between them does not occur
+    (scikit-learn's are of the occurring codes' ranks).
+
+    Returns:
+        0 by chance, 1 for perfect agreement; NaN where all codes are one, or there is none.
+    """
+    if not len(first):
+        return float("nan")
+    chance = first.var() + second.var() + (first.mean() - second.mean()) ** 2
+    return float(1 - np.square(first - second).mean() / chance) if chance > 0 else float("nan")
 
 
 def reader_pairs(nodules: Iterable[Sequence[Annotation]], rating: str) -> list[tuple[int, int]]:

@@ -6,16 +6,24 @@ Zhang et al., "BiomedCLIP", arXiv:2303.00915. The reference method puts no words
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nodule_plugin.data.feature_rows import FeatureRows
+from nodule_plugin.data.image_set import ImageSet
 from nodule_plugin.data.pixels import Images
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.feature_cache import Encoder
+from nodule_plugin.metrics.intervals import mean_error
+from nodule_plugin.metrics.measures import HIGHER, MEASURED, Measure, Scale, Value, missing
 from nodule_plugin.metrics.openclip import OpenCLIPModel
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
@@ -63,7 +71,7 @@ def shuffle_prompts(prompts: Sequence[str], seed: int = 0) -> list[str]:
 class CLIPScorer:
     """CLIPScore of images and prompts, with any CLIP model that open_clip loads.
 
-    Usable alone: ``CLIPScorer(model="ViT-B-32/openai")(images, prompts)``. Weights are loaded at the first call.
+    Usable alone: ``CLIPScorer(model="ViT-B-32-quickgelu/openai")(images, prompts)``. Weights are loaded at first use.
 
     Args:
         model: see :class:`nodule_plugin.metrics.openclip.OpenCLIPModel`; None: none given, see :attr:`unavailable`.
@@ -134,3 +142,62 @@ class BiomedCLIPScorer(CLIPScorer):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__(model, prefix, context_length, device)
+
+
+@dataclass(frozen=True, eq=False)
+class AlignmentMeasure(Measure):
+    """Mean score of images with their prompts, beside the score with prompts dealt anew.
+
+    Args:
+        key, name, group: see :class:`Measure`.
+        scorer: of images and prompts.
+        model_name: of the scorer's model, as tables name it; None for its own.
+        seed: of the dealing.
+    """
+
+    scorer: CLIPScorer
+    model_name: str | None = None
+    seed: int = 0
+    scale = Scale(HIGHER)
+
+    @property
+    def network(self) -> str:
+        words = f"after {self.scorer.prefix!r}" if self.scorer.prefix else "as they are"
+        return f"{self.model_name or self.scorer.clip.name}, prompts {words}"
+
+    @property
+    def unavailable(self) -> str | None:
+        return self.scorer.unavailable
+
+    def encoders(self, kind: str) -> list[Encoder]:
+        return [self.scorer.clip] if kind in MEASURED else []
+
+    def _measure(self, images: ImageSet, real: ImageSet, training: ImageSet | None) -> Value:
+        prompts = images.prompts()
+        if prompts is None:
+            return missing("images without prompts")
+        features = images.features_of(self.scorer.clip.id)
+        scores = self._scores(features, prompts)
+        details = self._shuffled(features, prompts, scores)
+        return Value(float(scores.mean()), mean_error(scores), len(scores), details=details)
+
+    def _scores(self, features: FeatureRows, prompts: Sequence[str]) -> np.ndarray:
+        """(N,) scores; texts and images a block at a time."""
+        scores, start = [], 0
+        for block in features.blocks():
+            texts = self.scorer.encode_prompts(prompts[start : start + len(block)]).double()
+            scores.append(clip_scores(torch.from_numpy(block), texts).numpy())
+            start += len(block)
+        return np.concatenate(scores)
+
+    def _shuffled(self, features: FeatureRows, prompts: Sequence[str], scores: np.ndarray) -> dict[str, Any]:
+        most = max(Counter(prompts).values())
+        if 2 * most > len(prompts):
+            return {"shuffled": None, "shuffled_reason": f"{most} of {len(prompts)} images share one prompt"}
+        shuffled = self._scores(features, shuffle_prompts(prompts, self.seed))
+        difference = scores - shuffled
+        return {
+            "shuffled": float(shuffled.mean()),
+            "above_shuffled": float(difference.mean()),
+            "above_shuffled_error": mean_error(difference),
+        }

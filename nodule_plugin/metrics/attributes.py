@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import spearmanr
 
 from nodule_plugin.data.image_set import ATTACK, GENERATED, ImageRecord, ImageSet
-from nodule_plugin.findings import CALCIFICATION_ABSENT
+from nodule_plugin.errors import InputError
+from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES
 from nodule_plugin.lidc.agreement import agreement
 from nodule_plugin.metrics.feature_cache import Encoder
 from nodule_plugin.metrics.features import FeatureExtractor
-from nodule_plugin.metrics.measures import FINDINGS, HIGHER, NOT_HELD_OUT, Measure, Value, missing
+from nodule_plugin.metrics.intervals import proportion_interval
+from nodule_plugin.metrics.measures import HIGHER, NOT_HELD_OUT, Measure, Scale, Value, missing
 from nodule_plugin.metrics.ordinal import OrdinalRegression, fit_with_chosen_penalty
 
 MIN_TRAINING = 20
@@ -57,7 +59,7 @@ class FindingReader:
 
     def __init__(self, extractors: Sequence[FeatureExtractor]) -> None:
         self.extractors = [extractor for extractor in extractors if extractor.unavailable is None]
-        self._fitted: dict[tuple[int, str], OrdinalRegression] = {}
+        self._fitted: dict[tuple[ImageSet, str], OrdinalRegression] = {}
 
     @property
     def name(self) -> str:
@@ -79,18 +81,17 @@ class FindingReader:
 
     def read(self, images: ImageSet, rating: str, training: ImageSet) -> Reading:
         """Read one rating off images; learns it first where it has not yet."""
-        place = id(training), rating
-        if place not in self._fitted:
-            self._fitted[place] = self._fit(training, rating)
+        if (training, rating) not in self._fitted:
+            self._fitted[training, rating] = self._fit(training, rating)
         features = self._features(images)
-        model = self._fitted[place]
+        model = self._fitted[training, rating]
         return Reading(model.predict(features), model.expected(features))
 
     def _fit(self, training: ImageSet, rating: str) -> OrdinalRegression:
         codes = [rating_of(record, rating) for record in training.records]
-        known = [place for place, code in enumerate(codes) if code is not None]
-        patients = [training.records[place].patient_id or f"image {place}" for place in known]
-        truth = np.array([codes[place] for place in known], dtype=int)
+        known = [index for index, code in enumerate(codes) if code is not None]
+        patients = [training.records[index].patient_id or f"image {index}" for index in known]
+        truth = np.array([codes[index] for index in known], dtype=int)
         groups = np.unique(patients, return_inverse=True)[1]
         return fit_with_chosen_penalty(self._features(training)[known], truth, groups, PENALTIES)
 
@@ -98,31 +99,27 @@ class FindingReader:
         return np.concatenate([images.features_of(extractor.id).read() for extractor in self.extractors], axis=1)
 
 
+@dataclass(frozen=True, eq=False)
 class FindingMeasure(Measure):
     """Agreement of the rating asked for with the one read off the image: Cohen's kappa with quadratic weights.
 
     Args:
-        key, name: see :class:`Measure`.
+        key, name, group: see :class:`Measure`.
         rating: a name in :data:`nodule_plugin.findings.SCALES`.
         reader: of ratings.
         repeats: bootstrap draws for the standard error.
         seed: of those draws.
     """
 
-    better = HIGHER
-    interval = "bootstrap over images; exact binomial for shares and where all codes agree"
-    bounds = (-1.0, 1.0)
-
-    def __init__(
-        self, key: str, name: str, rating: str, reader: FindingReader, repeats: int = 200, seed: int = 0
-    ) -> None:
-        super().__init__(key, name, reader.name, standard=False)
-        self.rating, self.reader = rating, reader
-        self.repeats, self.seed = repeats, seed
+    rating: str
+    reader: FindingReader
+    repeats: int = 200
+    seed: int = 0
+    scale = Scale(HIGHER, "bootstrap over images; exact binomial for fractions and where all codes agree", (-1.0, 1.0))
 
     @property
-    def group(self) -> str:
-        return FINDINGS
+    def network(self) -> str:
+        return self.reader.name
 
     @property
     def unavailable(self) -> str | None:
@@ -139,18 +136,18 @@ class FindingMeasure(Measure):
         if images.key.kind != GENERATED and (seen := images.of_patients(training)):
             return missing(NOT_HELD_OUT.format(seen, len(images)))
         asked = [rating_of(record, self.rating) for record in images.records]
-        places = [place for place, code in enumerate(asked) if code is not None]
-        if not places:
+        known = [index for index, code in enumerate(asked) if code is not None]
+        if not known:
             return missing(f"{self.rating} is not asked for")
-        if len(places) < MIN_MEASURED:
-            return missing(f"{len(places)} images with known {self.rating}, {MIN_MEASURED} needed")
-        wanted = np.array([asked[place] for place in places], dtype=int)
+        if len(known) < MIN_MEASURED:
+            return missing(f"{len(known)} images with known {self.rating}, {MIN_MEASURED} needed")
+        wanted = np.array([asked[index] for index in known], dtype=int)
         if len(set(wanted)) < 2:
             return missing(f"all images ask for the same {self.rating}")
         reading = self.reader.read(images, self.rating, training)
-        codes, expected = reading.codes[places], reading.expected[places]
+        codes, expected = reading.codes[known], reading.expected[known]
         kappa = agreement(wanted.tolist(), codes.tolist()).kappa
-        return Value(kappa, self._error(wanted, codes), len(places), details=_details(wanted, codes, expected))
+        return Value(kappa, self._error(wanted, codes), len(known), details=_details(wanted, codes, expected))
 
     def _error(self, wanted: np.ndarray, codes: np.ndarray) -> float | None:
         draw = np.random.default_rng(self.seed)
@@ -161,18 +158,33 @@ class FindingMeasure(Measure):
         return float(known.std(ddof=1)) if len(known) > 1 else None
 
 
+def finding_measures(reader: FindingReader, ratings: Sequence[str], seed: int = 0) -> list[Measure]:
+    """A column for each rating, ``finding_<rating>``.
+
+    Args:
+        reader, seed: see :class:`FindingMeasure`.
+        ratings: names in :data:`nodule_plugin.findings.SCALES`.
+
+    Raises:
+        InputError: for another name.
+    """
+    if unknown := [rating for rating in ratings if rating not in SCALES]:
+        raise InputError(f"findings: there is no rating {unknown[0]!r}; choose among {', '.join(SCALES)}")
+    return [FindingMeasure(f"finding_{rating}", rating.capitalize(), rating, reader, seed=seed) for rating in ratings]
+
+
 def _details(wanted: np.ndarray, codes: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    found = agreement(wanted.tolist(), codes.tolist())
+    agreed = agreement(wanted.tolist(), codes.tolist())
     commonest = int(np.bincount(wanted).max())
     rank = float(spearmanr(wanted, expected).statistic)
     return {
-        "exact": found.exact,
-        "exact_ci95": _interval(found.exact, found.count),
-        "within_one": found.within_one,
-        "within_one_ci95": _interval(found.within_one, found.count),
-        **({"ci95": [_kappa_at_least(wanted), 1.0]} if found.exact == 1.0 else {}),
+        "exact": agreed.exact,
+        "exact_ci95": _interval(agreed.exact, agreed.count),
+        "within_one": agreed.within_one,
+        "within_one_ci95": _interval(agreed.within_one, agreed.count),
+        **({"ci95": [_kappa_at_least(wanted), 1.0]} if agreed.exact == 1.0 else {}),
         # What reading the commonest code off every image would score.
-        "exact_of_commonest": commonest / found.count,
+        "exact_of_commonest": commonest / agreed.count,
         "rank_correlation": None if np.isnan(rank) else rank,
         "mean_error": float(np.abs(expected - wanted).mean()),
     }
@@ -185,6 +197,5 @@ def _kappa_at_least(wanted: np.ndarray) -> float:
     return max(-1.0, 1.0 - hidden / by_chance)
 
 
-def _interval(share: float, count: int) -> list[float]:
-    found = binomtest(round(share * count), count).proportion_ci()
-    return [float(found.low), float(found.high)]
+def _interval(fraction: float, count: int) -> list[float]:
+    return proportion_interval(round(fraction * count), count)

@@ -7,17 +7,21 @@ Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", I
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.two_samples import Features, checked_pair
+from nodule_plugin.metrics.two_samples import Features, checked_pair, random_halves
+
+ROUNDING = 1e-11
+"""Of squared distances, relative to these and to the squared lengths that they are differences of."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Four shares; all but density lie in [0, 1].
+    """Four fractions; all but density lie in [0, 1].
 
     Attributes:
         precision: of generated images that lie within the reach of a real one (its k-th real neighbour's distance).
@@ -66,15 +70,34 @@ def manifold_coverage(real: Features, fake: Features, neighbours: int = 5) -> Co
     )
 
 
+# The four fractions are columns of their own, asked for one after the other, but come from one computation.
+@lru_cache(maxsize=64)
+def coverage_of_sets(real: FeatureRows, fake: FeatureRows, neighbours: int) -> Coverage:
+    """:func:`manifold_coverage`, remembered."""
+    return manifold_coverage(real, fake, neighbours)
+
+
+@lru_cache(maxsize=4)
+def coverage_of_halves(
+    real: FeatureRows, fake: FeatureRows, neighbours: int, repeats: int, seed: int
+) -> list[Coverage]:
+    """The same of random halves of both sets, for the jackknife."""
+    return [manifold_coverage(*pair, neighbours) for pair in random_halves(real, fake, repeats, seed)]
+
+
 def _reach(features: FeatureRows, neighbours: int) -> np.ndarray:
-    """Squared distance of each image to its k-th neighbour in its own set."""
+    """Squared distance of each image to its k-th neighbour in its own set, and what rounding may add to it.
+
+    A copy of that neighbour is as far away, but its distance comes out of other products, in another order: which of
+    two equal numbers is the larger must not depend on the processor.
+    """
     reach = []
     for block in features.blocks():
         nearest = np.full((len(block), neighbours + 1), np.inf)  # the image itself is one of them
         for other in features.blocks():
-            found = np.concatenate([nearest, _squared_distances(block, other)], axis=1)
-            nearest = np.partition(found, neighbours, axis=1)[:, : neighbours + 1]
-        reach.append(nearest.max(axis=1))
+            candidates = np.concatenate([nearest, _squared_distances(block, other)], axis=1)
+            nearest = np.partition(candidates, neighbours, axis=1)[:, : neighbours + 1]
+        reach.append((1 + ROUNDING) * nearest.max(axis=1) + ROUNDING * np.square(block).sum(axis=1))
     return np.concatenate(reach)
 
 

@@ -16,29 +16,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.frechet import (
-    condensed,
-    distance_of_gaussians,
-    frechet_distance,
-    gaussian_of_rows,
-    with_weight,
-)
-from nodule_plugin.metrics.kernel import KernelDistance, kernel_distance, squared_mmd
-from nodule_plugin.metrics.two_samples import MIN_IMAGES, Features, checked_pair, half_sample_error
-
-__all__ = [
-    "MIN_IMAGES",
-    "FeatureDistanceMetric",
-    "Features",
-    "FrechetDistanceMetric",
-    "KernelDistance",
-    "KernelDistanceMetric",
-    "checked_pair",
-    "frechet_distance",
-    "half_sample_error",
-    "kernel_distance",
-    "squared_mmd",
-]
+from nodule_plugin.metrics.frechet import condensed, distance_of_gaussians, gaussian_of_rows, with_weight
+from nodule_plugin.metrics.kernel import KernelDistance, kernel_distance, kernel_error
 
 
 class FeatureDistanceMetric(Metric):
@@ -69,7 +48,7 @@ class FeatureDistanceMetric(Metric):
 
 
 class FrechetDistanceMetric(FeatureDistanceMetric):
-    """:func:`frechet_distance` as a metric with ``update``, ``compute`` and ``reset``.
+    """:func:`nodule_plugin.metrics.frechet.frechet_distance` as a metric with ``update``, ``compute`` and ``reset``.
 
     Memory does not grow with the images: rows beyond twice the number of features are condensed, without loss, and
     processes join what they hold (:func:`nodule_plugin.metrics.frechet.condensed`).
@@ -93,7 +72,7 @@ class FrechetDistanceMetric(FeatureDistanceMetric):
         """The distance, a scalar tensor.
 
         Raises:
-            InputError: see :func:`frechet_distance`.
+            InputError: see :func:`nodule_plugin.metrics.frechet.frechet_distance`.
         """
         gaussians = []
         for side, rows in (("real", self.real_rows), ("fake", self.fake_rows)):
@@ -104,14 +83,14 @@ class FrechetDistanceMetric(FeatureDistanceMetric):
 
 
 class KernelDistanceMetric(FeatureDistanceMetric):
-    """:func:`kernel_distance` as a metric with ``update``, ``compute`` and ``reset``; keeps the features.
+    """:func:`nodule_plugin.metrics.kernel.kernel_distance`, fed batch by batch; keeps the features.
 
     Processes join theirs, one after the other: sets larger than a subset are then sampled from in another order than by
     one process.
 
     Args:
         extractor: see :class:`FeatureDistanceMetric`.
-        subsets, subset_size, seed: see :func:`kernel_distance`.
+        subsets, subset_size, seed: see :func:`nodule_plugin.metrics.kernel.kernel_distance`.
     """
 
     real_features: list[Tensor]
@@ -137,14 +116,14 @@ class KernelDistanceMetric(FeatureDistanceMetric):
         """Mean and standard deviation over the subsets.
 
         Raises:
-            InputError: see :func:`kernel_distance`.
+            InputError: see :func:`nodule_plugin.metrics.kernel.kernel_distance`.
         """
         return kernel_distance(*self._features(), self.subsets, self.subset_size, self.seed)
 
     def standard_error(self) -> float:
-        """Of the distance, over the images of all processes; see :func:`half_sample_error`."""
+        """Of the distance, over the images of all processes; see :func:`nodule_plugin.metrics.kernel.kernel_error`."""
         with self.sync_context():
-            return half_sample_error(squared_mmd, *self._features())
+            return kernel_error(*self._features())
 
     def _features(self) -> tuple[Tensor, Tensor]:
         for side, batches in (("real", self.real_features), ("fake", self.fake_features)):

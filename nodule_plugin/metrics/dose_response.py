@@ -81,15 +81,15 @@ def dose_curves(images: ImageSet, real: ImageSet, training: ImageSet, reader: Fi
 
 
 def _chains(images: ImageSet, rating: str) -> list[dict[int, int]]:
-    """code -> place of the image, for each seed and surrounding ratings; only chains as long as the longest."""
-    found: dict[tuple[object, ...], dict[int, int]] = defaultdict(dict)
-    for place, record in enumerate(images.records):
+    """code -> index of the image, for each seed and surrounding ratings; only chains as long as the longest."""
+    chains: dict[tuple[object, ...], dict[int, int]] = defaultdict(dict)
+    for index, record in enumerate(images.records):
         code = rating_of(record, rating)
         if code is not None and record.seed is not None:
             others = tuple(sorted((name, value) for name, value in record.ratings.items() if name != rating))
-            found[(record.seed, others)][code] = place
-    longest = max((len(chain) for chain in found.values()), default=0)
-    return [chain for chain in found.values() if len(chain) == longest] if longest > 1 else []
+            chains[(record.seed, others)][code] = index
+    longest = max((len(chain) for chain in chains.values()), default=0)
+    return [chain for chain in chains.values() if len(chain) == longest] if longest > 1 else []
 
 
 def _curve(

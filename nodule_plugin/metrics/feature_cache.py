@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -74,7 +73,7 @@ class FeatureCache:
         self.folder = Path(folder) / encoder.fingerprint
         self._pending: dict[bytes, np.ndarray] = {}
         self._files: list[np.ndarray] = []
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._rows: dict[bytes, tuple[int, int]] = {}
         self._known: set[str] = set()
         self.refresh()
 
@@ -88,15 +87,15 @@ class FeatureCache:
                 path.unlink(missing_ok=True)
                 continue
             rows = np.load(path, mmap_mode="r")
-            self._places.update({bytes(key): (len(self._files), row) for row, key in enumerate(rows["key"])})
+            self._rows.update({bytes(key): (len(self._files), row) for row, key in enumerate(rows["key"])})
             self._files.append(rows)
             self._known.add(path.name)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._places or key in self._pending
+        return key in self._rows or key in self._pending
 
     def __len__(self) -> int:
-        return len(self._places) + len(self._pending)
+        return len(self._rows) + len(self._pending)
 
     def encode(self, images: Sequence[Tensor], keys: Sequence[bytes]) -> int:
         """Encode those of the images that are not in the cache yet.
@@ -154,7 +153,7 @@ class FeatureCache:
             KeyError: if one is not in the cache.
         """
         self.flush()
-        return FeatureRows(_CachedRows(self._files, np.array([self._places[key] for key in keys]).reshape(-1, 2)))
+        return FeatureRows(_CachedRows(self._files, np.array([self._rows[key] for key in keys]).reshape(-1, 2)))
 
     def features_of(self, images: Iterable[Tensor], description: str | None = None) -> FeatureRows:
         """The features of (3, H, W) uint8 images, from the cache where they are in it; a batch in memory at a time."""
@@ -167,31 +166,19 @@ class FeatureCache:
         return self.rows(keys)
 
 
-def embedder(encoder: Encoder, cache_dir: str | Path | None) -> Callable[[Iterable[Tensor]], np.ndarray]:
-    """Images (3, H, W) uint8, of any sizes -> (N, D) features, from a cache or, where there is none, encoded anew."""
-
-    def embed(images: Iterable[Tensor]) -> np.ndarray:
-        if cache_dir is not None:
-            return FeatureCache(cache_dir, encoder).features_of(images, "embeddings").read()
-        with tempfile.TemporaryDirectory() as scratch:
-            return FeatureCache(scratch, encoder).features_of(images, "embeddings").read()
-
-    return embed
-
-
 class _CachedRows:
     """Rows of several memory-mapped files as one table."""
 
-    def __init__(self, files: list[np.ndarray], places: np.ndarray) -> None:
-        self._files, self._places = files, places
+    def __init__(self, files: list[np.ndarray], where: np.ndarray) -> None:
+        self._files, self._where = files, where  # (N, 2) file and row in it
 
     @property
     def shape(self) -> tuple[int, int]:
-        dimensions = self._files[self._places[0, 0]]["features"].shape[1] if len(self._places) else 0
-        return len(self._places), dimensions
+        dimensions = self._files[self._where[0, 0]]["features"].shape[1] if len(self._where) else 0
+        return len(self._where), dimensions
 
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        wanted = self._places[places]
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        wanted = self._where[indices]
         rows = np.empty((len(wanted), self.shape[1]), np.float32)
         for file in np.unique(wanted[:, 0]):
             chosen = np.flatnonzero(wanted[:, 0] == file)

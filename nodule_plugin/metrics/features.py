@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import timm
@@ -16,37 +15,24 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.feature_cache import Encoder
 from nodule_plugin.metrics.openclip import OpenCLIPModel
-from nodule_plugin.weights import weights_sha256
+from nodule_plugin.weights import UNREADABLE, load_strictly, one_line, read_weights, weights_sha256
 
 
-class FeatureExtractor(Protocol):
-    """(B, 3, H, W) images in [-1, 1] -> (B, ``dim``) features on the CPU.
+class FeatureExtractor(Encoder, Protocol):
+    """(B, 3, H, W) images in [-1, 1] -> (B, D) features on the CPU.
 
     Attributes:
-        id: equal for extractors that give equal features, which are then computed once. Loads nothing.
-        fingerprint: names the weights and the preprocessing, for a cache that outlives the run; may load the weights.
         name: as tables name it.
         unavailable: why it cannot be used (no weights were given), or None.
-        dim: features of an image; may load the weights.
     """
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
 
     @property
     def name(self) -> str: ...
 
     @property
     def unavailable(self) -> str | None: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    def __call__(self, images: Tensor) -> Tensor: ...
 
 
 class InceptionFeatures:
@@ -65,7 +51,6 @@ class InceptionFeatures:
     """
 
     name = "Inception v3 (2015-12-05)"
-    dim = 2048
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu") -> None:
         if weights is not None and not Path(weights).is_file():
@@ -97,17 +82,18 @@ class InceptionFeatures:
     def _network(self) -> FeatureExtractorInceptionV3:
         if self.weights is None:
             raise InputError("Inception weights: none were given; name pt_inception-2015-12-05-6726825d.pth")
+        # torch-fidelity unpickles whatever the file holds; this reading refuses all but tensors first.
+        read_weights(self.weights, "Inception weights")
         try:
-            # torch-fidelity unpickles whatever the file holds; this reading refuses all but tensors first.
-            torch.load(self.weights, map_location="cpu", weights_only=True)
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(self.weights))
-        except (RuntimeError, UnpicklingError, AttributeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"Inception weights {self.weights}: not torch-fidelity's state dict: {reason}") from error
+        except UNREADABLE as error:
+            raise InputError(
+                f"Inception weights {self.weights}: not torch-fidelity's state dict: {one_line(error)}"
+            ) from error
         return network.to(self.device)
 
 
-class OpenCLIPImageFeatures:
+class OpenCLIPImageFeatures(OpenCLIPModel):
     """The image tower of a CLIP model as feature extractor (for CLIP-FID and the like).
 
     Args:
@@ -119,32 +105,7 @@ class OpenCLIPImageFeatures:
     def __init__(
         self, model: str | Path | None = None, name: str | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        self.clip = OpenCLIPModel(model, device=device)
-        self.name = name or self.clip.name
-
-    @property
-    def id(self) -> str:
-        """Equal for extractors that give equal features."""
-        return self.clip.id
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`FeatureExtractor`."""
-        return self.clip.fingerprint
-
-    @property
-    def unavailable(self) -> str | None:
-        """Why nothing can be computed, or None."""
-        return self.clip.unavailable
-
-    @property
-    def dim(self) -> int:
-        """Size of the embedding."""
-        return self.clip.embedding_size
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) images in [-1, 1] -> (B, D) embeddings, not normalised."""
-        return self.clip.encode_images(images)
+        super().__init__(model, device=device, name=name)
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -200,11 +161,6 @@ class BackboneFeatures:
         """See :class:`FeatureExtractor`."""
         return weights_sha256(self._network, self.architecture, self.image_size, self.mean, self.std)
 
-    @property
-    def dim(self) -> int:
-        """Features of an image. Loads the weights."""
-        return int(self(torch.zeros(1, 3, 8, 8)).shape[1])
-
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in [-1, 1] -> (B, D) features."""
@@ -217,22 +173,18 @@ class BackboneFeatures:
 
     @cached_property
     def _network(self) -> torch.nn.Module:
-        network = self._build()
-        try:
-            state = torch.load(self.weights, map_location="cpu", weights_only=True)
-            _load_backbone(network, state.get("state_dict", state))
-        except (RuntimeError, UnpicklingError, AttributeError, KeyError, EOFError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"backbone weights {self.weights}: not a state dict of {self.architecture}: {reason}"
-            ) from error
+        network, classifier = self._build()
+        weights = _known_names(network, read_weights(self.weights, "backbone weights"))
+        where, of = f"backbone weights {self.weights}", f"a state dict of {self.architecture}"
+        load_strictly(network, weights, where, of, spare=classifier)
         return network.eval().requires_grad_(False).to(self.device)
 
 
-def _builder(architecture: str) -> Callable[[], torch.nn.Module]:
+def _builder(architecture: str) -> Callable[[], tuple[torch.nn.Module, set[str]]]:
+    """What makes the network without its classifier, and names the classifier's weights."""
     library, _, name = architecture.partition("/")
     if library == "timm" and timm.is_model(name):
-        return lambda: timm.create_model(name, pretrained=False, num_classes=0)
+        return lambda: _without_classifier(timm.create_model(name, pretrained=False))
     if library == "torchvision" and name in torchvision.models.list_models(torchvision.models):
         return lambda: _without_classifier(torchvision.models.get_model(name, weights=None))
     raise InputError(
@@ -241,16 +193,20 @@ def _builder(architecture: str) -> Callable[[], torch.nn.Module]:
     )
 
 
-def _without_classifier(network: torch.nn.Module) -> torch.nn.Module:
-    for name in ("fc", "classifier", "head", "heads"):
-        if hasattr(network, name):
-            setattr(network, name, torch.nn.Identity())
-            return network
-    raise InputError(f"backbone {type(network).__name__}: its classifier is not known; choose another network")
+def _without_classifier(network: torch.nn.Module) -> tuple[torch.nn.Module, set[str]]:
+    whole = set(network.state_dict())
+    if hasattr(network, "reset_classifier"):  # timm's
+        network.reset_classifier(0)
+    else:
+        name = next((name for name in ("fc", "classifier", "head", "heads") if hasattr(network, name)), None)
+        if name is None:
+            raise InputError(f"backbone {type(network).__name__}: its classifier is not known; choose another network")
+        setattr(network, name, torch.nn.Identity())
+    return network, whole - set(network.state_dict())
 
 
-def _load_backbone(network: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    """Load all weights that the network has; those of a classifier, which it lacks, are passed over."""
+def _known_names(network: torch.nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights by the network's own names, which RadImageNet's files and wrappers of several GPUs alter."""
     children = [name for name, _ in network.named_children()]
     renamed = {}
     for key, value in state.items():
@@ -258,10 +214,7 @@ def _load_backbone(network: torch.nn.Module, state: Mapping[str, Any]) -> None:
         if parts[0].isdigit() and int(parts[0]) < len(children):
             parts[0] = children[int(parts[0])]
         renamed[".".join(parts)] = value
-    wanted = network.state_dict()
-    if absent := sorted(name for name in wanted if name not in renamed):
-        raise KeyError(f"{len(absent)} of {len(wanted)} weights are missing, such as {absent[0]}")
-    network.load_state_dict({name: renamed[name] for name in wanted})
+    return renamed
 
 
 def backbone_extractors(
@@ -293,7 +246,7 @@ def backbone_extractors(
                 "or open_clip:folder"
             )
         if kind == "open_clip":
-            extractors.append(OpenCLIPImageFeatures(source, f"image tower of {Path(source).name}", device))
+            extractors.append(OpenCLIPImageFeatures(source, f"image tower of {OpenCLIPModel(source).name}", device))
         else:
             extractors.append(BackboneFeatures(kind, source, device=device))
     names = [extractor.name for extractor in extractors]

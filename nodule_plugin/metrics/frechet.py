@@ -36,7 +36,7 @@ class Extrapolation(NamedTuple):
     Attributes:
         value: the intercept of a line through the distances of smaller sets against 1 / size.
         error: its standard error: the sampling of the images, and the scatter about the line.
-        sizes: share of each set that was taken, ascending to 1.
+        sizes: fraction of each set that was taken, ascending to 1.
         distances: at each of them.
     """
 
@@ -192,7 +192,7 @@ def extrapolate_frechet_distance(
 ) -> Extrapolation:
     """The Fréchet distance for endlessly many images: FID-infinity.
 
-    The distance of N images is larger than that of endlessly many by a term in 1 / N. It is measured on random parts
+    The distance of N images is larger than that of endlessly many by a term in 1 / N. It is measured on random subsets
     of both sets, from half of them to all, and a straight line against 1 / size is read off at 0. Chong and Forsyth
     vary generated images only, since their real ones are as good as endless; here both sets are small, so both shrink.
 
@@ -201,7 +201,7 @@ def extrapolate_frechet_distance(
             the bias of fewer images is no straight line.
         points: how many sizes.
         repeats: see :func:`frechet_error`.
-        seed: of the parts.
+        seed: of the subsets.
 
     Raises:
         InputError: for too few images.
@@ -213,13 +213,13 @@ def extrapolate_frechet_distance(
             "extrapolated; at least twice as many images as features are needed"
         )
     draw = np.random.default_rng(seed)
-    shares = np.linspace(0.5, 1.0, points)
-    parts = [[_part(rows, share, draw) for rows in (first, second)] for share in shares]
-    distances = np.array([frechet_distance(*pair) for pair in parts])
-    (_, intercept), spread = np.polyfit(1.0 / shares, distances, 1, cov=True)
+    sizes = np.linspace(0.5, 1.0, points)
+    subsets = [[_subset(rows, size, draw) for rows in (first, second)] for size in sizes]
+    distances = np.array([frechet_distance(*pair) for pair in subsets])
+    (_, intercept), spread = np.polyfit(1.0 / sizes, distances, 1, cov=True)
     error = np.hypot(frechet_error(first, second, repeats, seed), np.sqrt(spread[1, 1]))
-    return Extrapolation(float(intercept), float(error), shares.tolist(), distances.tolist())
+    return Extrapolation(float(intercept), float(error), sizes.tolist(), distances.tolist())
 
 
-def _part(features: FeatureRows, share: float, draw: np.random.Generator) -> FeatureRows:
-    return features.take(draw.permutation(len(features))[: round(share * len(features))])
+def _subset(features: FeatureRows, size: float, draw: np.random.Generator) -> FeatureRows:
+    return features.take(draw.permutation(len(features))[: round(size * len(features))])

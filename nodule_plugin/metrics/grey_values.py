@@ -8,7 +8,6 @@ ones noise and the sharpness of edges. Comparing sets, both matter.
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +20,7 @@ from nodule_plugin.data.image_set import ImageSet
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.measures import BEYOND, NORMAL_95, DistanceMeasure
-from nodule_plugin.metrics.two_samples import half_sample_error
+from nodule_plugin.metrics.intervals import NORMAL_95
 
 BINS = 28
 """Of the histogram, equally wide over the window: 50 HU each over the default one."""
@@ -31,10 +29,10 @@ BANDS = 16
 
 
 def histogram(hu: np.ndarray, window_hu: Sequence[float]) -> np.ndarray:
-    """Shares of (N, H, W) images' pixels in each bin of the window, (N, BINS); its ends take what lies beyond."""
+    """Fractions of (N, H, W) images' pixels in each bin of the window, (N, BINS); its ends take what lies beyond."""
     low, high = window_hu
-    places = np.clip(np.floor((hu - low) / (high - low) * BINS), 0, BINS - 1).astype(int).reshape(len(hu), -1)
-    return np.stack([np.bincount(row, minlength=BINS) for row in places]) / places.shape[1]
+    bins = np.clip(np.floor((hu - low) / (high - low) * BINS), 0, BINS - 1).astype(int).reshape(len(hu), -1)
+    return np.stack([np.bincount(row, minlength=BINS) for row in bins]) / bins.shape[1]
 
 
 def power_spectrum(hu: np.ndarray, floor: float) -> np.ndarray:
@@ -76,7 +74,6 @@ class GreyValueFeatures:
 
     name = "grey values in HU"
     unavailable: str | None = None
-    dim = BINS + BANDS
 
     def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
         self.window_hu = checked_window(window_hu)
@@ -96,8 +93,8 @@ class GreyValueFeatures:
         grey = to_uint8(images.detach().cpu())[:, 0].numpy()
         hu = np.asarray(unit_to_hu(grey / 127.5 - 1.0, self.window_hu), dtype=np.float64)
         step = (self.window_hu[1] - self.window_hu[0]) / 255
-        found = [histogram(hu, self.window_hu), power_spectrum(hu, step**2 / 12)]
-        return torch.from_numpy(np.concatenate(found, axis=1)).float()
+        features = [histogram(hu, self.window_hu), power_spectrum(hu, step**2 / 12)]
+        return torch.from_numpy(np.concatenate(features, axis=1)).float()
 
 
 def histogram_distance(real: np.ndarray, other: np.ndarray, window_hu: Sequence[float]) -> float:
@@ -117,56 +114,17 @@ def spectrum_distance(real: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(np.square(real[BINS:] - other[BINS:]).mean()))
 
 
-class GreyValueMeasure(DistanceMeasure):
-    """A distance between two sets' mean grey values.
-
-    Args:
-        extractor: of the histograms and spectra.
-        key, name, repeats, seed: see :class:`DistanceMeasure`.
-    """
-
-    bounds = (0.0, np.inf)
-
-    def __init__(self, key: str, name: str, extractor: GreyValueFeatures, repeats: int = 50, seed: int = 0) -> None:
-        super().__init__(key, name, extractor, False, repeats, seed, BEYOND)
-        self.window_hu = extractor.window_hu
-
-    def _distance(self, real: FeatureRows, fake: FeatureRows) -> tuple[float, dict[str, Any]]:
-        return self._of_means(_mean(real), _mean(fake)), {}
-
-    def _error(self, real: FeatureRows, fake: FeatureRows) -> float:
-        return half_sample_error(lambda *pair: self._of_means(*map(_mean, pair)), real, fake, self.repeats, self.seed)
-
-    @abstractmethod
-    def _of_means(self, real: np.ndarray, fake: np.ndarray) -> float: ...
-
-
-class HistogramMeasure(GreyValueMeasure):
-    """See :func:`histogram_distance`."""
-
-    def _of_means(self, real: np.ndarray, fake: np.ndarray) -> float:
-        return histogram_distance(real, fake, self.window_hu)
-
-
-class SpectrumMeasure(GreyValueMeasure):
-    """See :func:`spectrum_distance`."""
-
-    def _of_means(self, real: np.ndarray, fake: np.ndarray) -> float:
-        return spectrum_distance(real, fake)
-
-
 def grey_value_curves(images: ImageSet, extractor_id: str) -> dict[str, Any]:
     """Mean histogram and spectrum of a set with their 95 % intervals over images, each a list, in plain JSON types."""
     rows = images.features_of(extractor_id).read()
     mean = rows.mean(axis=0)
     half = NORMAL_95 * rows.std(axis=0, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.zeros_like(mean)
-    parts = {"histogram": slice(0, BINS), "spectrum": slice(BINS, None)}
-    curves: dict[str, Any] = {name: mean[part].tolist() for name, part in parts.items()}
-    bands = {
-        f"{name}_ci95": np.stack([mean - half, mean + half], axis=1)[part].tolist() for name, part in parts.items()
-    }
+    slices = {"histogram": slice(0, BINS), "spectrum": slice(BINS, None)}
+    curves: dict[str, Any] = {name: mean[own].tolist() for name, own in slices.items()}
+    bands = {f"{name}_ci95": np.stack([mean - half, mean + half], axis=1)[own].tolist() for name, own in slices.items()}
     return {**curves, **bands}
 
 
-def _mean(rows: FeatureRows) -> np.ndarray:
+def mean_rows(rows: FeatureRows) -> np.ndarray:
+    """(D,) mean of all rows."""
     return sum(block.sum(axis=0) for block in rows.blocks()) / len(rows)

@@ -1,6 +1,6 @@
 """Whether a model hands out its training images: likeness of each image to the training image most like it.
 
-An image is called a copy when it is more like a training image than all but a small share of held-out real images are.
+An image is called a copy when it is more like a training image than all but a small fraction of held-out real ones are.
 Held-out images set the measure because small round nodules resemble each other without anyone copying. Likeness is
 measured in two ways, over the eight orientations that augmentation shows: correlation of grey values after small turns,
 scalings and shifts, and cosine of an encoder's embeddings. Planted copies (training images turned, shifted, scaled,
@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest, mannwhitneyu
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 from tqdm import tqdm
 
 from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.intervals import Rate
 
 SIDE = 32
 """Pixels a side at which the training images that come into question are looked for."""
@@ -49,11 +50,11 @@ class Neighbours:
 
     Attributes:
         likeness: (N,) from -1 to 1; 1 for a copy.
-        place: (N,) index of that training image.
+        index: (N,) of that training image.
     """
 
     likeness: np.ndarray
-    place: np.ndarray
+    index: np.ndarray
 
 
 class Index(Protocol):
@@ -88,10 +89,10 @@ class TrainingIndex:
     def find(self, images: Sequence[Tensor], at_a_time: int = 256) -> Neighbours:
         """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
         starts = range(0, len(images), at_a_time)
-        found = [self.by_orientation(images[start : start + at_a_time]).max(axis=1) for start in starts]
+        blocks = [self.by_orientation(images[start : start + at_a_time]).max(axis=1) for start in starts]
         return Neighbours(
-            np.concatenate([block.max(axis=1) for block in found]),
-            np.concatenate([block.argmax(axis=1) for block in found]),
+            np.concatenate([block.max(axis=1) for block in blocks]),
+            np.concatenate([block.argmax(axis=1) for block in blocks]),
         )
 
 
@@ -116,20 +117,20 @@ class FittedIndex:
 
     def find(self, images: Sequence[Tensor]) -> Neighbours:
         """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
-        found = [self._nearest(image) for image in tqdm(images, desc="copies", leave=False, delay=5)]
-        return Neighbours(np.array([likeness for likeness, _ in found]), np.array([place for _, place in found]))
+        nearest = [self._nearest(image) for image in tqdm(images, desc="copies", leave=False, delay=5)]
+        return Neighbours(np.array([likeness for likeness, _ in nearest]), np.array([index for _, index in nearest]))
 
     def _nearest(self, image: Tensor) -> tuple[float, int]:
         by_orientation = self.coarse.by_orientation([image])[0]
-        candidates = np.argsort(-by_orientation.max(axis=0))[:CANDIDATES]
+        candidates = np.argsort(-by_orientation.max(axis=0), kind="stable")[:CANDIDATES]
         views = orientations(image)
         best = (-1.0, -1)
         for turn in np.unique(by_orientation.argmax(axis=0)[candidates]):
-            places = candidates[by_orientation.argmax(axis=0)[candidates] == turn]
+            indices = candidates[by_orientation.argmax(axis=0)[candidates] == turn]
             spectra = torch.fft.rfft2(_band(_fits(_grey(views[turn], DETAIL_SIDE))))
-            likeness = _greatest_over_shifts(spectra[:, None] * self._spectra[places].conj())
-            place = int(likeness.argmax())
-            best = max(best, (float(likeness[place]), int(places[place])))
+            likeness = _greatest_over_shifts(spectra[:, None] * self._spectra[indices].conj())
+            nearest = int(likeness.argmax())
+            best = max(best, (float(likeness[nearest]), int(indices[nearest])))
         return best
 
 
@@ -153,41 +154,20 @@ def _greatest_over_shifts(products: Tensor) -> Tensor:
     return correlation[:, :, near][:, :, :, near].amax((0, 2, 3))
 
 
-def copy_threshold(held_out: np.ndarray, share: float = FALSE_ALARMS) -> float:
-    """The likeness that only ``share`` of held-out real images exceed.
+def copy_threshold(held_out: np.ndarray, fraction: float = FALSE_ALARMS) -> float:
+    """The likeness that only ``fraction`` of held-out real images exceed.
 
     Args:
         held_out: (N,) likeness of real images that were not trained on.
-        share: of false alarms accepted.
+        fraction: of false alarms accepted.
     """
-    return float(np.quantile(held_out, 1 - share))
-
-
-@dataclass(frozen=True)
-class Rate:
-    """So many of so many, with the exact 95 % interval."""
-
-    hits: int
-    count: int
-
-    @property
-    def share(self) -> float:
-        """From 0 to 1; NaN of none."""
-        return self.hits / self.count if self.count else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Clopper and Pearson's: has a width where none or all are hits too."""
-        if not self.count:
-            return 0.0, 1.0
-        found = binomtest(self.hits, self.count).proportion_ci()
-        return float(found.low), float(found.high)
+    return float(np.quantile(held_out, 1 - fraction))
 
 
 GREY_VALUES, EMBEDDING = "grey values", "embedding"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CopyDetector:
     """Calls an image a copy if it is more like a training image than is usual.
 
@@ -198,7 +178,7 @@ class CopyDetector:
         false_alarms: held-out images called copies by thresholds that all others set.
         misses: planted copies, others than those that chose the likenesses, that were not called so.
         missed_by: likeness's name -> the same of a detector that rests on it alone.
-        accepted: share of false alarms that the thresholds were set for.
+        accepted: fraction of false alarms that the thresholds were set for.
     """
 
     indices: dict[str, Index]
@@ -225,7 +205,7 @@ class CopyDetector:
             training: images that the model saw.
             held_out: real images of other patients, at least two.
             embed: embeddings; None for grey values only.
-            false_alarms: share of held-out images that may be called copies, shared out where both likenesses count.
+            false_alarms: fraction of held-out images that may be called copies, shared out where both likenesses count.
             planted: copies to plant, as many again to choose the likenesses.
             seed: of these.
 
@@ -239,12 +219,12 @@ class CopyDetector:
             indices[EMBEDDING] = TrainingIndex(training, embed)
         usual = {name: index.find(held_out).likeness for name, index in indices.items()}
         copies = list(planted_copies(training, 2 * planted, seed))
-        found = {name: index.find(copies).likeness for name, index in indices.items()}
+        disguised = {name: index.find(copies).likeness for name, index in indices.items()}
         choosing, counting = np.arange(planted), np.arange(planted, 2 * planted)
 
-        def missed(names: Sequence[str], places: np.ndarray) -> Rate:
-            flags = _above(found, _thresholds(usual, names, false_alarms), places)
-            return Rate(int((~flags).sum()), len(places))
+        def missed(names: Sequence[str], chosen: np.ndarray) -> Rate:
+            flags = _above(disguised, _thresholds(usual, names, false_alarms), chosen)
+            return Rate(int((~flags).sum()), len(chosen))
 
         choices = [[name] for name in indices] + ([list(indices)] if len(indices) > 1 else [])
         chosen = min(choices, key=lambda names: missed(names, choosing).hits)
@@ -258,11 +238,20 @@ class CopyDetector:
             false_alarms,
         )
 
+    def describe(self) -> dict[str, Any]:
+        """As metrics.json and a release's manifest hold it."""
+        return {
+            "accepted_false_alarms": self.accepted,
+            "thresholds": self.thresholds,
+            "false_alarms": self.false_alarms.to_dict(),
+            "misses": self.misses.to_dict(),
+        }
+
     def inspect(self, images: Sequence[Tensor]) -> Inspection:
         """Look for copies among N images (3, H, W), N at least 1."""
-        found = {name: index.find(images) for name, index in self.indices.items()}
-        flags = _above({name: near.likeness for name, near in found.items()}, self.thresholds, np.arange(len(images)))
-        return Inspection(found, flags)
+        nearest = {name: index.find(images) for name, index in self.indices.items()}
+        likenesses = {name: near.likeness for name, near in nearest.items()}
+        return Inspection(nearest, _above(likenesses, self.thresholds, np.arange(len(images))))
 
 
 @dataclass(frozen=True)
@@ -285,7 +274,7 @@ class Nearness:
     Attributes:
         chance: that an image of the set is more like a training image than a held-out one is; 0.5 if it is no nearer.
         error: its standard error (Hanley and McNeil, Radiology 1982;143:29-36).
-        quantiles: share -> likeness, of the set.
+        quantiles: fraction -> likeness, of the set.
         held_out_quantiles: the same of held-out images.
     """
 
@@ -305,7 +294,7 @@ def nearness(likeness: np.ndarray, held_out: np.ndarray) -> Nearness:
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
-    return {f"{share:.2f}": float(np.quantile(values, share)) for share in np.linspace(0, 1, 21)}
+    return {f"{fraction:.2f}": float(np.quantile(values, fraction)) for fraction in np.linspace(0, 1, 21)}
 
 
 @dataclass(frozen=True)
@@ -315,8 +304,8 @@ class AttackResult:
     Attributes:
         copies: images called copies.
         own_nearest: images whose nearest training image, by grey values, is the prompt's own.
-        chance_nearest: share of that by chance: one in as many as there are training images.
-        own_rank: mean share of training images that are less like an image than its own is; 0.5 by chance.
+        chance_nearest: fraction of that by chance: one in as many as there are training images.
+        own_rank: mean fraction of training images that are less like an image than its own is; 0.5 by chance.
         own_rank_error: standard error over prompts.
         prompts: attacked.
     """
@@ -338,7 +327,7 @@ def attack_result(detector: CopyDetector, images: Sequence[Tensor], sources: Seq
     Args:
         detector: with the training images.
         images: N generated images, N at least 1.
-        sources: (N,) place of each prompt's own training image.
+        sources: (N,) index of each prompt's own training image.
     """
     index = detector.indices[GREY_VALUES]
     assert isinstance(index, FittedIndex)
@@ -346,12 +335,12 @@ def attack_result(detector: CopyDetector, images: Sequence[Tensor], sources: Seq
     for image, source in zip(images, sources):
         likeness = index.coarse.by_orientation([image])[0].max(axis=0)
         own.append(float((likeness < likeness[source]).sum() / max(len(likeness) - 1, 1)))
-    by_prompt = [np.mean([rank for rank, place in zip(own, sources) if place == source]) for source in set(sources)]
+    by_prompt = [np.mean([rank for rank, other in zip(own, sources) if other == source]) for source in set(sources)]
     error = float(np.std(by_prompt, ddof=1) / np.sqrt(len(by_prompt))) if len(by_prompt) > 1 else None
-    found = detector.inspect(images)
-    hits = int((found.nearest[GREY_VALUES].place == np.asarray(sources)).sum())
+    inspection = detector.inspect(images)
+    hits = int((inspection.nearest[GREY_VALUES].index == np.asarray(sources)).sum())
     return AttackResult(
-        Rate(int(found.copies.sum()), len(own)),
+        Rate(int(inspection.copies.sum()), len(own)),
         Rate(hits, len(own)),
         1 / len(index.coarse.vectors),
         float(np.mean(by_prompt)),
@@ -373,8 +362,8 @@ def planted_copies(training: Sequence[Tensor], count: int, seed: int = 0) -> Ite
         seed: of all that is random.
     """
     draw = np.random.default_rng(seed)
-    for place in draw.integers(len(training), size=count):
-        yield _disguised(training[int(place)], draw)
+    for index in draw.integers(len(training), size=count):
+        yield _disguised(training[int(index)], draw)
 
 
 def _disguised(image: Tensor, draw: np.random.Generator) -> Tensor:
@@ -402,14 +391,14 @@ def _false_alarms(usual: dict[str, np.ndarray], names: Sequence[str], false_alar
     """Held-out images called copies by the thresholds that the others set."""
     count = len(usual[names[0]])
     alarms = 0
-    for place in range(count):
-        others = {name: np.delete(usual[name], place) for name in names}
-        alarms += int(_above(usual, _thresholds(others, names, false_alarms), np.array([place]))[0])
+    for index in range(count):
+        others = {name: np.delete(usual[name], index) for name in names}
+        alarms += int(_above(usual, _thresholds(others, names, false_alarms), np.array([index]))[0])
     return Rate(alarms, count)
 
 
-def _above(found: dict[str, np.ndarray], thresholds: dict[str, float], places: np.ndarray) -> np.ndarray:
-    return np.any([found[name][places] > threshold for name, threshold in thresholds.items()], axis=0)
+def _above(likeness: dict[str, np.ndarray], thresholds: dict[str, float], chosen: np.ndarray) -> np.ndarray:
+    return np.any([likeness[name][chosen] > threshold for name, threshold in thresholds.items()], axis=0)
 
 
 def _grey(image: Tensor, side: int) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import BertConfig
 
 from nodule_plugin.data.pixels import Images, to_pictures
 from nodule_plugin.errors import InputError
-from nodule_plugin.weights import weights_sha256
+from nodule_plugin.weights import UNREADABLE, check_no_pointer, one_line, weights_sha256
 
 CONFIG_NAME = "open_clip_config.json"
 BERT_BASE_TEXT_TOWERS = (
@@ -43,25 +43,34 @@ class OpenCLIPModel:
     Args:
         model: ``hf-hub:<owner>/<name>`` (downloaded by open_clip, or taken from its cache), a local folder in
             open_clip's layout (open_clip_config.json, the weights, tokenizer files where the config names one), or
-            open_clip's own ``<architecture>/<weights>`` such as ``ViT-B-32/openai``. None: no model, see
-            :attr:`unavailable`.
+            open_clip's own ``<architecture>/<weights>`` such as ``ViT-B-32-quickgelu/openai``. Where these weights
+            were trained with QuickGELU and the architecture's name does not say so (``ViT-B-32/openai``), QuickGELU is
+            used, and :attr:`name` says so. None: no model, see :attr:`unavailable`.
         context_length: tokens of a prompt; None for what the model's config says.
         device: where the towers run.
+        name: as tables name it; None for the model's own.
     """
 
     def __init__(
-        self, model: str | Path | None, context_length: int | None = None, device: str | torch.device = "cpu"
+        self,
+        model: str | Path | None,
+        context_length: int | None = None,
+        device: str | torch.device = "cpu",
+        name: str | None = None,
     ) -> None:
+        self._name = name
         self.model = None if model is None else str(model)
         self.context_length = context_length
         self.device = torch.device(device)
 
     @property
     def name(self) -> str:
-        """As tables name it: the hub id, or the folder's own name."""
-        if self.model is None:
-            return "no model given"
-        return Path(self.model).name if Path(self.model).is_dir() else self.model
+        """As tables name it: the hub id, or the folder's own name; with the activation where that is no part of it."""
+        if self._name is not None or self.model is None:
+            return self._name or "no model given"
+        if Path(self.model).is_dir():
+            return Path(self.model).name
+        return f"{self.model} (QuickGELU)" if _needs_quick_gelu(self.model) else self.model
 
     @property
     def unavailable(self) -> str | None:
@@ -78,16 +87,12 @@ class OpenCLIPModel:
         """Names the image tower's weights and preprocessing. Loads the model."""
         loaded = self._loaded()
         steps = re.sub(r" at 0x[0-9a-f]+", "", repr(loaded.preprocess))  # a function's address is no setting
-        return weights_sha256(loaded.network.visual, steps)
+        # The same weights between other activations are another network.
+        return weights_sha256(loaded.network.visual, steps, str(loaded.network.visual))
 
     def __call__(self, images: Images) -> Tensor:
         """As :meth:`encode_images`."""
         return self.encode_images(images)
-
-    @property
-    def embedding_size(self) -> int:
-        """D of the embeddings. Loads the model."""
-        return int(self._loaded().network.visual.output_dim)
 
     @torch.no_grad()
     def encode_images(self, images: Images) -> Tensor:
@@ -142,29 +147,43 @@ def _load(model: str, device: str) -> LoadedModel:
                 name, device=device, require_pretrained=True, **options, **_text_tower_options(name, Path(scratch))
             )
         tokenizer = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"CLIP model {model}: open_clip cannot load it: {reason}") from error
+    except UNREADABLE as error:
+        raise InputError(f"CLIP model {model}: open_clip cannot load it: {one_line(error)}") from error
     # A tokenizer whose vocabulary did not load turns every word into "unknown", without an error.
     if bool((tokenizer(["round"]) == tokenizer(["oval"])).all()):
         raise InputError(f"CLIP model {model}: its tokenizer does not tell words apart; check its vocabulary files")
     return LoadedModel(network.eval().requires_grad_(False), preprocess, tokenizer)
 
 
-def _open_clip_name(model: str) -> tuple[str, dict[str, str]]:
+def _needs_quick_gelu(model: str) -> bool:
+    """Whether open_clip would put these weights between plain GELUs although they were trained with QuickGELU.
+
+    OpenAI's CLIP was, for one; open_clip only warns.
+    """
+    architecture, _, weights = model.partition("/")
+    if (architecture, weights) not in open_clip.list_pretrained():
+        return False
+    trained = open_clip.get_pretrained_cfg(architecture, weights).get("quick_gelu", False)
+    built = (open_clip.get_model_config(architecture) or {}).get("quick_gelu", False)
+    return bool(trained) and not built
+
+
+def _open_clip_name(model: str) -> tuple[str, dict[str, Any]]:
     if model.startswith((open_clip.factory.HF_HUB_PREFIX, open_clip.factory.LOCAL_DIR_PREFIX)):
         return model, {}
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / CONFIG_NAME).is_file():
             raise InputError(f"CLIP model {model}: the folder holds no {CONFIG_NAME}; give one in open_clip's layout")
+        for file in (*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.pt*")):
+            check_no_pointer(file, "CLIP weights")
         return f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}", {}
     architecture, _, weights = model.partition("/")
     if (architecture, weights) in open_clip.list_pretrained():
-        return architecture, {"pretrained": weights}
+        return architecture, {"pretrained": weights, "force_quick_gelu": _needs_quick_gelu(model)}
     raise InputError(
         f"CLIP model {model}: no such folder; give a local folder, a hub id such as hf-hub:owner/name, or "
-        "open_clip's architecture/weights such as ViT-B-32/openai"
+        "open_clip's architecture/weights such as ViT-B-32-quickgelu/openai"
     )
 
 

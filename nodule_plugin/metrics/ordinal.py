@@ -35,7 +35,8 @@ class OrdinalRegression:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """(N, D) features -> (N, K) probability of each code."""
-        score = ((features - self.mean) / self.scale) @ self.weights
+        # Row by row: a product of matrices may give equal images other last bits, by their place in the set.
+        score = ((features - self.mean) / self.scale * self.weights).sum(axis=1)
         below = expit(self.thresholds - score[:, None])
         ends = np.zeros((len(features), 1)), np.ones((len(features), 1))
         return np.diff(np.concatenate([ends[0], below, ends[1]], axis=1), axis=1)
@@ -46,8 +47,8 @@ class OrdinalRegression:
         return self.codes[(below < 0.5).sum(axis=1).clip(max=len(self.codes) - 1)]
 
     def expected(self, features: np.ndarray) -> np.ndarray:
-        """(N,) mean of each distribution, in steps of the scale."""
-        return self.probabilities(features) @ self.codes
+        """(N,) mean of each distribution, in steps of the scale; to nine decimals, so that equal images read equal."""
+        return (self.probabilities(features) * self.codes).sum(axis=1).round(9)
 
 
 def fit_ordinal(features: np.ndarray, codes: np.ndarray, penalty: float) -> OrdinalRegression:
@@ -62,13 +63,13 @@ def fit_ordinal(features: np.ndarray, codes: np.ndarray, penalty: float) -> Ordi
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
     rows = (features - mean) / scale
-    known, place = np.unique(codes, return_inverse=True)
-    share = np.cumsum(np.bincount(place))[:-1] / len(place)
-    start = np.log(share / (1 - share))
+    known, level = np.unique(codes, return_inverse=True)
+    below = np.cumsum(np.bincount(level))[:-1] / len(level)
+    start = np.log(below / (1 - below))
     # Thresholds as a first one and logarithms of steps: they stay in order whatever the optimiser tries.
     free = np.concatenate([np.zeros(rows.shape[1]), start[:1], np.log(np.diff(start))])
-    found = minimize(_loss, free, args=(rows, place, penalty), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    weights, steps = found.x[: rows.shape[1]], found.x[rows.shape[1] :]
+    best = minimize(_loss, free, args=(rows, level, penalty), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    weights, steps = best.x[: rows.shape[1]], best.x[rows.shape[1] :]
     return OrdinalRegression(known, weights, _thresholds(steps), mean, scale)
 
 
@@ -76,15 +77,15 @@ def _thresholds(steps: np.ndarray) -> np.ndarray:
     return np.cumsum(np.concatenate([steps[:1], np.exp(steps[1:])]))
 
 
-def _loss(free: np.ndarray, rows: np.ndarray, place: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
+def _loss(free: np.ndarray, rows: np.ndarray, level: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
     """Mean negative log likelihood with the penalty, and its gradient."""
     count, dimensions = rows.shape
     weights, steps = free[:dimensions], free[dimensions:]
     thresholds = _thresholds(steps)
     last = len(thresholds)
     score = rows @ weights
-    upper = np.where(place < last, thresholds[place.clip(max=last - 1)] - score, np.inf)
-    lower = np.where(place > 0, thresholds[(place - 1).clip(min=0)] - score, -np.inf)
+    upper = np.where(level < last, thresholds[level.clip(max=last - 1)] - score, np.inf)
+    lower = np.where(level > 0, thresholds[(level - 1).clip(min=0)] - score, -np.inf)
     # log(F(u) - F(l)) = log F(u) + log F(-l) + log(1 - exp(l - u)): no difference of nearly equal numbers.
     gap = np.log(-np.expm1(lower - upper))
     likelihood = log_expit(upper) + log_expit(-lower) + gap
@@ -92,8 +93,8 @@ def _loss(free: np.ndarray, rows: np.ndarray, place: np.ndarray, penalty: float)
     slope_upper = _density(upper) / probability
     slope_lower = _density(lower) / probability
     to_thresholds = np.zeros(last)
-    np.add.at(to_thresholds, place[place < last], slope_upper[place < last])
-    np.add.at(to_thresholds, place[place > 0] - 1, -slope_lower[place > 0])
+    np.add.at(to_thresholds, level[level < last], slope_upper[level < last])
+    np.add.at(to_thresholds, level[level > 0] - 1, -slope_lower[level > 0])
     # A step moves every threshold from its own on.
     from_here = np.cumsum(to_thresholds[::-1])[::-1]
     to_steps = from_here * np.concatenate([[1.0], np.exp(steps[1:])])
@@ -126,7 +127,7 @@ def fit_with_chosen_penalty(
     for kept, left in GroupKFold(folds).split(features, codes, groups):
         if len(np.unique(codes[kept])) < 2:
             continue
-        for place, penalty in enumerate(penalties):
+        for index, penalty in enumerate(penalties):
             read = fit_ordinal(features[kept], codes[kept], penalty).expected(features[left])
-            errors[place] += np.abs(read - codes[left]).sum()
+            errors[index] += np.abs(read - codes[left]).sum()
     return fit_ordinal(features, codes, penalties[int(errors.argmin())])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Protocol
 
 import lpips
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.openclip import OpenCLIPModel
+from nodule_plugin.weights import load_strictly, read_weights
 
 DOWNLOAD = "download"
 """As ``weights`` of :class:`LPIPSDistance`: let torchvision fetch the ImageNet weights."""
@@ -82,7 +82,11 @@ class LPIPSDistance:
     def _network(self) -> lpips.LPIPS:
         if self.weights is None:
             raise InputError("LPIPS weights: none were given; name torchvision's state dict of the backbone")
-        network = lpips.LPIPS(net=self.net, pnet_rand=self.weights != DOWNLOAD, verbose=False)
+        network = lpips.LPIPS(net=self.net, pretrained=False, pnet_rand=self.weights != DOWNLOAD, verbose=False)
+        linear = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{self.net}.pth"
+        layers = torch.nn.ModuleDict({f"lin{number}": layer for number, layer in enumerate(network.lins)})
+        where = f"LPIPS linear weights {linear}"
+        load_strictly(layers, read_weights(linear, "LPIPS linear weights"), where, "those of the lpips package")
         if self.weights != DOWNLOAD:
             _load_backbone(network.net, Path(self.weights))
         return network.eval().requires_grad_(False).to(self.device)
@@ -90,20 +94,18 @@ class LPIPSDistance:
 
 def _load_backbone(backbone: torch.nn.Module, file: Path) -> None:
     """Put torchvision's ``features.<i>.<kind>`` into the slices of lpips, which keep those numbers."""
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-        renamed = {name: weights["features." + re.sub(r"^slice\d+\.", "", name)] for name in backbone.state_dict()}
-        backbone.load_state_dict(renamed)
-    except (RuntimeError, UnpicklingError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"LPIPS weights {file}: not torchvision's state dict of this backbone: {reason}") from error
+    weights = read_weights(file, "LPIPS weights")
+    slices = {"features." + re.sub(r"^slice\d+\.", "", name): name for name in backbone.state_dict()}
+    renamed = {slices.get(name, name): value for name, value in weights.items()}
+    classifier = [name for name in weights if name.startswith("classifier.")]
+    load_strictly(backbone, renamed, f"LPIPS weights {file}", "torchvision's state dict of this backbone", classifier)
 
 
 class FeatureMapDistance:
     """LPIPS's formula, every channel weighing the same, on the feature maps of a CLIP model's image tower.
 
     At each stage both maps are scaled to unit length along the channels; the squared difference is summed over
-    channels, averaged over places, and summed over stages. It is not LPIPS: nothing in it was fitted to human eyes.
+    channels, averaged over positions, and summed over stages. It is not LPIPS: nothing in it was fitted to human eyes.
 
     Args:
         model: see :class:`nodule_plugin.metrics.openclip.OpenCLIPModel`.

@@ -62,8 +62,8 @@ def intensity_statistics(values: np.ndarray) -> dict[str, float]:
 
 def histogram_statistics(levels: np.ndarray) -> dict[str, float]:
     """Two of the manual's section 3.4: entropy (bits) and uniformity of the grey levels in the region."""
-    share = np.unique(levels, return_counts=True)[1] / levels.size
-    return dict(zip(HISTOGRAM, (float(-(share * np.log2(share)).sum()), float(np.square(share).sum()))))
+    p = np.unique(levels, return_counts=True)[1] / levels.size
+    return dict(zip(HISTOGRAM, (_entropy(p), float(np.square(p).sum()))))
 
 
 def cooccurrence_statistics(levels: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
@@ -75,12 +75,12 @@ def cooccurrence_statistics(levels: np.ndarray, mask: np.ndarray | None = None) 
     """
     inside = np.ones(levels.shape, bool) if mask is None else mask
     top = int(levels[inside].max())
-    found = [_of_matrix(_matrix(levels, inside, step, top)) for step in DIRECTIONS]
-    return {name: float(np.mean([statistics[name] for statistics in found])) for name in COOCCURRENCE}
+    by_direction = [_of_matrix(_matrix(levels, inside, step, top)) for step in DIRECTIONS]
+    return {name: float(np.mean([statistics[name] for statistics in by_direction])) for name in COOCCURRENCE}
 
 
 def _matrix(levels: np.ndarray, inside: np.ndarray, step: tuple[int, int], top: int) -> np.ndarray:
-    """(top, top) shares of pairs of neighbours, both ways."""
+    """(top, top) fractions of pairs of neighbours, both ways."""
     rows, columns = step
     left, right = max(0, -columns), max(0, columns)
     height, width = levels.shape
@@ -127,8 +127,8 @@ def _log2(values: np.ndarray) -> np.ndarray:
     return np.log2(values, out=np.zeros_like(values), where=values > 0)
 
 
-def _entropy(shares: np.ndarray) -> float:
-    return float(-(shares * _log2(shares)).sum())
+def _entropy(p: np.ndarray) -> float:
+    return float(-(p * _log2(p)).sum())
 
 
 class RadiomicFeatures:
@@ -140,7 +140,6 @@ class RadiomicFeatures:
 
     name = f"{len(FEATURES)} radiomic features"
     unavailable: str | None = None
-    dim = len(FEATURES)
 
     def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
         self.window_hu = checked_window(window_hu)
@@ -163,5 +162,5 @@ class RadiomicFeatures:
     def _of(self, grey: np.ndarray) -> list[float]:
         hu = unit_to_hu(grey / 127.5 - 1.0, self.window_hu)
         levels = np.floor((hu - self.window_hu[0]) / BIN_HU).astype(int) + 1
-        found = intensity_statistics(hu) | histogram_statistics(levels) | cooccurrence_statistics(levels)
-        return [found[name] for name in FEATURES]
+        statistics = intensity_statistics(hu) | histogram_statistics(levels) | cooccurrence_statistics(levels)
+        return [statistics[name] for name in FEATURES]

@@ -12,11 +12,13 @@ from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, REAL, TRAINING
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.agreement import CALCIFIED, reader_agreement
 from nodule_plugin.metrics.attributes import FindingMeasure
-from nodule_plugin.metrics.beyond import CopyMeasure
+from nodule_plugin.metrics.copies import CopyMeasure
+from nodule_plugin.metrics.distances import DistanceMeasure
 from nodule_plugin.metrics.dose_response import dose_curves
-from nodule_plugin.metrics.grey_values import BANDS, BINS, GreyValueMeasure, grey_value_curves
+from nodule_plugin.metrics.grey_values import BANDS, BINS, GreyValueFeatures, grey_value_curves
+from nodule_plugin.metrics.intervals import Rate
 from nodule_plugin.metrics.measures import Measure
-from nodule_plugin.metrics.memorization import CopyDetector, Rate, attack_result, nearness
+from nodule_plugin.metrics.memorization import CopyDetector, Inspection, attack_result, nearness
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
 
 CLOSEST_PAIRS = 12
@@ -43,8 +45,8 @@ def run_studies(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[s
 
 
 def _of_kind(sets: Sequence[ImageSet], kind: str) -> list[ImageSet]:
-    found = [images for images in sets if images.key.kind == kind]
-    return sorted(found, key=lambda images: (images.key.model, images.key.guidance_scale or 0.0))
+    own = [images for images in sets if images.key.kind == kind]
+    return sorted(own, key=lambda images: (images.key.model, images.key.guidance_scale or 0.0))
 
 
 def _dose_response(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> list[dict[str, Any]]:
@@ -63,15 +65,16 @@ def _readers(measures: Sequence[Measure]) -> dict[str, Any]:
     ratings = [measure.rating for measure in measures if isinstance(measure, FindingMeasure)]
     if not ratings:
         return {}
-    found = reader_agreement()
-    return {rating: asdict(found[CALCIFIED if rating == "calcification" else rating]) for rating in ratings}
+    agreements = reader_agreement()
+    return {rating: asdict(agreements[CALCIFIED if rating == "calcification" else rating]) for rating in ratings}
 
 
 def _grey_values(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any] | None:
-    measure = next((measure for measure in measures if isinstance(measure, GreyValueMeasure)), None)
-    if measure is None:
+    extractors = [measure.extractor for measure in measures if isinstance(measure, DistanceMeasure)]
+    extractor = next((extractor for extractor in extractors if isinstance(extractor, GreyValueFeatures)), None)
+    if extractor is None:
         return None
-    low, high = measure.window_hu
+    low, high = extractor.window_hu
     shown = [images for kind in (REAL, GENERATED) for images in _of_kind(sets, kind)]
     return {
         "hu": (low + (high - low) * (np.arange(BINS) + 0.5) / BINS).tolist(),
@@ -79,9 +82,8 @@ def _grey_values(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[
         "sets": [
             {
                 "kind": images.key.kind,
-                "model": images.key.model,
-                "guidance_scale": images.key.guidance_scale,
-                **grey_value_curves(images, measure.features.id),
+                **_row(images),
+                **grey_value_curves(images, extractor.id),
             }
             for images in shown
         ],
@@ -90,55 +92,55 @@ def _grey_values(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[
 
 def _memorization(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any] | None:
     measure = next((measure for measure in measures if isinstance(measure, CopyMeasure)), None)
-    found = _of_kind(sets, TRAINING)
+    seen = _of_kind(sets, TRAINING)
     (real,) = _of_kind(sets, REAL)
-    if measure is None or not found or len(real) < MIN_IMAGES or real.of_patients(found[0]):
+    if measure is None or not seen or len(real) < MIN_IMAGES or real.of_patients(seen[0]):
         return None
-    training = found[0]
+    training = seen[0]
     detector = measure.detector(real, training)
     rows, pairs = [], []
     for images in _of_kind(sets, GENERATED):
         inspection = measure.inspect(images, detector)
-        row = {"model": images.key.model, "guidance_scale": images.key.guidance_scale}
-        copies = Rate(int(inspection.copies.sum()), len(images))
         compared = {
             name: asdict(nearness(near.likeness, detector.held_out[name])) for name, near in inspection.nearest.items()
         }
-        rows.append({**row, "copies": rate(copies), "nearness": compared})
-        for name, near in inspection.nearest.items():
-            pairs += [
-                {
-                    **row,
-                    "image": images.records[place].id,
-                    "training": training.records[near.place[place]].id,
-                    "by": name,
-                    "likeness": float(near.likeness[place]),
-                    # Likenesses differ in scale: how many held-out images are less alike tells which stands out.
-                    "above_held_out": float((detector.held_out[name] < near.likeness[place]).mean()),
-                    "copy": bool(inspection.copies[place]),
-                }
-                for place in np.argsort(-near.likeness)[:CLOSEST_PAIRS]
-            ]
+        copies = Rate(int(inspection.copies.sum()), len(images)).to_dict()
+        rows.append({**_row(images), "copies": copies, "nearness": compared})
+        pairs += _pairs(images, training, detector, inspection)
     pairs.sort(key=lambda pair: (-pair["above_held_out"], -pair["likeness"]))
+    missed_by = {name: missed.to_dict() for name, missed in detector.missed_by.items()}
     return {
         "training_images": len(training),
         "held_out_images": len(real),
-        "detector": {
-            "accepted_false_alarms": detector.accepted,
-            "thresholds": detector.thresholds,
-            "false_alarms": rate(detector.false_alarms),
-            "misses": rate(detector.misses),
-            "missed_by": {name: rate(found) for name, found in detector.missed_by.items()},
-        },
+        "detector": {**detector.describe(), "missed_by": missed_by},
         "sets": rows,
         "closest_pairs": _distinct(pairs)[:CLOSEST_PAIRS],
         "attacks": [_attack(images, training, detector) for images in _of_kind(sets, ATTACK)],
     }
 
 
-def rate(found: Rate) -> dict[str, Any]:
-    """As metrics.json holds it."""
-    return {"hits": found.hits, "count": found.count, "share": found.share, "ci95": list(found.interval)}
+def _row(images: ImageSet) -> dict[str, Any]:
+    return {"model": images.key.model, "guidance_scale": images.key.guidance_scale}
+
+
+def _pairs(
+    images: ImageSet, training: ImageSet, detector: CopyDetector, inspection: Inspection
+) -> list[dict[str, Any]]:
+    """The images most like a training image, by each likeness."""
+    return [
+        {
+            **_row(images),
+            "image": images.records[index].id,
+            "training": training.records[near.index[index]].id,
+            "by": name,
+            "likeness": float(near.likeness[index]),
+            # Likenesses differ in scale: how many held-out images are less alike tells which stands out.
+            "above_held_out": float((detector.held_out[name] < near.likeness[index]).mean()),
+            "copy": bool(inspection.copies[index]),
+        }
+        for name, near in inspection.nearest.items()
+        for index in np.argsort(-near.likeness, kind="stable")[:CLOSEST_PAIRS]
+    ]
 
 
 def _distinct(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -150,23 +152,19 @@ def _distinct(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _attack(images: ImageSet, training: ImageSet, detector: CopyDetector) -> dict[str, Any]:
-    place = {record.id: index for index, record in enumerate(training.records)}
-    known = [index for index, record in enumerate(images.records) if record.source_id in place]
+    index_of = {record.id: index for index, record in enumerate(training.records)}
+    known = [index for index, record in enumerate(images.records) if record.source_id in index_of]
     if not known:
         raise InputError(
             f"attack set {images.key.model}: none of its images comes from a training nodule of training_datalist; "
             "generate it with split=training of that data list"
         )
     chosen = images.take(known)
-    found = attack_result(detector, chosen.images, [place[record.source_id or ""] for record in chosen.records])
+    attack = attack_result(detector, chosen.images, [index_of[record.source_id or ""] for record in chosen.records])
     return {
-        "model": images.key.model,
-        "guidance_scale": images.key.guidance_scale,
+        **_row(images),
         "images": len(known),
-        "prompts": found.prompts,
-        "copies": rate(found.copies),
-        "own_nearest": rate(found.own_nearest),
-        "chance_nearest": found.chance_nearest,
-        "own_rank": found.own_rank,
-        "own_rank_error": found.own_rank_error,
+        **asdict(attack),
+        "copies": attack.copies.to_dict(),
+        "own_nearest": attack.own_nearest.to_dict(),
     }

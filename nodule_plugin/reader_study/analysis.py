@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.reader_study.answers_table import SUSPICION
 from nodule_plugin.reader_study.questions import CODES, GENERATED, ITEMS, ORIGIN, REAL
 from nodule_plugin.reader_study.seal import REAL_ARM, Key
@@ -235,8 +236,8 @@ def ordinal_lines(first: pd.DataFrame, models: Sequence[str]) -> list[Line]:
         for model, beta, error in zip(models, fit.beta, fit.standard_errors):
             line: Line = {**blank, "model": model, "log_odds": beta, "standard_error": error, "deviations": deviations}
             if fit.converged and math.isfinite(error) and error > 0:
-                line |= {"odds_ratio": math.exp(beta), "low": math.exp(beta - 1.96 * error)}
-                line |= {"high": math.exp(beta + 1.96 * error), "p": math.erfc(abs(beta / error) / math.sqrt(2))}
+                line |= {"odds_ratio": math.exp(beta), "low": math.exp(beta - NORMAL_95 * error)}
+                line |= {"high": math.exp(beta + NORMAL_95 * error), "p": math.erfc(abs(beta / error) / math.sqrt(2))}
             else:
                 line["reason"] = "the model did not converge"
             lines.append(line)

@@ -19,9 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nodule_plugin.data.datalist import datalist_kernel
 from nodule_plugin.data.evaluation_images import LoadSetImaged, generated_items, image_size, real_items
 from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.pixels import to_uint8
+from nodule_plugin.data.transforms import chain_id
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import new_folder, replacing
 from nodule_plugin.reader_study.questions import ITEMS
@@ -112,14 +114,15 @@ def write_study(
     rng = random.SystemRandom() if seed is None else random.Random(seed)
     folders = [Path(path).parent if Path(path).is_file() else Path(path) for path in generated]
     window_hu = _common_window(folders)
-    made = generated_items(folders)
+    kernel = datalist_kernel(datalist)
+    made = generated_items(folders, chain_id(kernel))
     arms = (REAL_ARM, *_models(made))
     real = real_items(datalist=datalist, split=split, dataset_dir=dataset_dir)
     cases = draw_cases(match_cases(real, made, arms), settings, rng)
     size = image_size(made)
 
     with new_folder(root) as folder:
-        load = LoadSetImaged(size=size, window_hu=window_hu)
+        load = LoadSetImaged(size, window_hu, kernel)
         sealed = _write_images(folder / IMAGES, cases, arms, settings, load, rng)
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -128,6 +131,7 @@ def write_study(
             "title": settings.title,
             "size": list(size),
             "window_hu": list(window_hu),
+            "chain": chain_id(kernel),
             "phantoms": any(item["record"].phantom for item in real),
             "plan": asdict(settings.plan),
             "readers": {reader: draw_order(sealed, rng) for reader in settings.readers},

@@ -34,7 +34,7 @@ def contact_sheet(cells: Cells, notice: str = NOTICE) -> bytes:
     """
     if not cells:
         raise InputError("contact sheet: there is no image to show")
-    rows, columns = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
+    rows, columns = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
     longest = max(len(line) for row in rows for line in row.split("\n"))
     margin = 0.3 + 0.065 * longest
     width, height = margin + _CELL_INCHES * len(columns), 0.5 + _CELL_INCHES * len(rows)
@@ -87,7 +87,7 @@ def by_seed(generated: GeneratedSet, guidance_scale: float, limit: int = 8, acro
         guidance_scale: of all images.
         limit, across: of prompts, and of images of each.
     """
-    prompts = sorted(_by_prompt(generated.at_scale(guidance_scale)), key=lambda found: -len(found[1]))
+    prompts = sorted(_by_prompt(generated.at_scale(guidance_scale)), key=lambda of_prompt: -len(of_prompt[1]))
     return {
         (prompt, f"{number}"): read_picture(item["image"])
         for prompt, items in prompts[:limit]
@@ -99,10 +99,10 @@ def _by_prompt(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mappi
     """The items of each prompt, which is broken into lines, in the order in which the prompts first come."""
     if any(item["seed"] is None or item["guidance_scale"] is None for item in items):
         raise InputError("contact sheet: only a set that inference wrote says which seed and guidance scale are whose")
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
-        found.setdefault(textwrap.fill(item["prompt"], 44), []).append(item)
-    return list(found.items())
+        by_prompt.setdefault(textwrap.fill(item["prompt"], 44), []).append(item)
+    return list(by_prompt.items())
 
 
 def by_finding(doses: GeneratedSet, guidance_scale: float, seed: int) -> Cells:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nodule_plugin import __version__
-from nodule_plugin.data.datalist import load_datalist, read_datalist
+from nodule_plugin.data.datalist import datalist_kernel, load_datalist, read_datalist
 from nodule_plugin.data.dataset_warnings import dataset_warnings
 from nodule_plugin.data.overview import FEW, TRAINING, count_datalist, roi_pixels
 from nodule_plugin.data.pixels import to_uint8
@@ -109,7 +109,7 @@ def render_data_page(datalist: Path, samples: int, seed: int, dataset_dir: str |
             overview=overview,
             warnings=dataset_warnings(content, overview),
             notice=_SYNTHETIC if all(item["synthetic"] for item in everything) else _REAL,
-            samples={split: _figures(items[split], samples, seed) for split in SPLITS},
+            samples={split: _figures(items[split], samples, seed, datalist_kernel(datalist)) for split in SPLITS},
             settings=_settings(content),
             window_hu=DEFAULT_WINDOW_HU,
             few=FEW,
@@ -126,16 +126,16 @@ def choose_samples(items: Sequence[Mapping[str, Any]], count: int, seed: int) ->
     """Draw items at random, those with a prompt of their own first, in the data list's order."""
     order = np.random.default_rng(seed).permutation(len(items))
     first_of_prompt: dict[str, int] = {}
-    for place in order:
-        first_of_prompt.setdefault(items[place]["prompt"], place)
+    for index in order:
+        first_of_prompt.setdefault(items[index]["prompt"], index)
     drawn = dict.fromkeys([*first_of_prompt.values(), *order])
-    return [items[place] for place in sorted([*drawn][:count])]
+    return [items[index] for index in sorted([*drawn][:count])]
 
 
-def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int, kernel: str) -> list[dict[str, Any]]:
     return [
         {
-            "picture": data_url(png(_picture(item))),
+            "picture": data_url(png(_picture(item, kernel))),
             "prompt": item["prompt"],
             "id": item["id"],
             "synthetic": item["synthetic"],
@@ -145,9 +145,9 @@ def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[
     ]
 
 
-def _picture(item: Mapping[str, Any]) -> Image.Image:
+def _picture(item: Mapping[str, Any], kernel: str) -> Image.Image:
     """An item's image as training and evaluation see it, at the size of the page."""
-    image = nodule_transform(SAMPLE_PIXELS)(item)["image"]
+    image = nodule_transform(SAMPLE_PIXELS, kernel=kernel)(item)["image"]
     return Image.fromarray(to_uint8(image[None])[0, 0].numpy())
 
 
@@ -171,5 +171,6 @@ def _settings(content: Mapping[str, Any]) -> dict[str, str]:
         "selection": ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or "all",
         "template": f"{content['template']['name']}, version {content['template']['version']}",
         "split": f"{' : '.join(map(str, split['ratios']))} by patient, malignancy spread evenly, seed {split['seed']}",
+        "pixels": content.get("chain") or "not recorded",
         "nodule-plugin": __version__,
     }

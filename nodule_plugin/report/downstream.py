@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
 from nodule_plugin.report.figures import figure_png
+from nodule_plugin.report.files import write_files
 from nodule_plugin.report.numbers import with_interval
+from nodule_plugin.report.results import chain_sentences
 
 
 def write_downstream(results: Mapping[str, Any], output_dir: str | Path) -> list[Path]:
@@ -26,19 +26,12 @@ def write_downstream(results: Mapping[str, Any], output_dir: str | Path) -> list
     Raises:
         InputError: if the folder cannot be written.
     """
-    folder = Path(output_dir)
     contents = {
         "downstream.md": markdown(results).encode(),
         "downstream.png": figure(results),
         "downstream.json": (json.dumps(results, indent=4, ensure_ascii=False) + "\n").encode(),
     }
-    try:
-        for name, content in contents.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"output_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
-    return [folder / name for name in contents]
+    return write_files(contents, Path(output_dir))
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -55,11 +48,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"**{settings['seen']:,} of the test images are of patients whom the bundle's small models learnt from**: if "
         "one of these models generated the images, this is no test.\n\n"
     )
+    chains = "".join(f"{sentence}\n\n" for sentence in chain_sentences(settings))
     return (
         f"Area under the ROC curve on {settings['test_images']:,} real images of {settings['test_patients']:,} "
         "patients whom the classifiers did not learn from, by what they learnt from (images). Mean of "
         f"{len(settings['seeds'])} classifiers of {settings['steps']:,} steps each; in brackets 95 % intervals over "
-        f"test patients.\n\n{caution if settings['seen'] else ''}{_table(header, rows)}\n"
+        f"test patients.\n\n{caution if settings['seen'] else ''}{chains}{_table(header, rows)}\n"
         f"Difference to real training images:\n\n{_table(['finding', *(arm['name'] for arm in others)], differences)}"
     )
 
@@ -70,9 +64,9 @@ def figure(results: Mapping[str, Any]) -> bytes:
     names = list(arms[0]["auroc"])
     picture = Figure(figsize=(6.4, 0.8 + 0.2 * len(arms) * len(names)), layout="constrained")
     axis = picture.subplots()
-    for place, arm in enumerate(arms):
+    for index, arm in enumerate(arms):
         shown = [(row, arm["auroc"][name]) for row, name in enumerate(names) if arm["auroc"][name] is not None]
-        rows = [row + 0.18 * (place - (len(arms) - 1) / 2) for row, _ in shown]
+        rows = [row + 0.18 * (index - (len(arms) - 1) / 2) for row, _ in shown]
         values = [estimate["value"] for _, estimate in shown]
         ends = np.array([estimate["ci95"] or [estimate["value"]] * 2 for _, estimate in shown]).reshape(-1, 2)
         bars = np.abs(ends.T - values)

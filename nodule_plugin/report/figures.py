@@ -42,11 +42,9 @@ def guidance_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     """The same plots one by one, by the measure's name: a page can set them below each other on a narrow screen."""
     panels = {}
     for measure in _shown(results):
-        figure = Figure(figsize=(3.6, 2.9), layout="constrained")
-        axis = figure.subplots()
+        axis = _new_axis((3.6, 2.9))
         _plot(axis, results, measure)
-        axis.legend(fontsize=6)
-        panels[measure["name"]] = figure_png(figure)
+        panels[measure["name"]] = _panel(axis)
     return panels
 
 
@@ -58,8 +56,7 @@ def sweep_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     names = {measure["key"]: f"{measure['name']} {arrow(measure)}" for measure in results["measures"]}
     panels = {}
     for across, up in (("alignment", "fidelity"), ("diversity", "fidelity"), ("diversity", "alignment")):
-        figure = Figure(figsize=(3.9, 3.2), layout="constrained")
-        axis = figure.subplots()
+        axis = _new_axis((3.9, 3.2), names[sweep[across]], names[sweep[up]])
         for model in dict.fromkeys(point["model"] for point in sweep["points"]):
             points = [point for point in sweep["points"] if point["model"] == model]
             xs, ys = ([point[aspect]["value"] for point in points] for aspect in (across, up))
@@ -78,17 +75,13 @@ def sweep_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
             label="Pareto set",
         )
         for row in results["rows"]:
-            place = [row["values"][sweep[aspect]]["value"] for aspect in (across, up)]
-            if row["kind"] == REAL and place[0] is not None:
-                axis.axvline(place[0], color="black", linewidth=1, linestyle="--", label=row["model"])
-            if row["floor"] and place[1] is not None and up == "fidelity":
-                axis.axhline(place[1], color="black", linewidth=1, linestyle=":", label=row["model"])
+            x, y = (row["values"][sweep[aspect]]["value"] for aspect in (across, up))
+            if row["kind"] == REAL and x is not None:
+                axis.axvline(x, color="black", linewidth=1, linestyle="--", label=row["model"])
+            if row["floor"] and y is not None and up == "fidelity":
+                axis.axhline(y, color="black", linewidth=1, linestyle=":", label=row["model"])
         _compress(axis, [point[up]["value"] for point in sweep["points"]])
-        axis.set_xlabel(names[sweep[across]], fontsize=8)
-        axis.set_ylabel(names[sweep[up]], fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.legend(fontsize=6)
-        panels[f"{up.capitalize()} against {across}"] = figure_png(figure)
+        panels[f"{up.capitalize()} against {across}"] = _panel(axis)
     return panels
 
 
@@ -97,8 +90,7 @@ def dose_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     curves = results["studies"]["dose_response"]
     panels = {}
     for rating in dict.fromkeys(curve["rating"] for curve in curves):
-        figure = Figure(figsize=(3.6, 2.9), layout="constrained")
-        axis = figure.subplots()
+        axis = _new_axis((3.6, 2.9), "asked for", "read", rating.capitalize())
         own = [curve for curve in curves if curve["rating"] == rating]
         for curve in own:
             bars = _bars(curve["read"], curve["ci95"])
@@ -113,12 +105,7 @@ def dose_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         real = [(code, value) for code, value in zip(own[0]["codes"], own[0]["real"]) if value is not None]
         axis.plot(*zip(*real), color="black", linewidth=1, linestyle="--", marker=".", label=results["reference"])
         axis.set_xticks(own[0]["codes"])
-        axis.set_title(rating.capitalize(), fontsize=9)
-        axis.set_xlabel("asked for", fontsize=8)
-        axis.set_ylabel("read", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.legend(fontsize=6)
-        panels[rating.capitalize()] = figure_png(figure)
+        panels[rating.capitalize()] = _panel(axis)
     return panels
 
 
@@ -127,46 +114,42 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     memorization = results["studies"]["memorization"]
     panels = {}
     for name in memorization["detector"]["missed_by"] if memorization else ():
-        figure = Figure(figsize=(3.9, 3.0), layout="constrained")
-        axis = figure.subplots()
+        axis = _new_axis((3.9, 3.0), f"likeness to the nearest training image ({name})", "fraction of images below")
         for row in memorization["sets"]:
             quantiles = row["nearness"][name]["quantiles"]
             axis.plot(
                 list(quantiles.values()),
-                [float(share) for share in quantiles],
+                [float(fraction) for fraction in quantiles],
                 linewidth=1,
                 label=set_title(row["model"], row["guidance_scale"]),
             )
         usual = memorization["sets"][0]["nearness"][name]["held_out_quantiles"]
-        shares = [float(share) for share in usual]
-        axis.plot(list(usual.values()), shares, color="black", linestyle="--", label=f"held-out {results['reference']}")
+        fractions = [float(fraction) for fraction in usual]
+        axis.plot(
+            list(usual.values()), fractions, color="black", linestyle="--", label=f"held-out {results['reference']}"
+        )
         if name in memorization["detector"]["thresholds"]:
             limit = memorization["detector"]["thresholds"][name]
             axis.axvline(limit, color="black", linewidth=1, linestyle=":", label="threshold")
-        axis.set_xlabel(f"likeness to the nearest training image ({name})", fontsize=8)
-        axis.set_ylabel("share of images below", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.legend(fontsize=6)
-        panels[f"Likeness by {name}"] = figure_png(figure)
+        panels[f"Likeness by {name}"] = _panel(axis)
     return panels
 
 
 def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     """Histogram and power spectrum of real and generated images."""
-    found = results["studies"]["grey_values"]
+    curves = results["studies"]["grey_values"]
     panels = {}
-    for key, across, title, unit in (
-        ("histogram", "hu", "Histogram", ("HU", "share of pixels")),
+    for key, across, title, units in (
+        ("histogram", "hu", "Histogram", ("HU", "fraction of pixels")),
         ("spectrum", "cycles_per_pixel", "Power spectrum", ("cycles / pixel", "dB over 1 HU² pixel²")),
     ):
-        if found is None:
+        if curves is None:
             break
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-        axis = figure.subplots()
-        for own in found["sets"]:
+        axis = _new_axis((4.6, 3.2), *units, title)
+        for own in curves["sets"]:
             style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
             (line,) = axis.plot(
-                found[across],
+                curves[across],
                 own[key],
                 style,
                 color=colour,
@@ -174,15 +157,26 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
                 label=set_title(own["model"], own["guidance_scale"]),
             )
             low, high = np.array(own[f"{key}_ci95"]).T
-            axis.fill_between(found[across], low, high, alpha=0.15, color=line.get_color())
+            axis.fill_between(curves[across], low, high, alpha=0.15, color=line.get_color())
         axis.set_yscale("log" if key == "histogram" else "linear")
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel(unit[0], fontsize=8)
-        axis.set_ylabel(unit[1], fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.legend(fontsize=6)
-        panels[title] = figure_png(figure)
+        panels[title] = _panel(axis)
     return panels
+
+
+def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title: str = "") -> Axes:
+    """The axis of a small plot of its own."""
+    axis = Figure(figsize=inches, layout="constrained").subplots()
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(across, fontsize=8)
+    axis.set_ylabel(up, fontsize=8)
+    axis.tick_params(labelsize=8)
+    return axis
+
+
+def _panel(axis: Axes) -> bytes:
+    """The finished plot as a PNG, with its legend."""
+    axis.legend(fontsize=6)
+    return figure_png(axis.figure)
 
 
 def _bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> list[list[float]]:

@@ -41,6 +41,18 @@ def write_report(
     if figure is not None:
         contents["metrics.png"] = figure
     contents["metrics.json"] = (json.dumps(results, indent=4, ensure_ascii=False, default=str) + "\n").encode()
+    written = write_files(contents, folder)
+    if figure is None:
+        (folder / "metrics.png").unlink(missing_ok=True)
+    return written
+
+
+def write_files(contents: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Write files of these names, all or none; older ones are replaced.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -48,8 +60,6 @@ def write_report(
                 (Path(scratch) / name).write_bytes(content)
             for name in contents:
                 (Path(scratch) / name).replace(folder / name)
-        if figure is None:
-            (folder / "metrics.png").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"output_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
     return [folder / name for name in contents]

@@ -37,12 +37,12 @@ def with_interval(value: float, interval: Sequence[float] | None) -> str:
     return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 
-def percent(share: float, digits: int = 1) -> str:
+def percent(fraction: float, digits: int = 1) -> str:
     """``4.2 %`` of 0.042; the space does not break."""
-    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    return f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def share_with_interval(rate: Mapping[str, Any]) -> str:
+def rate_text(rate: Mapping[str, Any]) -> str:
     """``3 of 72 (4.2 % [0.9 %, 11.7 %])`` of a rate as metrics.json holds it."""
     low, high = rate["ci95"]
     return f"{rate['hits']} of {rate['count']} ({percent(rate['share'])} [{percent(low)}, {percent(high)}])"

@@ -52,7 +52,7 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
 
 
 def render_studies(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real: bool) -> str:
-    """The part of the page on guidance, findings and copies, as HTML text."""
+    """The section of the page on guidance, findings and copies, as HTML text."""
     pictures = {
         name: {title: data_url(panel) for title, panel in panels.items()}
         for name, panels in (
@@ -84,16 +84,16 @@ def dose_strips(sets: Sequence[ImageSet]) -> list[dict[str, Any]]:
         if images.key.kind != DOSE or not images.records:
             continue
         base, seed = images.records[0].ratings, images.records[0].seed
-        of_seed = {place: record for place, record in enumerate(images.records) if record.seed == seed}
+        of_seed = {index: record for index, record in enumerate(images.records) if record.seed == seed}
         rows, codes = [], sorted({code for record in of_seed.values() for code in record.ratings.values()})
         for rating in base:
-            places = {
-                record.ratings[rating]: place
-                for place, record in of_seed.items()
+            indices = {
+                record.ratings[rating]: index
+                for index, record in of_seed.items()
                 if all(code == base[name] for name, code in record.ratings.items() if name != rating)
             }
-            if len(places) > 1:
-                pictures = [data_url(_png(images.images[places[c]])) if c in places else None for c in codes]
+            if len(indices) > 1:
+                pictures = [data_url(_png(images.images[indices[c]])) if c in indices else None for c in codes]
                 rows.append({"rating": rating.capitalize(), "pictures": pictures})
         strips.append({"model": set_title(images.key.model, images.key.guidance_scale), "codes": codes, "rows": rows})
     return strips
@@ -123,8 +123,8 @@ def _is_row(images: ImageSet, row: Mapping[str, Any]) -> bool:
 
 
 def _picture_of(images: ImageSet, image_id: str) -> str:
-    place = next(place for place, record in enumerate(images.records) if record.id == image_id)
-    return data_url(_png(images.images[place]))
+    index = next(index for index, record in enumerate(images.records) if record.id == image_id)
+    return data_url(_png(images.images[index]))
 
 
 def _why_absent(results: Mapping[str, Any], group: str) -> str:
@@ -183,8 +183,8 @@ def _heading(images: ImageSet) -> str:
 
 
 def _first_picture(images: ImageSet, prompt: str | None) -> str | None:
-    place = next((place for place, record in enumerate(images.records) if record.prompt == prompt), None)
-    return None if place is None else data_url(_png(images.images[place]))
+    index = next((index for index, record in enumerate(images.records) if record.prompt == prompt), None)
+    return None if index is None else data_url(_png(images.images[index]))
 
 
 def _png(image: Tensor) -> bytes:

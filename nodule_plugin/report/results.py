@@ -10,9 +10,10 @@ from typing import Any
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
 from nodule_plugin.lidc.citation import ATTRIBUTION
+from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
-from nodule_plugin.metrics.rows import FLOOR, Row
-from nodule_plugin.report.numbers import share_with_interval, with_error
+from nodule_plugin.metrics.results_table import FLOOR, Row
+from nodule_plugin.report.numbers import rate_text, with_error
 from nodule_plugin.report.sweep import guidance_sweep
 
 FORMAT = "nodule-plugin evaluation"
@@ -109,6 +110,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         return [
             *sentences,
             f"No distance between {reference} and generated images could be computed; the table says why.",
+            *chain_sentences(results["settings"]),
         ]
     measure = next(measure for measure in results["measures"] if measure["key"] == deciding)
     computed = [row for row in generated if _value(row, deciding) is not None]
@@ -122,7 +124,23 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     floor = next((row for row in results["rows"] if row["floor"]), None)
     if floor is not None and _value(floor, deciding) is not None:
         sentences.append(_against_floor(best, floor, deciding, f"Two halves of the {reference} have {measure['name']}"))
-    return [*sentences, *_alignment_sentences(results, best), *_study_sentences(results, best)]
+    sentences += [*_alignment_sentences(results, best), *_study_sentences(results, best)]
+    return sentences + chain_sentences(results["settings"])
+
+
+def chain_sentences(settings: Mapping[str, Any]) -> list[str]:
+    """A warning where it is not recorded whether reference images are cut as those that the models learnt from.
+
+    Args:
+        settings: of the run, with "chain" of the reference images and "generated", what the sets' manifests say.
+    """
+    chain, generated = settings.get("chain"), settings.get("generated", ())
+    unknown = [one["folder"] for one in generated if one.get("model", {}).get("chain") is None]
+    if not unknown and chain is not None:
+        return []
+    cut = "How the reference images were cut is not known" if chain is None else f"Reference images are cut by {chain}"
+    learnt = f"; how those were that the model of {', '.join(unknown)} learnt from is not recorded" if unknown else ""
+    return [f"{cut}{learnt}. Part of a distance may come from a difference of the cut."]
 
 
 def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, halves: str) -> str:
@@ -132,7 +150,7 @@ def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, 
     if None in errors:
         return f"{stated}; the images are too few to say whether the difference is one."
     error = (errors[0] ** 2 + errors[1] ** 2) ** 0.5
-    if above > 1.96 * error:
+    if above > NORMAL_95 * error:
         return f"{stated}: the generated images differ from these by more than chance."
     return f"{stated}: at this number of images the difference is within chance."
 
@@ -146,7 +164,7 @@ def _alignment_sentences(results: Mapping[str, Any], row: Mapping[str, Any]) -> 
             continue
         follows = (
             "The images follow their prompts"
-            if above > 1.96 * error
+            if above > NORMAL_95 * error
             else "That the images follow their prompts is not shown"
         )
         sentences.append(
@@ -167,9 +185,9 @@ def _study_sentences(results: Mapping[str, Any], best: Mapping[str, Any]) -> lis
         )
         detector = memorization["detector"]
         sentences.append(
-            f"Copies of training images there: {share_with_interval(row['copies'])}; the detector takes "
-            f"{share_with_interval(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
-            f"{share_with_interval(detector['misses'])} of planted ones."
+            f"Copies of training images there: {rate_text(row['copies'])}; the detector takes "
+            f"{rate_text(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
+            f"{rate_text(detector['misses'])} of planted ones."
         )
     if curves:
         moved = [curve for curve in curves if curve["p_value"] < 0.05 and curve["change"] > 0]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.metrics.intervals import normal_interval
 from nodule_plugin.metrics.measures import FINDINGS
-from nodule_plugin.report.numbers import percent, set_title, share_with_interval, with_interval
+from nodule_plugin.report.numbers import percent, rate_text, set_title, with_interval
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
@@ -74,7 +75,7 @@ def copies_table(results: Mapping[str, Any]) -> Table | None:
         [
             row["model"],
             "–" if row["guidance_scale"] is None else f"{row['guidance_scale']:g}",
-            share_with_interval(row["copies"]),
+            rate_text(row["copies"]),
             *(_chance(row["nearness"][name]) for name in likenesses),
         ]
         for row in memorization["sets"]
@@ -83,8 +84,7 @@ def copies_table(results: Mapping[str, Any]) -> Table | None:
 
 
 def _chance(nearness: Mapping[str, Any]) -> str:
-    half = 1.96 * nearness["error"]
-    return with_interval(nearness["chance"], [nearness["chance"] - half, nearness["chance"] + half])
+    return with_interval(nearness["chance"], normal_interval(nearness["chance"], nearness["error"]))
 
 
 def detector_sentences(results: Mapping[str, Any]) -> list[str]:
@@ -100,19 +100,19 @@ def detector_sentences(results: Mapping[str, Any]) -> list[str]:
         f"{percent(detector['accepted_false_alarms'], 0)} of {memorization['held_out_images']} held-out "
         f"{results['reference']} pass.",
         f"False alarms on held-out images, the thresholds set by all others: "
-        f"{share_with_interval(detector['false_alarms'])}. Planted copies (turned, shifted, blurred, noisy, of other "
-        f"contrast) that it misses: {share_with_interval(detector['misses'])}; "
-        + ", ".join(f"{name} alone {percent(found['share'])}" for name, found in detector["missed_by"].items())
+        f"{rate_text(detector['false_alarms'])}. Planted copies (turned, shifted, blurred, noisy, of other "
+        f"contrast) that it misses: {rate_text(detector['misses'])}; "
+        + ", ".join(f"{name} alone {percent(missed['share'])}" for name, missed in detector["missed_by"].items())
         + ".",
     ]
     for attack in memorization["attacks"]:
         error = attack["own_rank_error"]
-        ends = None if error is None else [attack["own_rank"] - 1.96 * error, attack["own_rank"] + 1.96 * error]
+        ends = None if error is None else normal_interval(attack["own_rank"], error)
         chance = percent(attack["chance_nearest"])
         sentences.append(
             f"Attack on {attack['model']} through {attack['prompts']} prompts that belong to one training nodule each: "
-            f"copies {share_with_interval(attack['copies'])}; the prompt's own nodule is the nearest training image "
-            f"for {share_with_interval(attack['own_nearest'])}, by chance {chance}; it is nearer than a share of "
+            f"copies {rate_text(attack['copies'])}; the prompt's own nodule is the nearest training image "
+            f"for {rate_text(attack['own_nearest'])}, by chance {chance}; it is nearer than a fraction of "
             f"{with_interval(attack['own_rank'], ends)} of the training images, by chance 0.5."
         )
     return sentences

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nodule_plugin.data.datalist import datalist_kernel
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import findings_to_prompt
@@ -59,7 +60,7 @@ def load_examples(
     items = real_items(datalist=datalist, split=split, dataset_dir=dataset_dir)
     if fold is not None:
         items = [item for item in items if fold_of(item["patient_id"]) == fold]
-    load = LoadSetImaged(size=(IMAGE_SIZE, IMAGE_SIZE))
+    load = LoadSetImaged((IMAGE_SIZE, IMAGE_SIZE), kernel=datalist_kernel(datalist))
     images = torch.stack([load(item)["image"] for item in tqdm(items, desc=split)])
     synthetic = sum(item["synthetic"] for item in items)
     source = {0: "real LIDC-IDRI", len(items): "phantom"}.get(synthetic, "real LIDC-IDRI and phantom")

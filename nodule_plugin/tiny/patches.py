@@ -9,13 +9,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from nodule_plugin.data.window import hu_to_unit
+from nodule_plugin.data.transforms import DEFAULT_KERNEL, resample_roi
 
 
-def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed: int = 0) -> torch.Tensor:
+def crop_patches(
+    items: Sequence[Mapping[str, Any]], count: int, size: int, seed: int = 0, kernel: str = DEFAULT_KERNEL
+) -> torch.Tensor:
     """Square views of the volumes of ``items``, at random slices, places and scales, all within the image.
 
     An autoencoder learns CT texture, not nodules: every slice of a volume and every scale between 1.2 and 2.6 times the
@@ -26,21 +27,21 @@ def crop_patches(items: Sequence[Mapping[str, Any]], count: int, size: int, seed
         count: how many patches, spread evenly over the items.
         size: pixels along a patch's side.
         seed: of the draws.
+        kernel: of the resampling, see :func:`nodule_plugin.data.transforms.resample_roi`.
 
     Returns:
         (count, 1, size, size) float32 in [-1, 1].
     """
     rng = np.random.default_rng(seed)
     patches = torch.empty(count, 1, size, size)
-    share = -(-count // len(items))
-    for place, item in enumerate(tqdm(items, desc="patches")):
+    each = -(-count // len(items))
+    for number, item in enumerate(tqdm(items, desc="patches")):
         volume = np.asarray(nibabel.load(Path(item["image"])).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-        for index in range(place * share, min((place + 1) * share, count)):
+        for index in range(number * each, min((number + 1) * each, count)):
             pixels = item["diameter_mm"] / item["spacing"][0]
             side = int(np.clip(rng.uniform(1.2, 2.6) * pixels, 20, min(volume.shape[:2])))
             x, y = (rng.integers(0, extent - side + 1) for extent in volume.shape[:2])
-            z = rng.integers(volume.shape[2])
-            patch = torch.from_numpy(volume[x : x + side, y : y + side, z].T.copy())[None, None]
-            resized = interpolate(patch, (size, size), mode="bilinear", antialias=True)[0]
-            patches[index] = torch.from_numpy(hu_to_unit(resized.numpy()))
+            hu = volume[:, :, rng.integers(volume.shape[2])].T
+            patch = resample_roi(hu, (y, y + side, x, x + side), (size, size), kernel=kernel)
+            patches[index] = torch.from_numpy(patch)
     return patches

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from nodule_plugin.metrics.alignment import CLIPScorer, clip_scores, shuffle_prompts
-from nodule_plugin.metrics.distribution import frechet_distance
+from nodule_plugin.metrics.frechet import frechet_distance
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def model_card(results: Mapping[str, HeldOut], training_images: Mapping[str, int
     """The README.md of the model's folder.
 
     Args:
-        results: split of the data list -> what was found on it.
+        results: split of the data list -> what was measured on it.
         training_images: what the images are, in words -> how many there were.
         steps: of training.
     """

@@ -39,8 +39,8 @@ from nodule_plugin.diffusion.components import (
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import PRECISIONS, GenerationPrepareBatch, GuidedSampler, derive_scheduler
 from nodule_plugin.findings import Findings
-from nodule_plugin.metrics.distribution import half_sample_error, squared_mmd
 from nodule_plugin.metrics.features import FeatureExtractor, InceptionFeatures, OpenCLIPImageFeatures
+from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
 from nodule_plugin.prompts import findings_to_prompt
 
 PNDM, DPM = "PNDMScheduler", "DPMSolverMultistepScheduler"
@@ -220,7 +220,7 @@ def timed(work: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
 def _distance(reference: Tensor, other: Tensor) -> dict[str, float]:
     return {
         "kernel_distance": squared_mmd(reference, other),
-        "standard_error": half_sample_error(squared_mmd, reference, other),
+        "standard_error": kernel_error(reference, other),
     }
 
 

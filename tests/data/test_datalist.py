@@ -23,7 +23,7 @@ from nodule_plugin.lidc.selection import get_selection
 from nodule_plugin.prompts import findings_to_prompt
 
 KEYS = (
-    "name description licence citation source synthetic dataset_dir template consensus selection split skipped"
+    "name description licence citation source synthetic dataset_dir template chain consensus selection split skipped"
     " numTraining numValidation numTest training validation test"
 )
 ITEM_KEYS = (

@@ -20,6 +20,7 @@ from tiny_sd import make_tiny_sd
 from nodule_plugin.diffusion.components import TextConditioner, load_text_encoder, load_tokenizer, load_unet
 from nodule_plugin.diffusion.fine_tuned import identify_weights, load_weights
 from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.provenance import weights_chain
 from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.weights import WeightsLoader
 from nodule_plugin.weights import weights_sha256
@@ -267,3 +268,31 @@ def test_files_that_are_no_weights_of_a_unet(base: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({}))
     with pytest.raises(InputError, match=r"weights .*a\.json: cut, damaged or no weights"):
         load_weights(tmp_path / "a.json", network)
+
+
+def test_base_models_own_weights_are_known_by_their_content(base: str) -> None:
+    network = DiffusionUNet.from_base(base)
+    before = identify_weights("base", network)
+    assert before == identify_weights("base", network)
+    with torch.no_grad():
+        network.unet.conv_in.bias[0] += 1e-6
+    assert identify_weights("base", network) != before
+
+
+def test_a_file_that_is_missing_or_lacks_weights_is_named(base: str, tmp_path: Path) -> None:
+    network = DiffusionUNet.from_base(base)
+    path = tmp_path / "model.pt"
+    with pytest.raises(InputError, match=r"weights: there is no file .*model.pt; train first"):
+        identify_weights(str(path), network)
+    state = network.state_dict()
+    state.pop("unet.conv_in.bias")
+    with pytest.raises(InputError, match=r"is of another network: unet.conv_in.bias has shape none"):
+        identify_weights(str(save(state, path)), network)
+    torch.save(network, path)
+    with pytest.raises(InputError, match=r"holds nodule_plugin\.diffusion.network.DiffusionUNet beside tensors"):
+        identify_weights(str(path), network)
+
+
+def test_other_programs_files_beside_the_weights_are_no_chain(tmp_path: Path) -> None:
+    (tmp_path / "nodule.json").write_text('{"description": "of a web user interface"}')
+    assert weights_chain(tmp_path / "nodule.safetensors") is None

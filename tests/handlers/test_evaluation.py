@@ -16,10 +16,12 @@ from PIL import Image
 
 from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, LoadedImages, SetKey
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.evaluation import EncodeImages, EvaluationReport, ImageSetCollector, PromptScore
+from nodule_plugin.handlers.evaluation import EncodeImages, ImageSetCollector, PromptScore
 from nodule_plugin.metrics.alignment import BiomedCLIPScorer
 from nodule_plugin.metrics.attributes import FindingMeasure, FindingReader
-from nodule_plugin.metrics.measures import FrechetMeasure, Measure
+from nodule_plugin.metrics.distances import Distances
+from nodule_plugin.metrics.measures import Measure
+from nodule_plugin.report.evaluation import EvaluationReport
 
 
 class MeanFeatures:
@@ -27,7 +29,6 @@ class MeanFeatures:
 
     id = name = fingerprint = "mean"
     unavailable: str | None = None
-    dim = 2
 
     def __init__(self) -> None:
         self.seen = 0
@@ -48,10 +49,7 @@ def _items(kind: str, count: int, size: int) -> list[dict[str, Any]]:
 
 
 def _measures(features: MeanFeatures) -> list[Measure]:
-    return [
-        FrechetMeasure("a", "A", features, standard=False, repeats=3),
-        FrechetMeasure("b", "B", features, standard=False, repeats=3),
-    ]
+    return [column for name in ("a", "b") for column in Distances(repeats=3)(features, "fd", suffix=name)]
 
 
 def _run(items: list[dict[str, Any]], measures: list[Measure], output: Path) -> EvaluationReport:
@@ -79,7 +77,7 @@ def test_every_image_is_encoded_once_whatever_its_size(tmp_path: Path) -> None:
     expected = MeanFeatures()(torch.stack([item["image"] for item in items[7:]]))
     assert torch.allclose(torch.from_numpy(gathered[GENERATED].features_of("mean").read()).float(), expected, atol=5e-3)
     assert isinstance(gathered[GENERATED].images, LoadedImages)
-    assert report.results["rows"][2]["values"]["a"] == report.results["rows"][2]["values"]["b"]
+    assert report.results["rows"][2]["values"]["fd_a"] == report.results["rows"][2]["values"]["fd_b"]
     assert (tmp_path / "report.html").is_file()
 
 
@@ -96,7 +94,7 @@ def test_kinds_of_images_are_encoded_for_those_who_ask(tmp_path: Path) -> None:
     for_distances, for_findings = MeanFeatures(), MeanFeatures()
     for_findings.id = for_findings.fingerprint = "findings"
     measures = [
-        FrechetMeasure("a", "A", for_distances, standard=False, repeats=3),
+        *Distances(repeats=3)(for_distances, "fd"),
         FindingMeasure("f", "F", "margin", FindingReader([for_findings])),
     ]
     items = [*_items(REAL, 3, 8), *_items(GENERATED, 4, 8), *_items(TRAINING, 5, 8), *_items(DOSE, 6, 8)]
@@ -106,7 +104,7 @@ def test_kinds_of_images_are_encoded_for_those_who_ask(tmp_path: Path) -> None:
 
 def test_one_image_a_side_is_reported_not_raised(tmp_path: Path) -> None:
     report = _run([*_items(REAL, 1, 8), *_items(GENERATED, 1, 8)], _measures(MeanFeatures()), tmp_path)
-    assert report.results["rows"][-1]["values"]["a"]["reason"] == "1 real image, 2 needed"
+    assert report.results["rows"][-1]["values"]["fd_a"]["reason"] == "1 real image, 2 needed"
 
 
 @pytest.mark.parametrize("kind", [REAL, GENERATED])
@@ -120,7 +118,7 @@ def test_scores_are_an_ignite_metric(clip_folder: Path) -> None:
     scorer = BiomedCLIPScorer(clip_folder, context_length=77)
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     prompts = ["round", "oval", "round", "linear", "oval", "round"]
-    engine = Engine(lambda engine, batch: {"pred": images[batch], "prompts": [prompts[place] for place in batch]})
+    engine = Engine(lambda engine, batch: {"pred": images[batch], "prompts": [prompts[index] for index in batch]})
     PromptScore(scorer, lambda output: (output["pred"], output["prompts"])).attach(engine, "bioclip_score")
     # Batches of unequal size: the mean is over images, not over batches.
     assert engine.run([[0, 1, 2, 3], [4, 5]]).metrics["bioclip_score"] == pytest.approx(scorer.score(images, prompts))

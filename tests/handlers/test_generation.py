@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import sys
@@ -18,7 +17,7 @@ from PIL import Image
 from nodule_plugin.data.generated import load_generated, read_picture
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.generation import GeneratedSetWriter, identify_weights
+from nodule_plugin.handlers.generation import GeneratedSetWriter
 
 SIZE = 8
 SETTINGS = {"scheduler": "DPMSolverMultistepScheduler", "prediction_type": "epsilon", "num_inference_steps": 25}
@@ -32,6 +31,7 @@ def image_of(request: dict[str, Any]) -> torch.Tensor:
 def writer_of(folder: Path, scales: str = "1,5", **options: Any) -> GeneratedSetWriter:
     requests = generation_requests(prompts=[PROMPT, "two"], guidance_scales=scales, seeds="0,1", roi_mm=16)
     settings = {"requests": requests, "settings": SETTINGS, "base_model": "owner/name", "revision": "c0ffee"}
+    settings["chain"] = "roi-cubic-2"
     return GeneratedSetWriter(folder, **{**settings, "weights_sha256": "abc", "image_size": SIZE, **options})
 
 
@@ -68,6 +68,7 @@ def test_written_set_can_be_read_back(tmp_path: Path) -> None:
         "revision": "c0ffee",
         "weights_sha256": "abc",
         "prediction_type": "epsilon",
+        "chain": "roi-cubic-2",
     }
     assert set(generated.manifest["software"]) == {"nodule_plugin", "torch", "diffusers", "monai"}
     item = generated.items[2]
@@ -120,6 +121,15 @@ def test_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(generate(writer_of(tmp_path / "cut"))) == 5
     assert hashes(tmp_path / "cut") == hashes(tmp_path / "whole")
     assert writer_of(tmp_path / "cut").pending == []
+
+
+@pytest.mark.parametrize("pattern", ["png/*.png", "nifti/*.nii.gz"])
+def test_an_emptied_file_is_made_again(tmp_path: Path, pattern: str) -> None:
+    generate(writer_of(tmp_path))
+    whole = hashes(tmp_path)
+    sorted(tmp_path.glob(pattern))[2].write_bytes(b"")
+    assert len(generate(writer_of(tmp_path))) == 1
+    assert hashes(tmp_path) == whole
 
 
 def test_finished_set_can_be_extended(tmp_path: Path) -> None:
@@ -207,45 +217,6 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="prompt000_g1_s0: values are not finite"):
         engine.run([writer.pending])
     assert list((tmp_path / "png").iterdir()) == []
-
-
-@pytest.fixture
-def network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-
-
-def test_weights_are_known_by_the_hash_of_their_file(network: torch.nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save(network.state_dict(), path)
-    assert identify_weights(str(path), network) == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_base_models_own_weights_are_known_by_their_content(network: torch.nn.Module) -> None:
-    before = identify_weights("base", network)
-    assert before == identify_weights("base", network)
-    with torch.no_grad():
-        network[0].weight[0, 0] += 1e-6  # type: ignore[index]
-    assert identify_weights("base", network) != before
-
-
-def test_weights_that_do_not_fit_are_named(network: torch.nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    with pytest.raises(InputError, match=r"weights: there is no file .*model.pt; train first"):
-        identify_weights(str(path), network)
-    torch.save(torch.nn.Linear(2, 3).state_dict(), path)
-    with pytest.raises(InputError, match=r"is of another network: 0.bias has shape none"):
-        identify_weights(str(path), network)
-    path.write_bytes(b"not weights")
-    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
-        identify_weights(str(path), network)
-    torch.save(network, path)
-    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
-        identify_weights(str(path), network)
-    with path.open("wb") as file:
-        file.write(gzip.compress(b"x"))
-    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
-        identify_weights(str(path), network)
 
 
 def dicom(folder: Path, kind: str = "image") -> list[pydicom.Dataset]:

@@ -9,7 +9,6 @@ from PIL import Image
 from tiny_sd import make_tiny_sd
 from training_run import Run
 
-from nodule_plugin.diffusion.encoding import LatentEncoder
 from nodule_plugin.handlers.checkpoint import TrainingCheckpoint
 from nodule_plugin.handlers.dry_run import DryRun
 from nodule_plugin.handlers.progress import TrainingCurves, TrainingProgress
@@ -23,7 +22,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_with_curves(base: Path, folder: Path, epochs: int) -> TrainingCurves:
     run = Run(base, epochs=epochs, schedule="constant")
     evaluator = Engine(lambda engine, batch: None)
-    curves = TrainingCurves(str(folder), run.optimizer, evaluator, "distance")
+    evaluator.state.key_metric_name = "distance"
+    curves = TrainingCurves(str(folder), run.optimizer, evaluator)
 
     def validate(engine: Engine) -> None:
         if engine.state.epoch % 2 == 0:
@@ -68,9 +68,7 @@ def test_the_progress_line_counts_images(base: Path, capfd: pytest.CaptureFixtur
 
 def test_a_dry_run_reports_and_ends(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(base, batch_size=2, accumulation_steps=2, epochs=10)
-    encoder: LatentEncoder = run.trainer.prepare_batch.encoder
-    dry = DryRun(run.network, [encoder.vae], run.ema.model, run.optimizer, run.sampler, encoder, cached=True)
-    dry.attach(run.trainer)
+    DryRun(run.ema, cached=True).attach(run.trainer)
     run.train()
     assert run.trainer.state.epoch == 0
     report = capsys.readouterr().out

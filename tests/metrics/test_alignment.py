@@ -1,17 +1,31 @@
 from __future__ import annotations
 
+import json
+import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
 from PIL import Image
-from tiny_clip import make_tiny_biomedclip
+from safetensors.torch import load_file, save_file
+from tiny_clip import MODEL_CONFIG, make_tiny_biomedclip, make_tiny_clip
 
 import nodule_plugin
 from nodule_plugin.data.pixels import to_pictures
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.alignment import BIOMEDCLIP, BiomedCLIPScorer, CLIPScorer, clip_scores, shuffle_prompts
+from nodule_plugin.metrics.alignment import (
+    BIOMEDCLIP,
+    AlignmentMeasure,
+    BiomedCLIPScorer,
+    CLIPScorer,
+    clip_scores,
+    shuffle_prompts,
+)
+from nodule_plugin.metrics.features import OpenCLIPImageFeatures, backbone_extractors
 
 PROMPTS = ["The nodule is round in shape.", "The nodule is oval in shape.", "calcification is seen."] * 2
 
@@ -101,3 +115,71 @@ def test_a_folder_without_weights_is_not_a_random_model(
 
 def test_colour_pictures_are_taken_as_they_are(clip_folder: Path) -> None:
     assert CLIPScorer(clip_folder)([Image.new("RGBA", (80, 60), "red")], PROMPTS[:1]).shape == (1,)
+
+
+@pytest.fixture
+def quickgelu_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Tiny weights that open_clip lists under two architectures' names, as it does OpenAI's, trained with QuickGELU."""
+    config: dict[str, Any] = dict(MODEL_CONFIG)
+    torch.manual_seed(0)
+    save_file(open_clip.CLIP(**config, quick_gelu=True).state_dict(), tmp_path / "weights.safetensors")
+    tag = {"openai": {"file": str(tmp_path / "weights.safetensors"), "quick_gelu": True}}
+    for name in ("Tiny", "Tiny-quickgelu"):
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tag)
+        own = config | ({"quick_gelu": True} if name.endswith("quickgelu") else {})
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, own)
+    return str(tmp_path / "weights.safetensors")
+
+
+def test_weights_trained_with_quickgelu_get_it_under_either_name(quickgelu_weights: str, images: torch.Tensor) -> None:
+    plain, named = CLIPScorer("Tiny/openai"), CLIPScorer("Tiny-quickgelu/openai")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # open_clip only warns of the wrong activation
+        assert torch.equal(plain(images, PROMPTS), named(images, PROMPTS))
+    wrong = open_clip.create_model("Tiny", pretrained=quickgelu_weights).eval()
+    right = named.clip.encode_images(images)
+    pictures = named.clip._preprocessed(images)
+    with torch.no_grad():
+        assert not torch.allclose(wrong.encode_image(pictures), right, atol=1e-4)
+    # The report names the activation where the model's name does not.
+    assert AlignmentMeasure("c", "CLIPScore", plain).network == "Tiny/openai (QuickGELU), prompts as they are"
+    assert AlignmentMeasure("c", "CLIPScore", named).network == "Tiny-quickgelu/openai, prompts as they are"
+    names = [extractor.name for extractor in backbone_extractors(["open_clip:Tiny/openai"])]
+    assert names == ["image tower of Tiny/openai (QuickGELU)"]
+    assert OpenCLIPImageFeatures("Tiny/openai").name == "Tiny/openai (QuickGELU)"
+
+
+def test_features_of_another_activation_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    fingerprints = set()
+    for quick in (True, False):
+        file = make_tiny_clip(tmp_path / str(quick)) / "open_clip_config.json"
+        config = json.loads(file.read_text())
+        config["model_cfg"]["quick_gelu"] = quick
+        file.write_text(json.dumps(config))
+        fingerprints.add(OpenCLIPImageFeatures(file.parent).fingerprint)
+    assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "a git-lfs pointer in the place",
+        ),
+        (lambda file: file.write_bytes(file.read_bytes()[:-99]), "open_clip cannot load it: .*(incomplete|Invalid)"),
+        (lambda file: save_file({"a": torch.zeros(1)}, file), 'Missing key.s. in state_dict: "positional_embedding"'),
+        (
+            lambda file: save_file(load_file(file) | {"extra.weight": torch.zeros(1)}, file),
+            'Unexpected key.s. in state_dict: "extra.weight"',
+        ),
+    ],
+)
+def test_weights_that_do_not_arrive_are_one_line(
+    damage: Callable[[Path], object], message: str, clip_folder: Path, tmp_path: Path, images: torch.Tensor
+) -> None:
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    damage(folder / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match=message) as caught:
+        CLIPScorer(folder)(images, PROMPTS)
+    assert "\n" not in str(caught.value)

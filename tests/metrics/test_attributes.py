@@ -14,7 +14,6 @@ class Moments:
 
     id = name = fingerprint = "moments"
     unavailable: str | None = None
-    dim = 2
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return torch.stack([images.mean((1, 2, 3)), images.std((1, 2, 3))], 1)

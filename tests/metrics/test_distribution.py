@@ -10,16 +10,10 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from nodule_plugin.data.feature_rows import BLOCK, FeatureRows
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.distribution import (
-    FrechetDistanceMetric,
-    KernelDistanceMetric,
-    frechet_distance,
-    half_sample_error,
-    kernel_distance,
-    squared_mmd,
-)
-from nodule_plugin.metrics.frechet import frechet_error
-from nodule_plugin.metrics.kernel import cmmd, kernel_error
+from nodule_plugin.metrics.distribution import FrechetDistanceMetric, KernelDistanceMetric
+from nodule_plugin.metrics.frechet import frechet_distance, frechet_error
+from nodule_plugin.metrics.kernel import cmmd, kernel_distance, kernel_error, squared_mmd
+from nodule_plugin.metrics.two_samples import half_sample_error
 
 
 def _features(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:

@@ -17,7 +17,6 @@ class Painted:
 
     id = name = fingerprint = "painted"
     unavailable: str | None = None
-    dim = 2
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         raise AssertionError("features are given")
@@ -40,8 +39,8 @@ def curves() -> dict[str, object]:
     draw = np.random.default_rng(0)
     records, rows = [], []
     for seed in range(6):
-        for place, findings in enumerate(dose_response(START)):
-            records.append(ImageRecord(f"{seed}-{place}", "", ratings=findings, seed=seed))
+        for index, findings in enumerate(dose_response(START)):
+            records.append(ImageRecord(f"{seed}-{index}", "", ratings=findings, seed=seed))
             rows.append([findings["margin"] - 1, 3.0])
     features = torch.tensor(rows) + torch.from_numpy(draw.normal(0, 0.2, (len(rows), 2)))
     images = ImageSet(SetKey(DOSE, "model", 5.0), records, [], {"painted": features})
@@ -72,6 +71,29 @@ def test_real_images_with_that_rating_stand_beside(curves) -> None:
 
 def test_ratings_that_nothing_was_learnt_of_have_no_curve(curves) -> None:
     assert set(curves) == {"sphericity", "margin"}
+
+
+@pytest.mark.parametrize("seeds", [3, 7])
+def test_pictures_that_do_not_change_have_no_trend(seeds: int) -> None:
+    """Equal images read equal whatever their place in the set: ranks must not be of last bits."""
+    records = [
+        ImageRecord(f"{seed}-{index}", "", ratings=findings, seed=seed)
+        for seed in range(seeds)
+        for index, findings in enumerate(dose_response(START))
+    ]
+    draw = np.random.default_rng(0)
+    by_seed = draw.normal(size=(seeds, 45))
+    features = {"painted": torch.from_numpy(by_seed[[record.seed for record in records]])}
+    images = ImageSet(SetKey(DOSE, "model", 5.0), records, [], features)
+    rated = [_rated(kind, count) for kind, count in ((REAL, 30), (TRAINING, 60))]
+    for images_of in rated:
+        codes = images_of.features_of("painted").read()
+        images_of.features = {
+            "painted": torch.from_numpy(np.tile(codes, 23)[:, :45] + draw.normal(size=(len(codes), 45)))
+        }
+    for curve in dose_curves(images, *rated, FindingReader([Painted()])):
+        assert (curve.trend, curve.trend_ci95, curve.change) == (0.0, [0.0, 0.0], 0.0)
+        assert curve.p_value >= 0.5
 
 
 def test_too_few_seeds_make_no_curve() -> None:

@@ -9,13 +9,15 @@ import torch
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics import feature_cache
-from nodule_plugin.metrics.feature_cache import FeatureCache, embedder, image_key
+from nodule_plugin.metrics.copies import embedder
+from nodule_plugin.metrics.feature_cache import FeatureCache, image_key
 
 
 class Corner:
     """The first pixels of an image; counts the images it was given."""
 
-    id = "corner"
+    id = name = "corner"
+    unavailable: str | None = None
 
     def __init__(self, fingerprint: str = "a" * 64) -> None:
         self.fingerprint, self.seen = fingerprint, 0

@@ -22,7 +22,7 @@ def test_inception_features_are_those_of_torch_fidelity(inception_weights: Path,
     features = InceptionFeatures(inception_weights)
     theirs = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(inception_weights))
     ours = features(images[:2])
-    assert ours.shape == (2, features.dim)
+    assert ours.shape == (2, 2048)
     assert torch.isfinite(ours).all()
     assert ours.std() > 0
     assert torch.allclose(ours, theirs(to_uint8(images[:2]))[0])
@@ -44,7 +44,6 @@ def test_wrong_inception_weights_are_named(tmp_path: Path) -> None:
 
 def test_open_clip_features(clip_folder: Path, images: torch.Tensor) -> None:
     features = OpenCLIPImageFeatures(clip_folder, name="tiny nodule encoder")
-    assert features.dim == 16
     assert features(images).shape == (6, 16)
     assert features.id == OpenCLIPImageFeatures(clip_folder, name="another name").id
     assert OpenCLIPImageFeatures(None).unavailable == "no weights given"
@@ -85,7 +84,6 @@ def test_torchvision_backbones_give_their_pooled_features(style: str, tmp_path: 
     network.fc = torch.nn.Identity()
     expected = network(to_uint8(images[:2]).float() / 127.5 - 1)
     assert torch.allclose(features(images[:2]), expected, atol=1e-4)
-    assert features.dim == 512
     assert features.name == "resnet18 (weights.pt)"
 
 
@@ -147,3 +145,37 @@ def test_weights_of_another_network_are_named(tmp_path: Path, images: torch.Tens
     torch.save(_resnet().state_dict(), tmp_path / "one.pt")
     with pytest.raises(InputError, match="two are called"):
         backbone_extractors([f"torchvision/resnet18:{tmp_path / 'one.pt'}"] * 2)
+
+
+@pytest.mark.parametrize("architecture", ["torchvision/resnet18", "timm/resnet18", "torchvision/densenet121"])
+def test_only_a_classifiers_weights_are_passed_over(architecture: str, tmp_path: Path) -> None:
+    library, _, name = architecture.partition("/")
+    make = torchvision.models.get_model if library == "torchvision" else timm.create_model
+    state = make(name).state_dict()
+    torch.save({key: value for key, value in state.items() if "num_batches_tracked" not in key}, tmp_path / "old.pt")
+    features = BackboneFeatures(architecture, tmp_path / "old.pt", image_size=32)(torch.zeros(1, 3, 8, 8))
+    assert features.shape == (1, 1024 if "dense" in architecture else 512)
+    torch.save(state | {"layer9.0.conv1.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"1 weights unexpected \(layer9\.0\.conv1\.weight\)"):
+        BackboneFeatures(architecture, tmp_path / "other.pt")(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["inception", "backbone"])
+def test_weights_cut_or_a_pointer_are_one_line(kind: str, inception_weights: Path, tmp_path: Path) -> None:
+    whole, cut, pointer = tmp_path / "whole.pt", tmp_path / "cut.pt", tmp_path / "pointer.pt"
+    torch.save(_resnet().state_dict(), whole)
+    content = (inception_weights if kind == "inception" else whole).read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    for file, message in ((cut, "cut, damaged or no weights"), (pointer, "git-lfs pointer")):
+        features = InceptionFeatures(file) if kind == "inception" else BackboneFeatures("torchvision/resnet18", file)
+        with pytest.raises(InputError, match=message) as caught:
+            features(torch.zeros(1, 3, 8, 8))
+        assert "\n" not in str(caught.value)
+
+
+def test_inceptions_keys_are_named_when_they_are_others(inception_weights: Path, tmp_path: Path) -> None:
+    state = torch.load(inception_weights, weights_only=True)
+    torch.save(state | {"AuxLogits.fc.weight": torch.zeros(1)}, tmp_path / "torchvision.pth")
+    with pytest.raises(InputError, match=r"not torch-fidelity's state dict: .*AuxLogits\.fc\.weight"):
+        InceptionFeatures(tmp_path / "torchvision.pth")(torch.zeros(1, 3, 8, 8))

@@ -6,12 +6,11 @@ import torch
 
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageRecord, ImageSet, SetKey
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.grey_values import (
     BANDS,
     BINS,
     GreyValueFeatures,
-    HistogramMeasure,
-    SpectrumMeasure,
     grey_value_curves,
     histogram,
     power_spectrum,
@@ -64,9 +63,8 @@ def test_small_or_oblong_images_are_refused() -> None:
 
 
 def _distances(fake: ImageSet, real: ImageSet) -> tuple[Value, Value]:
-    extractor = GreyValueFeatures(WINDOW)
-    columns = HistogramMeasure("hu", "HU", extractor), SpectrumMeasure("power", "power", extractor)
-    return columns[0].measure(fake, real), columns[1].measure(fake, real)
+    of_histogram, of_spectrum = Distances()(GreyValueFeatures(WINDOW), "hu_histogram", "power_spectrum")
+    return of_histogram.measure(fake, real), of_spectrum.measure(fake, real)
 
 
 def test_distances_tell_a_shift_from_another_noise() -> None:
@@ -85,7 +83,7 @@ def test_distances_tell_a_shift_from_another_noise() -> None:
 
 def test_the_curves_of_real_and_generated_images_are_reported() -> None:
     sets = [_set(GENERATED, _noise(5, 50.0, 0.0, 0)), _set(REAL, _noise(6, 50.0, 0.0, 1))]
-    found = run_studies(sets, [HistogramMeasure("hu", "HU", GreyValueFeatures(WINDOW))])["grey_values"]
+    found = run_studies(sets, Distances()(GreyValueFeatures(WINDOW), "hu_histogram"))["grey_values"]
     assert [curves["model"] for curves in found["sets"]] == [REAL, GENERATED]
     assert found["hu"][0] == -975
     assert found["cycles_per_pixel"][-1] == pytest.approx(0.5 - 0.25 / BANDS)

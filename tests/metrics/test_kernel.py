@@ -5,6 +5,7 @@ import pytest
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.kernel import (
+    Kernel,
     KernelSums,
     cmmd,
     cmmd_error,
@@ -42,10 +43,10 @@ def test_equal_sets_have_no_cmmd_and_others_do() -> None:
 
 
 @pytest.mark.parametrize("count", [30, 200])
-def test_sums_by_group_give_the_distance_of_all(count: int) -> None:
+def test_sums_by_image_give_the_distance_of_all(count: int) -> None:
     first, second = _pair(count, count + 9)
     for kernel, unbiased in ((polynomial_kernel, True), (gaussian_kernel, False)):
-        whole = KernelSums.of(*checked_pair(first, second), kernel, seed=3).distance(unbiased)
+        whole = KernelSums.of(*checked_pair(first, second), kernel).distance(unbiased)
         own = [kernel(rows, rows) for rows in (first, second)]
         means = [
             (values.sum() - np.trace(values)) / (len(values) * (len(values) - 1)) if unbiased else values.mean()
@@ -54,12 +55,29 @@ def test_sums_by_group_give_the_distance_of_all(count: int) -> None:
         assert whole == pytest.approx(sum(means) - 2 * kernel(first, second).mean(), rel=1e-6, abs=1e-12)
 
 
-def test_error_by_groups_is_the_spread_of_repeated_experiments() -> None:
-    repeated = np.std([squared_mmd(*_pair(150, 150, seed)) for seed in range(60)], ddof=1)
-    by_groups = np.mean([kernel_error(*_pair(150, 150, seed)) for seed in range(6)])
-    by_images = np.mean([half_sample_error(squared_mmd, *_pair(150, 150, seed)) for seed in range(3)])
-    assert by_groups == pytest.approx(repeated, rel=0.4)
-    assert by_groups == pytest.approx(by_images, rel=0.4)
+@pytest.mark.parametrize(("kernel", "unbiased"), [(polynomial_kernel, True), (gaussian_kernel, False)])
+def test_error_is_the_jackknife_that_leaves_each_image_out(kernel: Kernel, unbiased: bool) -> None:
+    first, second = _pair(9, 7)
+
+    def distance(*pair: np.ndarray) -> float:
+        return KernelSums.of(*checked_pair(*pair), kernel).distance(unbiased)
+
+    without = [
+        np.array([distance(np.delete(first, i, 0), second) for i in range(9)]),
+        np.array([distance(first, np.delete(second, i, 0)) for i in range(7)]),
+    ]
+    variance = sum((len(values) - 1) ** 2 / len(values) * values.var(ddof=1) for values in without)
+    sums = KernelSums.of(*checked_pair(first, second), kernel)
+    assert sums.error(unbiased) == pytest.approx(np.sqrt(variance), rel=1e-9)
+
+
+@pytest.mark.parametrize(("shift", "too_large"), [(0.3, 1.0), (0.0, 1.4)])
+def test_error_is_the_spread_of_repeated_experiments(shift: float, too_large: float) -> None:
+    repeated = np.std([squared_mmd(*_pair(150, 150, seed, shift)) for seed in range(100)], ddof=1)
+    estimates = [kernel_error(*_pair(150, 150, seed, shift)) for seed in range(10)]
+    assert np.mean(estimates) == pytest.approx(too_large * repeated, rel=0.2)
+    halves = [half_sample_error(squared_mmd, *_pair(150, 150, seed, shift)) for seed in range(3)]
+    assert np.mean(estimates[:3]) < np.mean(halves)
 
 
 def test_few_images_have_no_error() -> None:

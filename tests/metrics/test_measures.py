@@ -7,26 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from nodule_plugin.data.image_set import GENERATED, REAL, ImageRecord, ImageSet, SetKey
-from nodule_plugin.metrics.alignment import CLIPScorer
-from nodule_plugin.metrics.distribution import frechet_distance, kernel_distance
+from nodule_plugin.data.image_set import GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
+from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.alignment import AlignmentMeasure, CLIPScorer
+from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
-from nodule_plugin.metrics.frechet import extrapolate_frechet_distance
-from nodule_plugin.metrics.measures import (
-    BACKBONES,
-    AlignmentMeasure,
-    CMMDMeasure,
-    ExtrapolatedFrechetMeasure,
-    FrechetMeasure,
-    KernelMeasure,
-    KernelRadiomicsMeasure,
-    RadiomicsMeasure,
-    Value,
-    backbone_measures,
-)
+from nodule_plugin.metrics.frechet import extrapolate_frechet_distance, frechet_distance
+from nodule_plugin.metrics.kernel import kernel_distance
+from nodule_plugin.metrics.measures import BACKBONES, PUBLISHED, STAND_IN, Value, columns
 from nodule_plugin.metrics.pair_measures import DiversityMeasure, PairDistanceMeasure, _some_pairs
 from nodule_plugin.metrics.radiomics import RadiomicFeatures
-from nodule_plugin.metrics.rows import FLOOR, WRONG_PROMPTS, measure_rows, real_halves
+from nodule_plugin.metrics.results_table import FLOOR, WRONG_PROMPTS, measure_rows, real_halves
 
 PROMPTS = ("round", "oval", "round", "linear")
 
@@ -63,8 +54,9 @@ def test_distances_are_those_of_the_features_with_error_and_interval(inception: 
     real, fake = _set(REAL, list(range(40))), _set(GENERATED, list(range(30)))
     fake.features["inception:w"] += 1.0
     features = [images.features["inception:w"] for images in (real, fake)]
-    frechet = FrechetMeasure("fid", "FID", inception, standard=True).measure(fake, real)
-    kernel = KernelMeasure("kid", "KID", inception, standard=True, subsets=10).measure(fake, real)
+    measures = Distances(subsets=10)(inception, "fid", "fid_infinity", "kid", "cmmd")
+    assert [measure.name for measure in measures] == ["FID", "FID∞", "KID", "CMMD"]
+    frechet, infinite, kernel, cmmd = (measure.measure(fake, real) for measure in measures)
     assert frechet.value == frechet_distance(*features)
     assert kernel.value == kernel_distance(*features, subsets=10).mean
     written = frechet.to_dict()
@@ -72,12 +64,10 @@ def test_distances_are_those_of_the_features_with_error_and_interval(inception: 
     assert (low + high) / 2 == pytest.approx(frechet.value)
     assert high - low == pytest.approx(2 * 1.96 * frechet.standard_error, rel=1e-3)
     assert written["real_count"] == 40
-    infinite = ExtrapolatedFrechetMeasure("fid_infinity", "FID∞", inception, standard=True).measure(fake, real)
     assert infinite.value is not None
     assert infinite.value == extrapolate_frechet_distance(*features).value
     low, high = infinite.to_dict()["ci95"]
     assert low < infinite.value < high
-    cmmd = CMMDMeasure("cmmd", "CMMD", inception, standard=True).measure(fake, real)
     assert cmmd.value is not None
     assert cmmd.standard_error is not None
 
@@ -88,10 +78,32 @@ def test_intervals_stay_within_bounds() -> None:
 
 def test_every_network_has_columns_that_bear_its_name(clip_folder: Path) -> None:
     networks = [OpenCLIPImageFeatures(clip_folder, name=name) for name in ("one", "other")]
-    columns = backbone_measures(networks)
-    assert [column.name for column in columns] == ["FD (one)", "KD (one)", "FD (other)", "KD (other)"]
-    assert {column.group for column in columns} == {BACKBONES}
-    assert len({column.key for column in columns}) == 4
+    found = columns({BACKBONES: [Distances().on_each(networks, "fd", "kd", suffix="net")]})
+    assert [column.name for column in found] == ["FD (one)", "KD (one)", "FD (other)", "KD (other)"]
+    assert [column.key for column in found] == ["fd_net1", "kd_net1", "fd_net2", "kd_net2"]
+    assert {column.group for column in found} == {BACKBONES}
+
+
+def test_a_column_stands_in_the_table_that_lists_it(clip_folder: Path) -> None:
+    network, distance = OpenCLIPImageFeatures(clip_folder, name="one"), PixelDistance()
+    tables = {
+        PUBLISHED: [PairDistanceMeasure("lpips", "LPIPS", distance)],
+        STAND_IN: [Distances()(network, "fd"), DiversityMeasure("d", "D", distance)],
+    }
+    described = [measure.describe() for measure in columns(tables)]
+    assert [(one["key"], one["group"], one["standard"]) for one in described] == [
+        *[("lpips", PUBLISHED, True), ("fd", STAND_IN, False), ("d", STAND_IN, False)]
+    ]
+    with pytest.raises(InputError, match="two have the key fd"):
+        columns({PUBLISHED: [Distances()(network, "fd")], STAND_IN: [Distances()(network, "fd")]})
+
+
+def test_a_metrics_name_belongs_to_its_network(clip_folder: Path) -> None:
+    network = OpenCLIPImageFeatures(clip_folder, name="one")
+    with pytest.raises(InputError, match="kid is of Inception's features, not of one; take fd or kd"):
+        Distances()(network, "kid")
+    with pytest.raises(InputError, match="there is no 'fdd'; choose among fid, fd"):
+        Distances()(network, "fdd")
 
 
 def test_radiomic_features_are_measured_in_units_of_their_real_spread() -> None:
@@ -101,35 +113,31 @@ def test_radiomic_features_are_measured_in_units_of_their_real_spread() -> None:
     rows = torch.randn(60, 2, generator=draw, dtype=torch.float64)
     real.features = {extractor.id: rows * torch.tensor([1.0, 1000.0]) + 5}
     fake.features = {extractor.id: (rows + torch.tensor([0.0, 2.0])) * torch.tensor([1.0, 1000.0]) + 5}
-    value = RadiomicsMeasure("frd", "FRD", extractor).measure(fake, real)
+    value, found = (measure.measure(fake, real) for measure in Distances()(extractor, "frd", "krd"))
     assert value.value == pytest.approx((2 / float(rows[:, 1].std())) ** 2)
     reference = ((rows - rows.mean(0)) / rows.std(0)).numpy()
     other = reference + np.array([0.0, 2.0]) / rows.std(0).numpy()
-    found = KernelRadiomicsMeasure("krd", "KRD", extractor).measure(fake, real)
     assert found.value == pytest.approx(kernel_distance(reference, other).mean)
     assert found.standard_error is not None
 
 
 def test_what_cannot_be_computed_says_why(inception: InceptionFeatures) -> None:
     one, many = _set(REAL, [1]), _set(GENERATED, [1, 2, 3])
-    fid = FrechetMeasure("fid", "FID", inception, standard=True)
+    fid, infinite = Distances()(inception, "fid", "fid_infinity")
     assert (fid.measure(many, one).value, fid.measure(many, one).reason) == (None, "1 real image, 2 needed")
     assert fid.measure(one, many).reason == "1 real image, 2 needed"
     assert fid.measure(many, many).reason == "compared with itself"
-    infinite = ExtrapolatedFrechetMeasure("fid_infinity", "FID∞", inception, standard=True)
     assert infinite.measure(many, _set(REAL, [1] * 9)).reason == "3 images, 10 needed (twice the 4 features)"
-    assert FrechetMeasure("fid", "FID", InceptionFeatures(), True).measure(many, one).reason == "no weights given"
+    assert Distances()(InceptionFeatures(), "fid")[0].measure(many, one).reason == "no weights given"
     unprompted = ImageSet(many.key, [ImageRecord("a")], many.images[:1])
     scorer = CLIPScorer("model")
-    assert (
-        AlignmentMeasure("clip", "CLIPScore", scorer, True).measure(unprompted, one).reason == "images without prompts"
-    )
-    assert DiversityMeasure("d", "d", PixelDistance(), True).measure(_set(REAL, [1, 2]), one).reason is not None
+    assert AlignmentMeasure("clip", "CLIPScore", scorer).measure(unprompted, one).reason == "images without prompts"
+    assert DiversityMeasure("d", "d", PixelDistance()).measure(_set(REAL, [1, 2]), one).reason is not None
 
 
 def test_pair_distance_compares_with_the_source_then_with_the_prompt() -> None:
     real = _set(REAL, [0, 51, 102, 153])
-    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
+    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance())
     from_source = measure.measure(_set(GENERATED, [51, 51], ["real1", "real0"]), real)
     assert from_source.value == pytest.approx((0 + 0.4) / 2, rel=1e-5)
     assert from_source.details == {"pairs": "source"}
@@ -143,7 +151,7 @@ def test_pair_distance_under_shuffled_prompts_is_a_ceiling() -> None:
     # "round" is dark and "oval" is bright: images of one prompt are near each other.
     real = _set(REAL, [0, 204, 51, 255] * 3)
     real.records = [replace(record, prompt=("round", "oval")[i % 2]) for i, record in enumerate(real.records)]
-    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
+    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance())
     values = {row.key: row.values["lpips"] for row in measure_rows([_set(GENERATED, [0, 255]), real], [measure])}
     assert values[real.key].reason == "compared with itself"
     floor, ceiling = values[FLOOR].value, values[WRONG_PROMPTS].value
@@ -154,20 +162,19 @@ def test_pair_distance_under_shuffled_prompts_is_a_ceiling() -> None:
 
 def test_pair_distance_brings_images_to_one_size() -> None:
     real = _set(REAL, [102, 102], size=16)
-    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance(), standard=True)
+    measure = PairDistanceMeasure("lpips", "LPIPS", PixelDistance())
     assert measure.measure(_set(GENERATED, [51]), real).value == pytest.approx(0.4, rel=1e-5)
 
 
 def test_diversity_is_within_a_prompt() -> None:
     # Images 0 and 2 share "round", nothing else is shared.
-    value = DiversityMeasure("d", "d", PixelDistance(), True).measure(_set(REAL, [0, 255, 51, 255]), _set(REAL, [0]))
+    value = DiversityMeasure("d", "d", PixelDistance()).measure(_set(REAL, [0, 255, 51, 255]), _set(REAL, [0]))
     assert value.value == pytest.approx(0.4, rel=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 2000])
 def test_pairs_of_a_prompt_are_different_and_each_may_come(count: int) -> None:
-    places = list(range(100, 100 + count))
-    pairs = _some_pairs(places, 50, np.random.default_rng(0))
+    pairs = _some_pairs(range(100, 100 + count), 50, np.random.default_rng(0))
     assert len(pairs) == len(set(pairs)) == min(50, count * (count - 1) // 2)
     assert all(100 <= first < second < 100 + count for first, second in pairs)
     assert _some_pairs([7], 50, np.random.default_rng(0)) == []
@@ -178,7 +185,7 @@ def test_alignment_stands_beside_shuffled_prompts(clip_folder: Path) -> None:
     images = _set(REAL, [10, 80, 150, 220])
     embeddings = scorer.clip.encode_texts([record.prompt or "" for record in images.records])
     images.features = {scorer.clip.id: embeddings}
-    value = AlignmentMeasure("clip", "CLIPScore", scorer, standard=True).measure(images, images)
+    value = AlignmentMeasure("clip", "CLIPScore", scorer).measure(images, images)
     assert value.value == pytest.approx(2.5, abs=1e-4)
     assert value.details["shuffled"] < 2.5
     assert value.details["above_shuffled"] == pytest.approx(2.5 - value.details["shuffled"], abs=1e-4)
@@ -186,7 +193,7 @@ def test_alignment_stands_beside_shuffled_prompts(clip_folder: Path) -> None:
 
 def test_the_words_before_a_prompt_are_stated(clip_folder: Path) -> None:
     plain, prefixed = (CLIPScorer(clip_folder, prefix=prefix) for prefix in ("", "A photo depicts "))
-    names = [AlignmentMeasure("clip", "CLIPScore", scorer, True).extractor for scorer in (plain, prefixed)]
+    names = [AlignmentMeasure("clip", "CLIPScore", scorer).network for scorer in (plain, prefixed)]
     assert names == [
         f"{clip_folder.name}, prompts as they are",
         f"{clip_folder.name}, prompts after 'A photo depicts '",
@@ -194,15 +201,16 @@ def test_the_words_before_a_prompt_are_stated(clip_folder: Path) -> None:
 
 
 def test_features_of_one_model_are_computed_once(clip_folder: Path) -> None:
-    distance = FrechetMeasure("fd", "FD", OpenCLIPImageFeatures(clip_folder), standard=False)
-    score = AlignmentMeasure("clip", "CLIPScore", CLIPScorer(clip_folder), standard=False)
-    assert distance.encoder.id == score.encoder.id
+    (distance,) = Distances()(OpenCLIPImageFeatures(clip_folder), "fd")
+    score = AlignmentMeasure("clip", "CLIPScore", CLIPScorer(clip_folder))
+    assert [encoder.id for encoder in distance.encoders(REAL)] == [encoder.id for encoder in score.encoders(REAL)]
+    assert distance.encoders(TRAINING) == []
 
 
 def test_rows_come_in_order_with_floor_and_controls(inception: InceptionFeatures) -> None:
     real, fake = _set(REAL, list(range(20))), _set(GENERATED, list(range(12)))
     other = fake.take(range(12), SetKey(GENERATED, "generated", 1.0))
-    rows = measure_rows([fake, real, other], [FrechetMeasure("fid", "FID", inception, True, repeats=5)])
+    rows = measure_rows([fake, real, other], Distances(repeats=5)(inception, "fid"))
     assert [row.key for row in rows] == [real.key, FLOOR, other.key, fake.key, WRONG_PROMPTS]
     assert rows[0].values["fid"].reason == rows[-1].values["fid"].reason == "compared with itself"
     assert all(row.values["fid"].value is not None for row in rows[1:-1])

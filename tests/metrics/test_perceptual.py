@@ -44,6 +44,20 @@ def test_lpips_names_its_backbone_and_what_is_missing(tmp_path: Path, images: to
         LPIPSDistance(tmp_path / "other.pth")(images, images)
 
 
+def test_lpips_takes_the_backbones_weights_whole_and_nothing_else(tmp_path: Path, images: torch.Tensor) -> None:
+    state = torchvision.models.squeezenet1_1(weights=None).state_dict()
+    for name, given, message in (
+        ("more", state | {"features.99.weight": torch.zeros(1)}, r"1 weights unexpected \(features\.99\.weight\)"),
+        ("less", {n: w for n, w in state.items() if "features.3." not in n}, r"missing \(slice2\.3\.squeeze\.weight"),
+    ):
+        torch.save(given, tmp_path / name)
+        with pytest.raises(InputError, match=message):
+            LPIPSDistance(tmp_path / name, "squeeze")(images, images)
+    (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="a git-lfs pointer in the place of the weights"):
+        LPIPSDistance(tmp_path / "pointer", "squeeze")(images, images)
+
+
 def test_feature_map_distance_is_a_distance(clip_folder: Path, images: torch.Tensor) -> None:
     distance = FeatureMapDistance(clip_folder)
     assert distance(images, images).abs().max() == 0

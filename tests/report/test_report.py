@@ -13,12 +13,13 @@ from PIL import Image
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageRecord, ImageSet, SetKey
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.alignment import CLIPScorer
+from nodule_plugin.metrics.alignment import AlignmentMeasure, CLIPScorer
+from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
-from nodule_plugin.metrics.measures import AlignmentMeasure, FrechetMeasure, KernelMeasure, Measure, Value, missing
-from nodule_plugin.metrics.rows import FLOOR, Row
+from nodule_plugin.metrics.measures import PUBLISHED, STAND_IN, Measure, Value, columns, missing
+from nodule_plugin.metrics.results_table import FLOOR, Row
 from nodule_plugin.report.files import write_report
-from nodule_plugin.report.numbers import share_with_interval, with_error, with_interval
+from nodule_plugin.report.numbers import rate_text, with_error, with_interval
 from nodule_plugin.report.page import render_page, varied_prompts
 from nodule_plugin.report.results import build_results
 from nodule_plugin.report.tables import csv_text, markdown, table
@@ -29,11 +30,11 @@ KEYS = [SetKey(GENERATED, "tiny", scale) for scale in (5.0, 10.0)]
 
 def _measures() -> list[Measure]:
     tiny = OpenCLIPImageFeatures("folder", name="tiny nodule encoder")
-    return [
-        FrechetMeasure("fid", "FID", InceptionFeatures(), standard=True),
-        KernelMeasure("kd_tiny", "KD (tiny nodule encoder)", tiny, standard=False),
-        AlignmentMeasure("clip_score_tiny", "Tiny CLIPScore", CLIPScorer("folder"), standard=False),
-    ]
+    score = AlignmentMeasure("clip_score_tiny", "Tiny CLIPScore", CLIPScorer("folder"))
+    distances = Distances()
+    return columns(
+        {PUBLISHED: [distances(InceptionFeatures(), "fid")], STAND_IN: [distances(tiny, "kd", suffix="tiny"), score]}
+    )
 
 
 def _row(key: SetKey, distance: Value, score: Value) -> Row:
@@ -148,6 +149,27 @@ def test_phantoms_are_never_called_real() -> None:
     assert "real images" not in markdown(results)
 
 
+@pytest.mark.parametrize(
+    ("chain", "learnt", "expected"),
+    [
+        ("roi-cubic-2", "roi-cubic-2", None),
+        (
+            "roi-cubic-2",
+            None,
+            "Reference images are cut by roi-cubic-2; how those were that the model of g learnt from is",
+        ),
+        (None, "roi-cubic-2", "How the reference images were cut is not known. Part of a distance may come from a"),
+    ],
+)
+def test_the_verdict_says_where_the_chain_is_not_recorded(
+    chain: str | None, learnt: str | None, expected: str | None
+) -> None:
+    rows = [_row(key, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20)) for key in (REAL_KEY, FLOOR, KEYS[0])]
+    settings = {"chain": chain, "generated": [{"folder": "g", "count": 3, "model": {"chain": learnt}}]}
+    last = build_results(rows, _measures(), settings)["verdict"][-1]
+    assert last.startswith(expected) if expected else "cut" not in last
+
+
 def test_verdict_without_any_distance() -> None:
     rows = [_row(KEYS[0], missing("1 real image, 2 needed"), missing("images without prompts"))]
     assert "could be computed" in build_results(rows, _measures(), {})["verdict"][0]
@@ -191,7 +213,7 @@ def test_numbers_carry_their_interval(value: float, interval: list[float] | None
 
 def test_shares_are_counts_with_an_interval() -> None:
     rate = {"hits": 3, "count": 72, "share": 3 / 72, "ci95": [0.0087, 0.117]}
-    assert share_with_interval(rate) == "3 of 72 (4.2 % [0.9 %, 11.7 %])".replace(" %", "\N{NO-BREAK SPACE}%")
+    assert rate_text(rate) == "3 of 72 (4.2 % [0.9 %, 11.7 %])".replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def test_page_stands_alone_and_escapes() -> None:

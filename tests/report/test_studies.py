@@ -12,10 +12,12 @@ import torch
 from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.data.requests import dose_response
 from nodule_plugin.metrics.attributes import FindingMeasure, FindingReader
-from nodule_plugin.metrics.beyond import CopyMeasure
-from nodule_plugin.metrics.grey_values import GreyValueFeatures, HistogramMeasure
+from nodule_plugin.metrics.copies import CopyMeasure
+from nodule_plugin.metrics.distances import Distances
+from nodule_plugin.metrics.grey_values import GreyValueFeatures
+from nodule_plugin.metrics.measures import BEYOND, FINDINGS, columns
 from nodule_plugin.metrics.memorization import planted_copies
-from nodule_plugin.metrics.rows import measure_rows
+from nodule_plugin.metrics.results_table import measure_rows
 from nodule_plugin.metrics.studies import run_studies
 from nodule_plugin.report.page import render_page
 from nodule_plugin.report.results import build_results
@@ -30,7 +32,6 @@ class Given:
 
     id = name = fingerprint = "given"
     unavailable: str | None = None
-    dim = 2
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         raise AssertionError("features are given")
@@ -78,11 +79,9 @@ def sets() -> list[ImageSet]:
 
 @pytest.fixture(scope="module")
 def results(sets: list[ImageSet]) -> dict[str, Any]:
-    measures = [
-        CopyMeasure("copies", "Copies", planted=6),
-        HistogramMeasure("hu_histogram", "HU histogram distance", GREY),
-        FindingMeasure("finding_margin", "Margin", "margin", FindingReader([Given()]), repeats=20),
-    ]
+    finding = FindingMeasure("finding_margin", "Margin", "margin", FindingReader([Given()]), repeats=20)
+    copies = CopyMeasure("copies", "Copies", planted=6)
+    measures = columns({BEYOND: [copies, Distances()(GREY, "hu_histogram")], FINDINGS: [finding]})
     return build_results(measure_rows(sets, measures), measures, {}, studies=run_studies(sets, measures))
 
 

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import f as fisher
 
+from nodule_plugin.lidc.agreement import weighted_kappa as kappa_of_two
 from nodule_plugin.reader_study.statistics.crossed import mean_squares
 
 NOMINAL, ORDINAL = "nominal", "ordinal"
@@ -47,7 +48,7 @@ def _squared_distances(margin: np.ndarray, level: str) -> np.ndarray:
 
 
 def weighted_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa with quadratic weights (Cohen 1968, Psychol Bull 70:213-220), the mean over pairs of readers.
+    """Cohen's kappa with quadratic weights, the mean over pairs of readers.
 
     Args:
         table: (readers, images), NaN where there is no answer; a pair is compared on what both answered.
@@ -58,11 +59,8 @@ def weighted_kappa(table: np.ndarray) -> float:
     kappas = []
     for first, second in combinations(table, 2):
         both = ~np.isnan(first) & ~np.isnan(second)
-        a, b = first[both], second[both]
-        chance = a.var() + b.var() + (a.mean() - b.mean()) ** 2 if both.any() else 0.0
-        if chance > 0:
-            kappas.append(1 - ((a - b) ** 2).mean() / chance)
-    return float(np.mean(kappas)) if kappas else math.nan
+        kappas.append(kappa_of_two(first[both], second[both]))
+    return float(np.nanmean(kappas)) if not np.isnan(kappas).all() else math.nan
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from nodule_plugin.data.image_set import LoadedImages
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing, write_text_atomically
-from nodule_plugin.metrics.feature_cache import embedder
+from nodule_plugin.metrics.copies import embedder
 from nodule_plugin.metrics.features import FeatureExtractor
-from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector
-from nodule_plugin.metrics.studies import rate
+from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Inspection
 
 
 def write_release(
@@ -65,48 +64,56 @@ def write_release(
     def picture(item: Mapping[str, Any]) -> Tensor:
         return to_uint8(load(item)["image"][None])[0]
 
-    embed = None if embedding is None or embedding.unavailable else embedder(embedding, None)
     detector = CopyDetector.calibrate(
         LoadedImages(training_items, picture),
         LoadedImages(held_out_items, picture),
-        embed,
+        embedder(embedding, None),
         float(false_alarms),
         int(planted),
         seed,
     )
-    found = detector.inspect(LoadedImages([{"set": None, "record": None, **item} for item in generated.items], picture))
-    removed = [
-        {
-            "id": item["id"],
-            "training": training_items[int(near.place[place])]["record"].id,
-            "likeness": float(near.likeness[place]),
-            "by": name,
-        }
-        for place, item in enumerate(generated.items)
-        for name, near in found.nearest.items()
-        if name in detector.thresholds and near.likeness[place] > detector.thresholds[name]
-    ]
-    kept = [item for item, copy in zip(generated.manifest["images"], found.copies) if not copy]
+    items = [{"set": None, "record": None, **item} for item in generated.items]
+    inspection = detector.inspect(LoadedImages(items, picture))
+    kept = [item for item, copy in zip(generated.manifest["images"], inspection.copies) if not copy]
     release = {
         "kept": len(kept),
-        "removed": removed,
+        "removed": _removed(generated.items, training_items, detector, inspection),
         "training_images": len(training_items),
         "held_out_images": len(held_out_items),
-        "detector": {
-            "accepted_false_alarms": detector.accepted,
-            "thresholds": detector.thresholds,
-            "false_alarms": rate(detector.false_alarms),
-            "misses": rate(detector.misses),
-        },
+        "detector": detector.describe(),
     }
+    _copy(kept, generated.folder, folder, generated.manifest | {"release": release, "images": kept})
+    return folder / MANIFEST
+
+
+def _removed(
+    items: Sequence[Mapping[str, Any]],
+    training_items: Sequence[Mapping[str, Any]],
+    detector: CopyDetector,
+    inspection: Inspection,
+) -> list[dict[str, Any]]:
+    """Each copy and the training image it copies, by each likeness that says so."""
+    return [
+        {
+            "id": item["id"],
+            "training": training_items[int(near.index[index])]["record"].id,
+            "likeness": float(near.likeness[index]),
+            "by": name,
+        }
+        for index, item in enumerate(items)
+        for name, near in inspection.nearest.items()
+        if name in detector.thresholds and near.likeness[index] > detector.thresholds[name]
+    ]
+
+
+def _copy(kept: Sequence[Mapping[str, Any]], source: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """The files of the images that are kept, then the manifest."""
     try:
         for item in kept:
             for name in map(item.get, FILE_FIELDS):
                 if name is not None:
                     with replacing(folder / name) as temporary:
-                        shutil.copyfile(generated.folder / name, temporary)
-        content = generated.manifest | {"release": release, "images": kept}
-        write_text_atomically(folder / MANIFEST, json.dumps(content, indent=4) + "\n")
+                        shutil.copyfile(source / name, temporary)
+        write_text_atomically(folder / MANIFEST, json.dumps(manifest, indent=4) + "\n")
     except OSError as error:
         raise InputError(f"output_dir: {folder} cannot be written ({error}); give another folder") from error
-    return folder / MANIFEST

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageSet, SetKey
 from nodule_plugin.metrics.alignment import shuffle_prompts
-from nodule_plugin.metrics.measures import DistanceMeasure, Measure, Value, missing
+from nodule_plugin.metrics.distances import DistanceMeasure
+from nodule_plugin.metrics.measures import Measure, Value, missing
 
 FLOOR = SetKey(CONTROL, "real images, half against half")
 HALVINGS = 20
@@ -83,18 +84,18 @@ def _over_halvings(measure: DistanceMeasure, halvings: Sequence[tuple[ImageSet, 
     known = [value for value in (measure.between(*halves) for halves in halvings) if value is not None]
     deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
     count = len(halvings[0][0])
-    return Value(float(np.mean(known)), deviation, count, None, {"halvings": len(known)}, measure.bounds)
+    return Value(float(np.mean(known)), deviation, count, None, {"halvings": len(known)}, measure.scale.bounds)
 
 
 def real_halves(real: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """The real images in two halves; no patient is in both where patients are known."""
     groups: dict[str, list[int]] = {}
-    for place, record in enumerate(real.records):
-        groups.setdefault(record.patient_id or f"image {place}", []).append(place)
+    for index, record in enumerate(real.records):
+        groups.setdefault(record.patient_id or f"image {index}", []).append(index)
     halves: tuple[list[int], list[int]] = ([], [])
     names = sorted(groups)
-    for index in np.random.default_rng(seed).permutation(len(names)):
-        min(halves, key=len).extend(groups[names[index]])
+    for group in np.random.default_rng(seed).permutation(len(names)):
+        min(halves, key=len).extend(groups[names[group]])
     return real.take(sorted(halves[0]), FLOOR), real.take(sorted(halves[1]), FLOOR)
 
 

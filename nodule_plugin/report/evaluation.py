@@ -1,0 +1,76 @@
+"""The end of an evaluation, as a handler: every row is measured, the studies are run, the report is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from nodule_plugin.data.image_set import REAL, TRAINING
+from nodule_plugin.handlers.evaluation import ImageSetCollector, read_patients
+from nodule_plugin.metrics.measures import Measure
+from nodule_plugin.metrics.results_table import measure_rows
+from nodule_plugin.metrics.studies import run_studies
+from nodule_plugin.report.files import write_report
+from nodule_plugin.report.results import build_results
+from nodule_plugin.settings import as_flag
+
+_logger = logging.getLogger(__name__)
+
+
+class EvaluationReport:
+    """Measure every row once all images are through, and write ``metrics.json``, CSV, Markdown, figure and page.
+
+    Args:
+        collector: attached to the same engine before this handler.
+        output_dir: where the files go; made if absent.
+        measures: the table's columns.
+        settings: of the run, for the record.
+        seed: of halves and shuffles.
+        training_patients: JSON file that lists, under "training", patients whose images the bundle's small models were
+            trained on; reference images of these are counted in the verdict. None: not known.
+        show_real: show real images on the page. They must not leave the machine by chance, so the default is no.
+    """
+
+    def __init__(
+        self,
+        collector: ImageSetCollector,
+        output_dir: str | Path,
+        measures: Sequence[Measure],
+        settings: Mapping[str, Any],
+        seed: int = 0,
+        show_real: bool | str = False,
+        training_patients: str | Path | None = None,
+    ) -> None:
+        self.training_patients = read_patients(training_patients)
+        self.collector, self.output_dir, self.measures = collector, Path(output_dir), list(measures)
+        self.settings, self.seed, self.show_real = dict(settings), seed, as_flag("show_real", show_real)
+        self.results: dict[str, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Run when the engine is done, after :class:`ImageSetCollector`."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Measure and write; of several processes, the first does it.
+
+        Raises:
+            InputError: if the folder cannot be written.
+        """
+        if idist.get_rank() > 0:
+            return
+        sets = self.collector.image_sets
+        rows = measure_rows(sets, self.measures, self.seed)
+        studies = run_studies(sets, self.measures)
+        reference = [record for images in sets if images.key.kind == REAL for record in images.records]
+        phantoms = any(record.phantom for record in reference)
+        seen = sum(record.patient_id in self.training_patients for record in reference)
+        trained_on = [images for images in sets if images.key.kind == TRAINING]
+        shared = sum(real.of_patients(trained_on[0]) for real in sets if real.key.kind == REAL and trained_on)
+        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared)
+        written = write_report(self.results, sets, self.output_dir, self.show_real)
+        _logger.info("wrote %s", ", ".join(path.name for path in written))
