@@ -26,6 +26,7 @@ from nodule_plugin.metrics.alignment import (
     shuffle_prompts,
 )
 from nodule_plugin.metrics.features import OpenCLIPImageFeatures, backbone_extractors
+from nodule_plugin.metrics.openclip import OpenCLIPModel, _load
 
 PROMPTS = ["The nodule is round in shape.", "The nodule is oval in shape.", "calcification is seen."] * 2
 
@@ -61,6 +62,26 @@ def test_nothing_is_loaded_before_the_first_call() -> None:
     assert scorer.clip.context_length == 256
     assert nodule_plugin.BiomedCLIPScorer is BiomedCLIPScorer
     assert BiomedCLIPScorer(model=None).unavailable == "no weights given"
+
+
+def test_a_hub_id_is_taken_out_of_a_filled_cache(
+    tmp_path: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, cached = "0" * 40, tmp_path / "hub" / "models--microsoft--BiomedCLIP"
+    folder = make_tiny_biomedclip(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    by_id, by_folder = OpenCLIPModel("hf-hub:microsoft/BiomedCLIP"), OpenCLIPModel(folder)
+    assert torch.equal(by_id.encode_texts(["the nodule is round"]), by_folder.encode_texts(["the nodule is round"]))
+    assert torch.equal(by_id.encode_images(images), by_folder.encode_images(images))
+    for file in ("tokenizer.json", "open_clip_pytorch_model.bin", "open_clip_config.json"):
+        (folder / file).unlink()
+        _load.cache_clear()
+        with pytest.raises(InputError, match=rf"CLIP model hf-hub:microsoft/BiomedCLIP: .*the cache lacks .*{file}"):
+            OpenCLIPModel("hf-hub:microsoft/BiomedCLIP").encode_texts(["a"])
 
 
 def test_a_local_folder_as_biomedclips_needs_no_hub(tmp_path: Path, images: torch.Tensor) -> None:
