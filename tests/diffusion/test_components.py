@@ -86,7 +86,7 @@ def test_a_hub_id_needs_a_revision() -> None:
 
 def test_a_hub_id_with_a_revision_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="the unet of 'owner/model' cannot be loaded"):
+    with pytest.raises(InputError, match=r"the unet of 'owner/model' cannot be loaded"):
         load_unet("owner/model", revision="0" * 40)
 
 
@@ -234,7 +234,7 @@ def test_a_commit_in_the_cache_needs_no_hub(
     with pytest.raises(InputError, match=rf"cache .* holds {commit}; .*'hf download owner/model --revision"):
         load_unet("owner/model", revision="f" * 40)
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(InputError, match="the unet of 'owner/model' cannot be loaded: .*a git-lfs pointer"):
+    with pytest.raises(InputError, match=r"the unet of 'owner/model' cannot be loaded: .*a git-lfs pointer"):
         load_unet("owner/model", revision=commit)
 
 

@@ -246,7 +246,7 @@ def test_steps_beyond_the_training_are_refused(model: Model, name: str, steps: i
 def test_a_scheduler_whose_package_is_missing_names_it(model: Model) -> None:
     if find_spec("torchsde") is not None:
         pytest.skip("torchsde is installed")
-    with pytest.raises(InputError, match="scheduler_class: DPMSolverSDEScheduler needs .*pip install torchsde"):
+    with pytest.raises(InputError, match=r"scheduler_class: DPMSolverSDEScheduler needs .*pip install torchsde"):
         GuidedSampler(model.scheduler, model.vae, 2, "DPMSolverSDEScheduler")
 
 
