@@ -5,11 +5,12 @@ The names in the file are those of the original code, written down here independ
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -51,12 +52,20 @@ def make_pair(folder: Path, version: int, prediction_type: str = "epsilon") -> t
     for part, model in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
         model.save_pretrained(folder / part)
     clip_tokenizer("<|endoftext|>" if version == 1 else "!").save_pretrained(folder / "tokenizer")
-    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-    common = {**betas, "set_alpha_to_one": False, "prediction_type": prediction_type}
-    if version == 1:
-        PNDMScheduler(**common, skip_prk_steps=True).save_pretrained(folder / "scheduler")
-    else:
-        DDIMScheduler(**common, clip_sample=False).save_pretrained(folder / "scheduler")
+    scheduler = {  # as published: what it leaves out each scheduler class decides by itself
+        "_class_name": "PNDMScheduler" if version == 1 else "DDIMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "prediction_type": prediction_type,
+    }
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     return folder, {
         **{"model.diffusion_model." + original_unet_name(name): value for name, value in unet.state_dict().items()},
         **{"first_stage_model." + name: value for name, value in _original_vae(vae.state_dict()).items()},

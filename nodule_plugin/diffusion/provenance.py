@@ -26,7 +26,8 @@ def weights_chain(weights: str | Path) -> str | None:
     """The chain that cut the images which weights learnt from, see :func:`nodule_plugin.data.transforms.chain_id`.
 
     Args:
-        weights: file of a state dict; there need not be one of this name ("base").
+        weights: file of a state dict; there need not be one of this name ("base"). Only beside this package's own,
+            which end in .pt, such a file is looked for: other programs keep other things beside theirs.
 
     Returns:
         None where nothing beside the weights says so.
@@ -35,7 +36,7 @@ def weights_chain(weights: str | Path) -> str | None:
         InputError: if the file beside them is damaged.
     """
     file = Path(weights).with_suffix(".json")
-    if not file.is_file():
+    if Path(weights).suffix != ".pt" or not file.is_file():
         return None
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))["chain"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.settings import whole_number
+from nodule_plugin.weights import one_line
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What the setting ``precision`` may say."""
@@ -46,11 +48,11 @@ class GuidedSampler(Inferer):
     Args:
         scheduler: the base model's diffusers scheduler; copied for every group, since many keep state between steps.
         vae: diffusers' AutoencoderKL (or one with its ``decode`` and ``config``), on the device of the inputs.
-        num_inference_steps: denoising steps.
+        num_inference_steps: denoising steps, the setting "steps".
         scheduler_class: name of a diffusers scheduler to use with the configuration of ``scheduler``; None keeps it.
         images_per_call: images in one network call; guidance doubles it. More helps GPUs and very small networks.
-        guidance_interval: (from, to) share of the steps that is guided, the rest has scale 1 (Kynkaanniemi et al. 2024,
-            arXiv:2404.07724). None guides all.
+        guidance_interval: (from, to) fraction of the steps that is guided, the rest has scale 1 (Kynkaanniemi et al.
+            2024, arXiv:2404.07724). None guides all.
         guidance_rescale: 0 to 1, how far to bring the guided prediction back to the standard deviation of c (Lin et al.
             2023, arXiv:2305.08891, section 3.4): at high scales images saturate without.
         precision: of the network's forward pass, see :data:`PRECISIONS`; all else stays float32.
@@ -73,6 +75,7 @@ class GuidedSampler(Inferer):
         self.scheduler = scheduler if scheduler_class is None else derive_scheduler(scheduler, scheduler_class)
         self.vae = vae
         self.num_inference_steps = whole_number("num_inference_steps", num_inference_steps)
+        _check_steps(self.scheduler, self.num_inference_steps)
         self.images_per_call = whole_number("images_per_call", images_per_call)
         self.guidance_interval = _checked_interval(guidance_interval)
         if not 0 <= guidance_rescale <= 1:
@@ -158,7 +161,7 @@ class GuidedSampler(Inferer):
             step_options["generator"] = [_generator_after_noise(seed, noise.shape[1:]) for seed in seeds]
         latents = noise.float() * scheduler.init_noise_sigma
         for index, timestep in enumerate(scheduler.timesteps):
-            share = index / len(scheduler.timesteps)
+            fraction = index / len(scheduler.timesteps)
             low, high = self.guidance_interval or (0.0, 1.0)
             prediction = self._predict(
                 network,
@@ -166,7 +169,7 @@ class GuidedSampler(Inferer):
                 timestep,
                 context,
                 empty,
-                scales if low <= share < high or scales[0] == 0 else [1.0] * len(scales),
+                scales if low <= fraction < high or scales[0] == 0 else [1.0] * len(scales),
             )
             latents = scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
         return latents
@@ -274,12 +277,39 @@ def derive_scheduler(base: Any, name: str) -> Any:
     """The diffusers scheduler called ``name`` with the noise schedule and prediction type of ``base``.
 
     Raises:
-        InputError: if diffusers has none of that name that can take the configuration of ``base``.
+        InputError: if diffusers has none of that name that can take the configuration of ``base``, or a package that it
+            needs is missing.
     """
     names = sorted({kind.__name__ for kind in base.compatibles} | {type(base).__name__})
     if name not in names:
         raise InputError(f"scheduler: {name!r} does not fit the base model's; choose one of {', '.join(names)}")
-    return getattr(diffusers, name).from_config(base.config)
+    try:
+        return getattr(diffusers, name).from_config(base.config)
+    except ImportError as error:
+        missing = re.search(r"pip install -?-?U?p?g?r?a?d?e? ?([\w-]+)", str(error))
+        remedy = f"pip install {missing[1]}, or choose another scheduler" if missing else "choose another scheduler"
+        raise InputError(f"scheduler_class: {name} needs a package that is not installed; {remedy}") from error
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise InputError(f"scheduler_class: {name} cannot be used with this base model ({one_line(error)})") from error
+
+
+def _check_steps(scheduler: Any, steps: int) -> None:
+    """Try the timesteps out, on a copy, before the first image: beyond its training the model knows none.
+
+    Raises:
+        InputError: if they are out of range.
+    """
+    trial = copy.deepcopy(scheduler)
+    try:
+        trial.set_timesteps(steps)
+    except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise InputError(f"steps: {steps} are not possible with {type(trial).__name__} ({one_line(error)})") from error
+    known, first = trial.config.num_train_timesteps, trial.timesteps.max()
+    if first >= known or len(trial.timesteps.unique()) < steps:
+        fault = f"begin at timestep {int(first)}" if first >= known else "fall on the same timesteps"
+        raise InputError(
+            f"steps: {steps} of {type(trial).__name__} {fault}, and the base model knows 0 to {known - 1}; take fewer"
+        )
 
 
 def _kind(scale: float) -> str:
@@ -301,12 +331,12 @@ def _generator_after_noise(seed: int, shape: Sequence[int]) -> torch.Generator:
     return generator
 
 
-def _rescale(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
-    if share == 0:
+def _rescale(guided: Tensor, conditional: Tensor, fraction: float) -> Tensor:
+    if fraction == 0:
         return guided
     dims = list(range(1, guided.ndim))
     rescaled = guided * (conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True))
-    return share * rescaled + (1 - share) * guided
+    return fraction * rescaled + (1 - fraction) * guided
 
 
 def _checked_scales(scales: float | Sequence[float] | Tensor, count: int) -> list[float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 from transformers import BertConfig
 
@@ -150,7 +151,9 @@ def _load(model: str, device: str) -> LoadedModel:
             )
         tokenizer = open_clip.get_tokenizer(name)
     except UNREADABLE as error:
-        raise InputError(f"CLIP model {model}: open_clip cannot load it: {one_line(error)}") from error
+        lacking = _lacking_in_cache(model)
+        reason = f"the cache lacks {lacking}, and the hub does not give it" if lacking else one_line(error)
+        raise InputError(f"CLIP model {model}: open_clip cannot load it: {reason}") from error
     # A tokenizer whose vocabulary did not load turns every word into "unknown", without an error.
     if bool((tokenizer(["round"]) == tokenizer(["oval"])).all()):
         raise InputError(f"CLIP model {model}: its tokenizer does not tell words apart; check its vocabulary files")
@@ -171,6 +174,9 @@ def _needs_quick_gelu(model: str) -> bool:
 
 
 def _open_clip_name(model: str) -> tuple[str, dict[str, Any]]:
+    if model.startswith(open_clip.factory.HF_HUB_PREFIX) and not _lacking_in_cache(model):
+        # As a folder it needs no hub: by its id, the text tower and tokenizer are asked for under ids of their own.
+        return f"{open_clip.factory.LOCAL_DIR_PREFIX}{_cached(model, CONFIG_NAME).parent}", {}
     if model.startswith((open_clip.factory.HF_HUB_PREFIX, open_clip.factory.LOCAL_DIR_PREFIX)):
         return model, {}
     folder = Path(model).expanduser()
@@ -187,6 +193,27 @@ def _open_clip_name(model: str) -> tuple[str, dict[str, Any]]:
         f"CLIP model {model}: no such folder; give a local folder, a hub id such as hf-hub:owner/name, or "
         "open_clip's architecture/weights such as ViT-B-32-quickgelu/openai"
     )
+
+
+def _cached(model: str, file: str) -> Path:
+    """A file of a hub id in this machine's cache; one that does not exist where it is not there."""
+    path = try_to_load_from_cache(model.removeprefix(open_clip.factory.HF_HUB_PREFIX), file)
+    return Path(path) if isinstance(path, str) else Path(file, "not", "cached")
+
+
+def _lacking_in_cache(model: str) -> str | None:
+    """What keeps a hub id from being loaded out of the cache alone; None where nothing does, or it is no hub id."""
+    if not model.startswith(open_clip.factory.HF_HUB_PREFIX):
+        return None
+    wanted = [(CONFIG_NAME,), (open_clip.constants.HF_SAFE_WEIGHTS_NAME, open_clip.constants.HF_WEIGHTS_NAME)]
+    try:
+        text_cfg = json.loads(_cached(model, CONFIG_NAME).read_text())["model_cfg"]["text_cfg"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return CONFIG_NAME
+    if text_cfg.get("hf_tokenizer_name"):
+        wanted.append(("tokenizer.json", "vocab.txt", "vocab.json"))
+    lacking = [files for files in wanted if not any(_cached(model, file).is_file() for file in files)]
+    return " or ".join(lacking[0]) if lacking else None
 
 
 def _text_tower_options(name: str, scratch: Path) -> dict[str, Any]:

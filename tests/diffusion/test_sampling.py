@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,24 @@ def test_guidance_needs_the_empty_prompt(model: Model) -> None:
 def test_bad_settings_are_named(model: Model, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         GuidedSampler(model.scheduler, model.vae, **settings)
+
+
+@pytest.mark.parametrize("steps", [1000, 1001])
+@pytest.mark.parametrize(
+    "name",
+    ["DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"],
+)
+def test_steps_beyond_the_training_are_refused(model: Model, name: str, steps: int) -> None:
+    with pytest.raises(InputError, match=f"steps: {steps} .*{name}"):
+        GuidedSampler(model.scheduler, model.vae, steps, name)
+    GuidedSampler(model.scheduler, model.vae, 999, name)
+
+
+def test_a_scheduler_whose_package_is_missing_names_it(model: Model) -> None:
+    if find_spec("torchsde") is not None:
+        pytest.skip("torchsde is installed")
+    with pytest.raises(InputError, match=r"scheduler_class: DPMSolverSDEScheduler needs .*pip install torchsde"):
+        GuidedSampler(model.scheduler, model.vae, 2, "DPMSolverSDEScheduler")
 
 
 def test_derived_scheduler_keeps_the_base_models_schedule(any_base: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import sys
@@ -19,7 +18,7 @@ from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.picture import read_picture
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.generation import GeneratedSetWriter, identify_weights
+from nodule_plugin.handlers.generation import GeneratedSetWriter
 
 SIZE = 8
 SETTINGS = {"scheduler": "DPMSolverMultistepScheduler", "prediction_type": "epsilon", "num_inference_steps": 25}
@@ -247,45 +246,6 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="prompt000_g1_s0: values are not finite"):
         engine.run([writer.pending])
     assert list((tmp_path / "png").iterdir()) == []
-
-
-@pytest.fixture
-def network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-
-
-def test_weights_are_known_by_the_hash_of_their_file(network: torch.nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save(network.state_dict(), path)
-    assert identify_weights(str(path), network) == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_base_models_own_weights_are_known_by_their_content(network: torch.nn.Module) -> None:
-    before = identify_weights("base", network)
-    assert before == identify_weights("base", network)
-    with torch.no_grad():
-        network[0].weight[0, 0] += 1e-6  # type: ignore[index]
-    assert identify_weights("base", network) != before
-
-
-def test_weights_that_do_not_fit_are_named(network: torch.nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    with pytest.raises(InputError, match=r"weights: there is no file .*model.pt; train first"):
-        identify_weights(str(path), network)
-    torch.save(torch.nn.Linear(2, 3).state_dict(), path)
-    with pytest.raises(InputError, match=r"is of another network: 0.bias has shape none"):
-        identify_weights(str(path), network)
-    path.write_bytes(b"not weights")
-    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
-        identify_weights(str(path), network)
-    torch.save(network, path)
-    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
-        identify_weights(str(path), network)
-    with path.open("wb") as file:
-        file.write(gzip.compress(b"x"))
-    with pytest.raises(InputError, match=r"model.pt cannot be read as a state dict"):
-        identify_weights(str(path), network)
 
 
 def dicom(folder: Path, kind: str = "image") -> list[pydicom.Dataset]:

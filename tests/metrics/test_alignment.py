@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_clip import MODEL_CONFIG, make_tiny_biomedclip
+from tiny_clip import MODEL_CONFIG, make_tiny_biomedclip, make_tiny_clip
 
 import nodule_plugin
 from nodule_plugin.data.pixels import to_pictures
@@ -26,6 +26,7 @@ from nodule_plugin.metrics.alignment import (
     shuffle_prompts,
 )
 from nodule_plugin.metrics.features import OpenCLIPImageFeatures, backbone_extractors
+from nodule_plugin.metrics.openclip import OpenCLIPModel, _load
 
 PROMPTS = ["The nodule is round in shape.", "The nodule is oval in shape.", "calcification is seen."] * 2
 
@@ -61,6 +62,26 @@ def test_nothing_is_loaded_before_the_first_call() -> None:
     assert scorer.clip.context_length == 256
     assert nodule_plugin.BiomedCLIPScorer is BiomedCLIPScorer
     assert BiomedCLIPScorer(model=None).unavailable == "no weights given"
+
+
+def test_a_hub_id_is_taken_out_of_a_filled_cache(
+    tmp_path: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, cached = "0" * 40, tmp_path / "hub" / "models--microsoft--BiomedCLIP"
+    folder = make_tiny_biomedclip(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    by_id, by_folder = OpenCLIPModel("hf-hub:microsoft/BiomedCLIP"), OpenCLIPModel(folder)
+    assert torch.equal(by_id.encode_texts(["the nodule is round"]), by_folder.encode_texts(["the nodule is round"]))
+    assert torch.equal(by_id.encode_images(images), by_folder.encode_images(images))
+    for file in ("tokenizer.json", "open_clip_pytorch_model.bin", "open_clip_config.json"):
+        (folder / file).unlink()
+        _load.cache_clear()
+        with pytest.raises(InputError, match=rf"CLIP model hf-hub:microsoft/BiomedCLIP: .*the cache lacks .*{file}"):
+            OpenCLIPModel("hf-hub:microsoft/BiomedCLIP").encode_texts(["a"])
 
 
 def test_a_local_folder_as_biomedclips_needs_no_hub(tmp_path: Path, images: torch.Tensor) -> None:
@@ -149,19 +170,14 @@ def test_weights_trained_with_quickgelu_get_it_under_either_name(quickgelu_weigh
     assert OpenCLIPImageFeatures("Tiny/openai").name == "Tiny/openai (QuickGELU)"
 
 
-def test_features_of_another_activation_are_not_taken_from_the_cache(clip_folder: Path, tmp_path: Path) -> None:
-    config = json.loads((clip_folder / "open_clip_config.json").read_text())
-    vision = {**config["model_cfg"]["vision_cfg"], "layers": 1, "patch_size": 16}
+def test_features_of_another_activation_are_not_taken_from_the_cache(tmp_path: Path) -> None:
     fingerprints = set()
-    torch.manual_seed(0)
-    weights = open_clip.CLIP(**(config["model_cfg"] | {"vision_cfg": vision})).state_dict()
     for quick in (True, False):
-        folder = tmp_path / str(quick)
-        folder.mkdir()
-        save_file(weights, folder / "open_clip_model.safetensors")
-        model = config["model_cfg"] | {"vision_cfg": vision, "quick_gelu": quick}
-        (folder / "open_clip_config.json").write_text(json.dumps({**config, "model_cfg": model}))
-        fingerprints.add(OpenCLIPImageFeatures(folder).fingerprint)
+        file = make_tiny_clip(tmp_path / str(quick)) / "open_clip_config.json"
+        config = json.loads(file.read_text())
+        config["model_cfg"]["quick_gelu"] = quick
+        file.write_text(json.dumps(config))
+        fingerprints.add(OpenCLIPImageFeatures(file.parent).fingerprint)
     assert len(fingerprints) == 2
 
 

@@ -16,7 +16,8 @@ from nodule_plugin.metrics.feature_cache import FeatureCache, image_key
 class Corner:
     """The first pixels of an image; counts the images it was given."""
 
-    id = "corner"
+    id = name = "corner"
+    unavailable: str | None = None
 
     def __init__(self, fingerprint: str = "a" * 64) -> None:
         self.fingerprint, self.seen = fingerprint, 0
