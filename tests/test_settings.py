@@ -6,6 +6,7 @@ from typing import Any
 
 import fire
 import pytest
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from nodule_plugin.errors import InputError, find_input_error
@@ -121,6 +122,7 @@ def test_settings_are_what_was_typed(repository: Path, config: str, arguments: l
         ("prompts", ("a #1", "b"), ["a #1", "b"]),
         ("prompts", "a, b", "a, b"),
         ("formats", ["png"], ["png"]),
+        ("device", torch.device("cpu"), torch.device("cpu")),
     ],
 )
 def test_settings_of_python_calls(repository: Path, name: str, given: Any, value: Any) -> None:
