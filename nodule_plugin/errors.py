@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -24,6 +26,18 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
+@contextmanager
+def unwrapped_input_errors() -> Iterator[None]:
+    """Raise the :class:`InputError` itself where MONAI's config parser has wrapped it in errors of its own."""
+    try:
+        yield
+    except Exception as error:
+        input_error = find_input_error(error)
+        if input_error is None or input_error is error:
+            raise
+        raise input_error from error
+
+
 def show_input_errors() -> None:
     """Let an uncaught :class:`InputError` end the process with one line instead of a chain of tracebacks.
 
@@ -35,9 +49,9 @@ def show_input_errors() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        found = find_input_error(error)
-        if found is not None:
-            print(f"error: {found}", file=sys.stderr)
+        input_error = find_input_error(error)
+        if input_error is not None:
+            print(f"error: {input_error}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
         else:

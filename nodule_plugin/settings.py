@@ -37,6 +37,7 @@ CODE = ("$", "@", "%")
 _NOTHING = ("null", "None")
 _TEXTS = ("path", "text", "paths", "texts", "findings", "flag or path")
 _SEVERAL = ("paths", "texts")
+_PLAIN = (str, int, float, type(None), PurePath, list, tuple)
 _OPTION = re.compile(r"--|-[A-Za-z]")
 
 
@@ -59,7 +60,7 @@ class Setting:
 
         A text is taken as it was typed, but that quotes around all of it are left out, and that a list in square
         brackets is several where there may be several; commas divide nothing. "null" is nothing. What begins like
-        MONAI's expressions and references, and components in a setting's place, stay what they are.
+        MONAI's expressions and references stays what it is; so do components and other objects.
 
         Raises:
             InputError: if it is of another kind, or MONAI has changed it and nobody knows the text.
@@ -67,7 +68,7 @@ class Setting:
         kind = self.kind.removesuffix(" or null")
         if typed in _NOTHING:
             given = None
-        if isinstance(given, Mapping) or (isinstance(given, str) and given.startswith(CODE)):
+        if not isinstance(given, _PLAIN) or (isinstance(given, str) and given.startswith(CODE)):
             return given
         if given is None or given in _NOTHING:
             if kind == self.kind:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nodule_plugin.errors import InputError, find_input_error
+from nodule_plugin.errors import InputError, find_input_error, unwrapped_input_errors
 
 SCRIPT = """
 from nodule_plugin.errors import InputError, show_input_errors
@@ -50,3 +50,13 @@ def test_the_first_input_error_of_a_chain_is_found() -> None:
     assert find_input_error(caught.value) is inner
     assert find_input_error(ValueError()) is None
     assert find_input_error(None) is None
+
+
+@pytest.mark.parametrize(("raised", "expected"), [(InputError("a"), InputError), (ValueError("a"), RuntimeError)])
+def test_an_input_error_is_raised_without_its_wrapping(raised: Exception, expected: type[Exception]) -> None:
+    with pytest.raises(expected) as caught, unwrapped_input_errors():
+        try:
+            raise raised
+        except ValueError as error:
+            raise RuntimeError("a component failed") from error
+    assert (caught.value is raised) == (expected is InputError)

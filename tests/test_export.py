@@ -32,10 +32,10 @@ def tuned(base: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(repository: Path, base: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script wrote."""
+def exported(base: Path, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command wrote."""
     output = tmp_path_factory.mktemp("exported") / "onnx"
-    command = [sys.executable, str(repository / "scripts" / "export_onnx.py"), "--output", str(output)]
+    command = [sys.executable, "-m", "nodule_plugin.cli", "export", "--output", str(output)]
     command += ["--base-model", str(base), "--weights", str(tuned), "--image-size", str(SIZE)]
     done = run_python(command, output.parent)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nodule_plugin.cli.tools import package
 from nodule_plugin.errors import InputError
 from nodule_plugin.packaging import BUNDLE_NAME, package_bundle
 
@@ -46,16 +47,16 @@ def python(code: str, *, cwd: Path, **variables: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
-def test_the_same_files_give_the_same_bytes(repository: Path, built: Path, tmp_path: Path) -> None:
+def test_the_same_files_give_the_same_bytes(
+    repository: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkout = tmp_path / "checkout"
     shutil.copytree(repository / "bundle", checkout / "bundle")
     for path in sorted((checkout / "bundle").rglob("*"), reverse=True):  # another place, order, time and permissions
         os.utime(path, (1e9, 1e9))
         path.chmod(0o700)
-    command = [sys.executable, str(repository / "scripts" / "package_bundle.py"), "--output", str(tmp_path / "again")]
-    done = subprocess.run([*command, "--bundle", str(checkout / "bundle")], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    again = Path(done.stdout.strip())
+    package(["--output", str(tmp_path / "again"), "--bundle", str(checkout / "bundle")])
+    again = Path(capsys.readouterr().out.strip())
     assert again.name == built.name
     assert again.read_bytes() == built.read_bytes()
 

@@ -98,7 +98,7 @@ def config_parser(command: str, bundle: Path) -> argparse.ArgumentParser:
         setting = settings_table()[name]
         if name in ("bundle_root", "displayable_configs"):
             continue
-        optional = {"nargs": "?", "const": "true"} if setting.kind == "flag" else {}
+        optional: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.kind == "flag" else {}
         parser.add_argument(
             f"--{name}",
             metavar=setting.kind.removesuffix(" or null").replace(" ", "-").upper(),

@@ -18,6 +18,8 @@ CONTROL = "control"
 TRAINING = "training"
 DOSE = "dose response"
 ATTACK = "attack"
+FLAT_LEVELS = 2.0
+"""Standard deviation, in 8-bit grey values, below which a picture is called flat; CT of a nodule has 20 and more."""
 
 
 @dataclass(frozen=True)
@@ -159,3 +161,19 @@ class ImageSet:
         """Every image's prompt, or None where one has none."""
         prompts = [record.prompt for record in self.records if record.prompt is not None]
         return prompts if prompts and len(prompts) == len(self.records) else None
+
+
+def flat_warning(images: ImageSet) -> str | None:
+    """A sentence where pictures of a set show (nearly) nothing: white, black or grey all over.
+
+    They are what a file with another range of values becomes, and distances to them are large and mean nothing. Of a
+    large set 50 images are looked at, evenly spaced.
+    """
+    looked_at = [images.images[int(index)] for index in np.unique(np.linspace(0, len(images) - 1, 50).astype(int))]
+    flat = sum(float(image.float().std()) < FLAT_LEVELS for image in looked_at)
+    if not flat:
+        return None
+    return (
+        f"{flat} of {len(looked_at)} images looked at of {images.key.model} are (nearly) one grey value: no number "
+        "about them can be trusted. Was their range of values another when they were saved?"
+    )

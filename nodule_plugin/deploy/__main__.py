@@ -1,6 +1,6 @@
 """The MONAI Deploy application: findings in, DICOM out. docs/deploy.md says how to set it up.
 
-python -m nodule_plugin.deploy -i order.json -m bundle -o output
+nodule deploy -i order.json -m bundle -o output
 """
 
 from __future__ import annotations

@@ -106,11 +106,11 @@ def find_bundle(folder: Path) -> Path:
     Raises:
         InputError: if there is none, or several.
     """
-    found = [path for path in (folder, *sorted(folder.glob("*/"))) if (path / CONFIG).is_file()]
-    if len(found) != 1:
-        what = "no bundle" if not found else f"{len(found)} bundles"
+    bundles = [path for path in (folder, *sorted(folder.glob("*/"))) if (path / CONFIG).is_file()]
+    if len(bundles) != 1:
+        what = "no bundle" if not bundles else f"{len(bundles)} bundles"
         raise InputError(f"model: {folder} holds {what}; give the folder that has {CONFIG}")
-    return found[0]
+    return bundles[0]
 
 
 def read_order(path: Path) -> dict[str, Any]:

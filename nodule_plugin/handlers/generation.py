@@ -99,12 +99,12 @@ class GeneratedSetWriter:
         self.image_size = image_size
         self.run = describe_run(settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain)
         overwrite = as_flag("overwrite", overwrite)
-        found = _read_run(self.folder)
-        self._stale = [request["id"] for request in found["requests"]] if overwrite and found else []
+        written = _read_run(self.folder)
+        self._stale = [request["id"] for request in written["requests"]] if overwrite and written else []
         if not overwrite:
-            self._check_same_set(found, created)
+            self._check_same_set(written, created)
             # All files of a set belong to one DICOM study, whenever they are made.
-            created = created or (found or {}).get("created")
+            created = created or (written or {}).get("created")
         self.pending = [request for request in self.requests if overwrite or not self._is_written(request)]
         """The requests that are still to be made, for the evaluator's dataset."""
         self._numbers = {request["id"]: number for number, request in enumerate(self.requests, start=1)}
@@ -168,22 +168,22 @@ class GeneratedSetWriter:
         _write_json(self.folder / MANIFEST, manifest)
         logger.info("%d images and %s are in %s", len(self.requests), MANIFEST, self.folder)
 
-    def _check_same_set(self, found: dict[str, Any] | None, created: str | None) -> None:
+    def _check_same_set(self, written: dict[str, Any] | None, created: str | None) -> None:
         remedy = "give another output_dir, or overwrite=true to replace it"
-        if found is None:
+        if written is None:
             if self.folder.is_dir() and any(self.folder.iterdir()):
                 raise InputError(f"output_dir: {self.folder} holds other files; {remedy}")
             return
-        old, new = _flat(found["settings"]), _flat(json.loads(json.dumps(self.run)))
+        old, new = _flat(written["settings"]), _flat(json.loads(json.dumps(self.run)))
         for name in sorted(set(old) | set(new)):
             if old.get(name) != new.get(name):
                 change = f"made with {name} {old.get(name)}, not {new.get(name)}"
                 raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
-        if created is not None and found.get("created", created) != created:
-            change = f"made with created {found['created']}, not {created}"
+        if created is not None and written.get("created", created) != created:
+            change = f"made with created {written['created']}, not {created}"
             raise InputError(f"output_dir: {self.folder} holds a set {change}; {remedy}")
         wanted = {request["id"]: request for request in json.loads(json.dumps(self.requests))}
-        for request in found["requests"]:
+        for request in written["requests"]:
             if wanted.get(request["id"]) != request:
                 raise InputError(f"output_dir: {self.folder} holds another set (image {request['id']}); {remedy}")
 

@@ -1,4 +1,4 @@
-"""``python -m nodule_plugin.lidc summary``: what a source of annotations holds, as JSON on standard output."""
+"""``nodule lidc summary``: what a source of annotations holds, as JSON on standard output."""
 
 from __future__ import annotations
 

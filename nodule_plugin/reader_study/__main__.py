@@ -1,4 +1,4 @@
-"""``python -m nodule_plugin.reader_study``: design, serve and analyse a blinded study of real and generated images."""
+"""``nodule reader-study``: design, serve and analyse a blinded study of real and generated images."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from nodule_plugin.data.image_set import REAL, TRAINING
+from nodule_plugin.data.image_set import GENERATED, REAL, TRAINING, flat_warning
 from nodule_plugin.handlers.evaluation import ImageSetCollector, read_patients
 from nodule_plugin.metrics.measures import Measure
 from nodule_plugin.metrics.results_table import measure_rows
@@ -71,6 +71,8 @@ class EvaluationReport:
         seen = sum(record.patient_id in self.training_patients for record in reference)
         trained_on = [images for images in sets if images.key.kind == TRAINING]
         shared = sum(real.of_patients(trained_on[0]) for real in sets if real.key.kind == REAL and trained_on)
-        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared)
+        shown = [images for images in sets if images.key.kind in (REAL, GENERATED)]
+        flat = [warning for images in shown if (warning := flat_warning(images))]
+        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared, flat)
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))

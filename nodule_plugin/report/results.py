@@ -35,6 +35,7 @@ def build_results(
     seen_in_training: int = 0,
     studies: Mapping[str, Any] | None = None,
     not_held_out: int = 0,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
 
@@ -46,6 +47,7 @@ def build_results(
         seen_in_training: how many reference images are of patients that the project's small models were trained on.
         studies: as :func:`nodule_plugin.metrics.studies.run_studies` gives them; None: none were run.
         not_held_out: how many are of patients of the training split that copies are looked for in.
+        warnings: sentences about the images themselves, for the beginning of the verdict.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -60,6 +62,7 @@ def build_results(
         "reference": reference,
         "seen_in_training": seen_in_training,
         "not_held_out": not_held_out,
+        "warnings": [warning.replace(REAL_IMAGES, reference) for warning in warnings],
         "rows": [_row(row, reference) for row in rows],
         "studies": dict(studies or {"memorization": None, "dose_response": [], "readers": {}, "grey_values": None}),
     }
@@ -85,7 +88,7 @@ def _row(row: Row, reference: str) -> dict[str, Any]:
 def verdict(results: Mapping[str, Any]) -> list[str]:
     """What the numbers say in a few sentences: the best row, how far from real images, whether prompts matter."""
     reference = results["reference"]
-    sentences = []
+    sentences = [*results.get("warnings", [])]
     if reference == PHANTOMS:
         sentences.append(
             "The reference images are phantoms (synthetic CT): the numbers show that the steps work and say "

@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import re
-import runpy
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from crops_folder import write_crops
 from datalist_content import make_item
 from PIL import Image
 
+from nodule_plugin.cli import main
 from nodule_plugin.data.crops import nodules_from_crops
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.nodule import Skipped
@@ -182,10 +181,9 @@ def test_no_page_leaves_no_file(datalist: Path) -> None:
 
 
 def test_command_on_an_existing_data_list(
-    repository: Path, datalist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    datalist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(datalist.parent)
-    monkeypatch.setattr(sys, "argv", ["data_page.py", "list.json", "--page", "my.html", "--samples", "1"])
-    runpy.run_path(str(repository / "scripts" / "data_page.py"), run_name="__main__")
+    main(["data-page", "list.json", "--page", "my.html", "--samples", "1"])
     assert capsys.readouterr().out == "my.html\n"
     assert "12 pairs" in Path("my.html").read_text(encoding="utf-8")

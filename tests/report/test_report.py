@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageRecord, ImageSet, SetKey
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, ImageRecord, ImageSet, SetKey, flat_warning
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.alignment import AlignmentMeasure, CLIPScorer
 from nodule_plugin.metrics.distances import Distances
@@ -76,6 +76,7 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
             "reference",
             "seen_in_training",
             "not_held_out",
+            "warnings",
             "rows",
             "studies",
             "sweep",
@@ -139,6 +140,21 @@ def test_few_images_are_said_to_be_few() -> None:
     value = Value(0.2, 0.01, 4)
     rows = [Row(REAL_KEY, 4, 1, {"fid": value, "kd_tiny": value, "clip_score_tiny": value})]
     assert build_results(rows, _measures(), {})["verdict"][0].startswith("There are only 4 real images")
+
+
+def test_pictures_of_one_grey_value_are_warned_of_first() -> None:
+    noise = torch.randint(0, 255, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    white = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+    white[0, 0, 0] = 250
+    pictures = [
+        ImageSet(KEYS[0], [ImageRecord(str(i)) for i in range(4)], one) for one in ([noise] * 4, [white, noise] * 2)
+    ]
+    assert flat_warning(pictures[0]) is None
+    warning = flat_warning(pictures[1])
+    assert warning is not None
+    assert warning.startswith("2 of 4 images looked at of tiny are (nearly) one grey value")
+    rows = [_row(key, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20)) for key in (REAL_KEY, FLOOR, KEYS[0])]
+    assert build_results(rows, _measures(), {}, warnings=[warning])["verdict"][0] == warning
 
 
 def test_phantoms_are_never_called_real() -> None:

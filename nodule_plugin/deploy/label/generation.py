@@ -17,7 +17,7 @@ from nodule_plugin.data.generated import FILE_FIELDS, load_generated
 from nodule_plugin.deploy.label.client_settings import ImageSettings
 from nodule_plugin.deploy.label.configs import BundleFiles
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS
-from nodule_plugin.errors import find_input_error
+from nodule_plugin.errors import unwrapped_input_errors
 
 _RESIDENT = (
     "network_def",
@@ -70,14 +70,8 @@ class ImageService:
             InputError: if the bundle cannot make such an image.
         """
         with self._lock, tempfile.TemporaryDirectory() as folder:
-            try:
+            with unwrapped_input_errors():
                 self._run(settings, weights, device, folder)
-            except Exception as error:
-                # MONAI's parser wraps whatever a component raises.
-                found = find_input_error(error)
-                if found is None or found is error:
-                    raise
-                raise found from error
             return _take_out(Path(folder))
 
     def _run(self, settings: ImageSettings, weights: str | None, device: torch.device | None, folder: str) -> None:
@@ -91,8 +85,8 @@ class ImageService:
             parser["weights"] = weights
         wanted = (*_version(str(parser.get_parsed_content("weights"))), device)
         if wanted == self._loaded:
-            for name, part in self._resident.items():
-                parser[name] = part
+            for name, component in self._resident.items():
+                parser[name] = component
             # As the network is: it has been given its weights, and their hash is known.
             parser["weights"] = BASE_WEIGHTS
         else:

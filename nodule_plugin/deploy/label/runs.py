@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.deploy.label.client_settings import number, run_name, whole_number
 from nodule_plugin.deploy.label.configs import BundleFiles
-from nodule_plugin.errors import InputError, find_input_error
+from nodule_plugin.errors import InputError, unwrapped_input_errors
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.weights import file_sha256
 
@@ -109,7 +109,7 @@ class TrainingRuns:
         overrides = {**self.files.overrides(), **settings.overrides}
         if device is not None:
             overrides["device"] = device
-        try:
+        with unwrapped_input_errors():
             workflow = ConfigWorkflow(
                 self.files.config_files("train.json"),
                 workflow_type="train",
@@ -122,11 +122,6 @@ class TrainingRuns:
             workflow.initialize()
             workflow.run()
             workflow.finalize()
-        except Exception as error:
-            found = find_input_error(error)
-            if found is None or found is error:
-                raise
-            raise found from error
         result = {
             "run": settings.run,
             "model": str(output / MODEL),

@@ -1,4 +1,4 @@
-"""``python -m nodule_plugin.lidc.phantom``: write synthetic CT series, or crops, around real annotations."""
+"""``nodule phantom``: write synthetic CT series, or crops, around real annotations."""
 
 from __future__ import annotations
 
