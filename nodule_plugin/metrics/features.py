@@ -197,8 +197,9 @@ def _builder(architecture: str) -> Callable[[], tuple[torch.nn.Module, set[str]]
 
 def _without_classifier(network: torch.nn.Module) -> tuple[torch.nn.Module, set[str]]:
     whole = set(network.state_dict())
-    if hasattr(network, "reset_classifier"):  # timm's
-        network.reset_classifier(0)
+    reset = getattr(network, "reset_classifier", None)  # timm's
+    if reset is not None:
+        reset(0)
     else:
         name = next((name for name in ("fc", "classifier", "head", "heads") if hasattr(network, name)), None)
         if name is None:

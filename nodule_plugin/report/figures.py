@@ -176,6 +176,7 @@ def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title
 def _panel(axis: Axes) -> bytes:
     """The finished plot as a PNG, with its legend."""
     axis.legend(fontsize=6)
+    assert isinstance(axis.figure, Figure)
     return figure_png(axis.figure)
 
 
