@@ -163,10 +163,13 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
     Raises:
         InputError: if there is a data list, but of another folder; or as ``load_nodules`` and the functions here do.
     """
+    file = Path(path)
+    if file.exists() and dataset_dir is None:
+        read_datalist(file)
+        return file
     # Only here: a training from a ready data list needs neither DICOM readers nor LIDC-IDRI's database.
     from nodule_plugin.data.sources import PHANTOM, load_nodules
 
-    file = Path(path)
     if not file.exists():
         nodules = load_nodules(
             dataset_dir or PHANTOM, index_file=f"{file}.headers.jsonl", phantom_dir=file.parent / PHANTOM
@@ -175,8 +178,6 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
         _logger.info("%s", summarise(content))
         return write_datalist(content, file)
     content = read_datalist(file)
-    if dataset_dir is None:
-        return file
     if str(dataset_dir) == PHANTOM:
         if content.get("source") == PHANTOM:
             return file

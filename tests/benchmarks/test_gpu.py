@@ -116,7 +116,7 @@ def test_the_plan_fits_the_time(script: Script, tmp_path: Path) -> None:
     assert "project, sd15, 512 x 512, batch 8, bfloat16, compiled: 60 to 160 s" in script("gpu_run").plan(stages, 12)
 
 
-def test_nothing_is_imported_that_a_gpu_does_not_need(repository: Path) -> None:
+def test_nothing_is_imported_that_a_gpu_does_not_need(repository: Path, tmp_path: Path) -> None:
     """Where a package is missing, importing it fails: so does the import of what imports it."""
     program = f"""
 import sys
@@ -129,6 +129,10 @@ for line in json.loads(text)["imports"]:
     exec(line[1:])
 for name in set(re.findall(r'"(nodule_plugin[\\w.]*)[.]\\w+"', text)) - {{"nodule_plugin.metrics.features"}}:
     __import__(name.removesuffix(".DiffusionUNet"))
+datalist = ensure_datalist(__import__("noise_pairs").write_noise_pairs(pathlib.Path({str(tmp_path)!r}), 1))
+items = load_datalist(datalist, "training")
+from nodule_plugin.data.transforms import nodule_transform
+assert nodule_transform(16)(items[0])["image"].shape == (3, 16, 16)
 assert not [name for name in sys.modules if name.startswith("nodule_plugin.lidc.dicom")]
 """
     path = os.pathsep.join([str(repository / "scripts" / "benchmarks"), str(repository)])
