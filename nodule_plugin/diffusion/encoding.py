@@ -15,6 +15,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from nodule_plugin.data.latents import LatentCache, LatentDataset, data_fingerprint
+from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.components import TextConditioner, weights_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,7 @@ def open_latent_cache(
     split: str,
     vae: AutoencoderKL,
     items: Sequence[Mapping[str, Any]],
-    transform: Any,
-    image_size: int,
+    transform: NoduleROId,
 ) -> LatentCache | None:
     """The cache of one split of a data list; of several processes the first makes it and the others open it.
 
@@ -92,7 +92,6 @@ def open_latent_cache(
         split: "training", "validation" or "test": the folder's own folder.
         vae: decides, with the items and the transform, what the cache is of.
         items, transform: see :func:`nodule_plugin.data.latents.data_fingerprint`.
-        image_size: height and width of the images, pixels.
 
     Raises:
         InputError: if the folder cannot be written to or the disk has not the room.
@@ -100,7 +99,7 @@ def open_latent_cache(
     if folder is None or not items:
         return None
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    shape = (2 * vae.config.latent_channels, image_size // factor, image_size // factor)
+    shape = (2 * vae.config.latent_channels, *(side // factor for side in transform.image_size))
     fingerprint = sha256((weights_fingerprint(vae) + data_fingerprint(items, transform)).encode()).hexdigest()
     with idist.one_rank_first(rank=0, local=False):
         cache = LatentCache(Path(folder) / split, fingerprint, len(items), shape)
@@ -116,15 +115,14 @@ def open_latent_cache(
 
 def latent_dataset(
     data: Sequence[Mapping[str, Any]],
-    transform: Any,
+    transform: NoduleROId,
     vae: AutoencoderKL,
     folder: str | Path | None,
     split: str,
-    image_size: int,
     augment: bool = True,
 ) -> LatentDataset:
     """A split of a data list as samples, with its cache opened: :class:`LatentDataset`, :func:`open_latent_cache`."""
-    cache = open_latent_cache(folder, split, vae, data, transform, image_size)
+    cache = open_latent_cache(folder, split, vae, data, transform)
     return LatentDataset(data, transform, cache, augment)
 
 
