@@ -105,12 +105,13 @@ def generated_items(generated_dir: str | Path | Sequence[str | Path], chain: str
         chain: that cuts the real images; None where that is not known.
 
     Raises:
-        InputError: if there is no set, or one is damaged or of a model that learnt from images of another chain.
+        InputError: if there is no set, one is damaged, or a model learnt from images of another chain than the
+            real ones or another model's.
     """
     folders = [generated_dir] if isinstance(generated_dir, (str, Path)) else list(generated_dir)
     if not folders:
         raise InputError("generated_dir: give a folder that inference wrote, or several")
-    sets = [_load_comparable(folder, chain) for folder in folders]
+    sets = _load_comparable(folders, chain)
     names = [_model_name(generated) for generated in sets]
     items = []
     for generated, name in zip(sets, names):
@@ -121,14 +122,21 @@ def generated_items(generated_dir: str | Path | Sequence[str | Path], chain: str
     return items
 
 
-def _load_comparable(folder: str | Path, chain: str | None) -> GeneratedSet:
-    generated = load_generated(folder)
-    if chain is not None and generated.chain is not None and generated.chain != chain:
-        raise InputError(
-            f"generated_dir: the model of {folder} learnt from images cut by {generated.chain}, the real ones are cut "
-            f"by {chain}: they must not be compared; give resample_kernel, or prepare and train again"
-        )
-    return generated
+def _load_comparable(folders: Sequence[str | Path], chain: str | None) -> list[GeneratedSet]:
+    """Generated sets, if all whose chain is known have one, which is the real images' where that is known."""
+    sets = [load_generated(folder) for folder in folders]
+    what = "the real ones are"
+    for generated in sets:
+        if generated.chain is None:
+            continue
+        if chain is not None and generated.chain != chain:
+            raise InputError(
+                f"generated_dir: the model of {generated.folder} learnt from images cut by {generated.chain}, {what} "
+                f"cut by {chain}: they must not be compared; give resample_kernel, or prepare and train again"
+            )
+        if chain is None:
+            chain, what = generated.chain, f"that of {generated.folder} from images"
+    return sets
 
 
 def study_items(kind: str, folder: str | Path | None, chain: str | None = None) -> list[dict[str, Any]]:
@@ -144,7 +152,7 @@ def study_items(kind: str, folder: str | Path | None, chain: str | None = None) 
     """
     if folder is None:
         return []
-    generated = _load_comparable(folder, chain)
+    (generated,) = _load_comparable([folder], chain)
     needed = {DOSE: ("findings", "seed"), ATTACK: ("source_id",)}[kind]
     for item in generated.items:
         if absent := [name for name in needed if item[name] is None]:
