@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import ignite.distributed as idist
@@ -72,7 +73,9 @@ def open_tensorboard(log_dir: str) -> SummaryWriter:
         InputError: if the folder cannot be written.
     """
     try:
-        return SummaryWriter(log_dir)
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=log_dir):  # TensorBoard writes in a thread, whose errors are shown as tracebacks
+            return SummaryWriter(log_dir)
     except OSError as error:
         raise InputError(
             f"output_dir: {log_dir} cannot be written ({error.strerror}); make room or give another folder"
