@@ -157,5 +157,5 @@ def _difference(network: nn.Module, path: Path, inputs: dict[str, Tensor]) -> fl
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    return float((torch.from_numpy(found) - network(**inputs)).abs().max())
+    (output,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    return float((torch.from_numpy(output) - network(**inputs)).abs().max())

@@ -192,7 +192,7 @@ def test_low_rank_updates_without_a_place_are_named(base: str, tmp_path: Path) -
     elsewhere = {name.replace("attn2.to_k.", "attn2.to_x."): value for name, value in unet.items()}
     wide = {n: torch.zeros(4, 768) if "attn2.to_k.lora_A" in n else value for n, value in unet.items()}
     for tensors, message in (
-        (elsewhere, r"\d+ low-rank updates do not fit the base model's U-Net \(.*attn2\.to_x"),
+        (elsewhere, r"\d+ low-rank updates do not fit the base model's U-Net \(.*attn2\.to\.x"),
         (wide, r"\d+ low-rank updates do not fit the base model's U-Net \(.*attn2\.to_k\.lora_A"),
     ):
         file = save(kohya(tensors, encoder, 1.0), tmp_path / "kohya.safetensors")
