@@ -119,10 +119,11 @@ def one_line(error: BaseException, most: int = 240) -> str:
     return words if len(words) <= most else f"{words[:most]} ..."
 
 
-def weights_sha256(module: torch.nn.Module, *settings: object) -> str:
+def weights_sha256(weights: torch.nn.Module | Mapping[str, Tensor], *settings: object) -> str:
     """SHA-256 of a network's weights (names in order, types, shapes, bytes) and of settings that go with them."""
+    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
     digest = hashlib.sha256(repr(settings).encode() if settings else b"")
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

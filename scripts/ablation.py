@@ -117,19 +117,19 @@ def reconstructed(options: argparse.Namespace, name: str, change: str | Mapping[
     generator = torch.Generator().manual_seed(options.seed)
 
     def through(originals: torch.Tensor) -> torch.Tensor:
-        parts = [vae.decode(vae.encode(part).latent_dist.sample(generator)).sample for part in originals.split(64)]
-        return torch.cat(parts).clamp(-1, 1)
+        decoded = [vae.decode(vae.encode(batch).latent_dist.sample(generator)).sample for batch in originals.split(64)]
+        return torch.cat(decoded).clamp(-1, 1)
 
     def features(of: torch.Tensor, extractor: FeatureExtractor) -> torch.Tensor:
-        return torch.cat([extractor(part) for part in of.split(64)]).double()
+        return torch.cat([extractor(batch) for batch in of.split(64)]).double()
 
     output = through(images)
-    real, found = (features(part, GreyValueFeatures()).mean(dim=0).numpy() for part in (images, output))
+    real, output_mean = (features(pixels, GreyValueFeatures()).mean(dim=0).numpy() for pixels in (images, output))
     judge = OpenCLIPImageFeatures(str(options.work / "tiny_scorer"))
     return [
         f"{(output - images).abs().mean().item():.4f}",
-        f"{histogram_distance(real, found, DEFAULT_WINDOW_HU):.1f}",
-        f"{spectrum_distance(real, found):.1f}",
+        f"{histogram_distance(real, output_mean, DEFAULT_WINDOW_HU):.1f}",
+        f"{spectrum_distance(real, output_mean):.1f}",
         f"{squared_mmd(features(images, judge), features(through(training), judge)):.3f}",
     ]
 
@@ -156,9 +156,11 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
     }
     overlay = folder / "overlay.json"
     overlay.write_text(json.dumps(settings, indent=4) + "\n")
-    files = [*(str(BUNDLE / "configs" / part) for part in ("train.json", "from_scratch.json"))]
+    files = [*(str(BUNDLE / "configs" / config) for config in ("train.json", "from_scratch.json"))]
     files += [str(file) for file in (options.overlay, overlay) if file is not None]
-    subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)], check=True)
+    done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)])
+    if done.returncode != 0:  # the run has said why
+        sys.exit(done.returncode)
     with (folder / "training" / "curves.csv").open() as file:
         return scores(list(csv.DictReader(file))[-1])
 
@@ -230,10 +232,10 @@ def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
     return scores(evaluator.state.metrics)
 
 
-def scores(found: Mapping[str, Any]) -> list[str]:
+def scores(metrics: Mapping[str, Any]) -> list[str]:
     """What the table shows of a validation."""
-    loss = f"{float(found['held_out_loss']):.4f}" if found.get("held_out_loss") else ""
-    distance, low, high = (float(found[f"kernel_distance{part}"]) for part in ("", "_low", "_high"))
+    loss = f"{float(metrics['held_out_loss']):.4f}" if metrics.get("held_out_loss") else ""
+    distance, low, high = (float(metrics[f"kernel_distance{end}"]) for end in ("", "_low", "_high"))
     return [loss, f"{distance:.3f}", f"[{low:.3f}, {high:.3f}]"]
 
 

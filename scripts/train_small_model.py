@@ -4,7 +4,8 @@
 
 Makes the data list, the autoencoder, the text encoder that conditions, the scorer that judges, and the U-Net; the last
 with the bundle's own training (configs/train.json with configs/from_scratch.json). Every stage that WORK already holds
-is left out and the U-Net's training resumes, so the same command goes on after an interruption.
+is left out and the U-Net's training resumes, so the same command goes on after an interruption; one with other
+settings is refused.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from nodule_plugin.data.datalist import datalist_kernel, load_datalist, write_da
 from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.diffusion.network import DiffusionUNet, load_weights
-from nodule_plugin.errors import show_input_errors
+from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.files import replacing, write_text_atomically
+from nodule_plugin.handlers.recipe import differences
 from nodule_plugin.tiny.autoencoder import train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
 from nodule_plugin.tiny.conditioner import train_text_encoder
@@ -36,6 +38,8 @@ from nodule_plugin.tiny.scorer import save_scorer, train_scorer
 from nodule_plugin.tiny.scorer_card import evaluate_scorer, model_card
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+SETTINGS = ("patches", "autoencoder_steps", "text_steps", "scorer_steps", "precision", "seed")
+"""Options that shape what WORK keeps; the U-Net's training looks after its own."""
 
 
 def main() -> None:
@@ -57,12 +61,27 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes started from here
     options.work.mkdir(parents=True, exist_ok=True)
+    check_settings(options)
     datalist = prepare(options)
     judge(options, datalist)
     base = untrained_base(options, datalist)
     train(options, base)
     export(options, datalist, base)
     print(f"wrote {options.output}")
+
+
+def check_settings(options: argparse.Namespace) -> None:
+    """Note in WORK what its stages are made with.
+
+    Raises:
+        InputError: if WORK holds stages made with other settings.
+    """
+    settings = {name: getattr(options, name) for name in SETTINGS} | {"crops": str(options.crops.resolve())}
+    file = options.work / "settings.json"
+    if not file.is_file():
+        write_text_atomically(file, json.dumps(settings, indent=4) + "\n")
+    elif changed := differences(json.loads(file.read_text()), settings):
+        raise InputError(f"{options.work}: made with {'; '.join(changed)}; give these, or another folder as --work")
 
 
 def prepare(options: argparse.Namespace) -> Path:
@@ -85,7 +104,7 @@ def judge(options: argparse.Namespace, datalist: Path) -> None:
         scratch = options.work / "unfinished_scorer"
         save_scorer(model, scratch, card="")
         held_out = {f"real, {split}": load_examples(datalist, split) for split in ("validation", "test")}
-        results = {split: evaluate_scorer(scratch, found.images, found.prompts) for split, found in held_out.items()}
+        results = {split: evaluate_scorer(scratch, pairs.images, pairs.prompts) for split, pairs in held_out.items()}
         save_scorer(model, scratch, model_card(results, {examples.source: len(examples.prompts)}, options.scorer_steps))
         scratch.rename(folder)
 

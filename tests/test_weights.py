@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import os
+import platform
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 from safetensors.torch import save_file
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.weights import file_sha256, load_strictly, one_line, read_weights, weights_sha256
+from nodule_plugin.weights import file_sha256, load_strictly, one_line, read_weights, save_tensors, weights_sha256
 
 
 def _network() -> torch.nn.Module:
@@ -98,3 +102,24 @@ def test_hashes_are_those_of_sha256sum_and_one_line_is_one_line(tmp_path: Path) 
     assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert one_line(ValueError("one\n  two\n" + "long " * 100)).startswith("one two long")
     assert one_line(EOFError()) == "EOFError"
+
+
+@pytest.mark.parametrize("name", ["model.pt", "deep/other.pth"])
+def test_equal_weights_are_equal_files(tmp_path: Path, name: str) -> None:
+    save_tensors(_network().state_dict(), tmp_path / "first.pt")
+    save_tensors(_network().state_dict(), tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    assert content == (tmp_path / "first.pt").read_bytes()
+    assert f"{platform.node()}-{os.getpid()}".encode() not in content
+    assert torch.load(tmp_path / name, weights_only=True).keys() == _network().state_dict().keys()
+
+
+def test_a_full_disk_is_what_the_error_says(tmp_path: Path) -> None:
+    with full_disk(1000), pytest.raises(OSError, match=r"File too large.*w\.pt"):
+        save_tensors({"a": torch.zeros(10_000)}, tmp_path / "w.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weights_that_ship_name_no_machine(repository: Path) -> None:
+    with zipfile.ZipFile(repository / "bundle" / "models" / "model.pt") as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} == {"archive"}

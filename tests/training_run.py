@@ -21,7 +21,6 @@ from nodule_plugin.diffusion.components import (
     load_tokenizer,
     load_vae,
 )
-from nodule_plugin.diffusion.encoding import LatentEncoder
 from nodule_plugin.diffusion.iteration import StepEvents, TrainingIteration, count_steps
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.schedule import learning_rate_schedule
@@ -67,6 +66,7 @@ class Run:
         iteration: dict[str, Any] | None = None,
         workers: int = 0,
         evaluator: Engine | None = None,
+        recipe: dict[str, Any] | None = None,
     ) -> None:
         torch.manual_seed(0)
         base = str(base_model)
@@ -80,15 +80,14 @@ class Run:
         self.ema = ExponentialMovingAverage(self.network, 0.9)
         vae, conditioner, scheduler = frozen_parts(base)
         settings = {"caption_dropout": 0.2} | (prepare or {})
-        prepare_batch = DenoisingPrepareBatch(LatentEncoder(vae, latents), conditioner, scheduler, **settings)
+        prepare_batch = DenoisingPrepareBatch(vae, conditioner, scheduler, latents, **settings)
         self.losses: list[float] = []
         handlers: list[Any] = [self, EpochOrder(self.sampler), self.ema]
         if folder is not None:
             saved = {"network": self.network, "optimizer": self.optimizer, "ema": self.ema}
             saved |= {"iteration": self.iteration}
-            checkpoint = TrainingCheckpoint(
-                str(folder), saved, self.sampler, every_steps, resume=resume, evaluator=evaluator
-            )
+            options: dict[str, Any] = {"resume": resume, "evaluator": evaluator}
+            checkpoint = TrainingCheckpoint(str(folder), saved, self.sampler, recipe, every_steps, **options)
             handlers.append(checkpoint)
         self.trainer = SupervisedTrainer(
             device="cpu",

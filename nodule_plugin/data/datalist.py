@@ -14,7 +14,7 @@ from typing import Any
 
 from nodule_plugin.data.entries import check_numbers, file_below, readable_id
 from nodule_plugin.data.nodule import Nodule, NoduleSet
-from nodule_plugin.data.roi import padding_share, roi_bounds
+from nodule_plugin.data.roi import padding_fraction, roi_bounds
 from nodule_plugin.data.sources import PHANTOM, load_nodules
 from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, chain_id, chain_kernel
@@ -50,7 +50,7 @@ def build_datalist(
     Args:
         nodules: at least one.
         template: wording of the prompts, a name in :data:`nodule_plugin.prompts.TEMPLATES`.
-        ratios: shares of training, validation and test, see :func:`split_by_patient`.
+        ratios: of training, validation and test, see :func:`split_by_patient`.
         seed: of the split.
         selection: the limits that the nodules were chosen by, for the record.
         kernel: of the resampling, a name in :data:`nodule_plugin.data.transforms.KERNELS`; what reads the data list
@@ -119,7 +119,7 @@ def _item(nodule: Nodule, root: Path, template: PromptTemplate) -> dict[str, Any
         "spacing": list(nodule.spacing),
         "diameter_mm": nodule.diameter_mm,
         "roi_mm": roi_mm,
-        "padding": padding_share(bounds, nodule.shape),
+        "padding": padding_fraction(bounds, nodule.shape),
         "prompt": template.render(nodule.findings),
         "findings": nodule.findings.to_dict(),
         "readers": nodule.readers,

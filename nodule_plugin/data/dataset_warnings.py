@@ -116,7 +116,7 @@ def _of_the_template(template: PromptTemplate) -> list[str]:
 
 
 def _by_rating(values: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{name.replace('_', ' ')} {', '.join(found)}" for name, found in values.items() if found)
+    return "; ".join(f"{name.replace('_', ' ')} {', '.join(codes)}" for name, codes in values.items() if codes)
 
 
 def _quoted(phrase: str) -> str:

@@ -67,32 +67,32 @@ class LoadedImages(Sequence[Tensor]):
     Args:
         items: one an image.
         load: an item -> (3, H, W) uint8.
-        places: of the items that belong to the set; None for all.
+        indices: of the items that belong to the set; None for all.
     """
 
     def __init__(
-        self, items: Sequence[Any], load: Callable[[Any], Tensor], places: Sequence[int] | None = None
+        self, items: Sequence[Any], load: Callable[[Any], Tensor], indices: Sequence[int] | None = None
     ) -> None:
         self._items, self._load = items, load
-        self._places = range(len(items)) if places is None else places
+        self._indices = range(len(items)) if indices is None else indices
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     @overload
-    def __getitem__(self, place: int) -> Tensor: ...
+    def __getitem__(self, index: int) -> Tensor: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
 
-    def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(place, slice):
-            return LoadedImages(self._items, self._load, self._places[place])
-        return self._load(self._items[self._places[place]])
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(index, slice):
+            return LoadedImages(self._items, self._load, self._indices[index])
+        return self._load(self._items[self._indices[index]])
 
-    def take(self, places: Sequence[int]) -> LoadedImages:
-        """The images at these places; nothing is loaded."""
-        return LoadedImages(self._items, self._load, [self._places[place] for place in places])
+    def take(self, indices: Sequence[int]) -> LoadedImages:
+        """The images at these indices; nothing is loaded."""
+        return LoadedImages(self._items, self._load, [self._indices[index] for index in indices])
 
 
 @dataclass
@@ -114,18 +114,18 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.records)
 
-    def take(self, places: Sequence[int], key: SetKey | None = None) -> ImageSet:
-        """The images at ``places``, in that order, as another set."""
+    def take(self, indices: Sequence[int], key: SetKey | None = None) -> ImageSet:
+        """The images at ``indices``, in that order, as another set."""
         images: Sequence[Tensor] = (
-            self.images.take(places)
+            self.images.take(indices)
             if isinstance(self.images, LoadedImages)
-            else [self.images[place] for place in places]
+            else [self.images[index] for index in indices]
         )
         return ImageSet(
             key or self.key,
-            [self.records[place] for place in places],
+            [self.records[index] for index in indices],
             images,
-            {encoder: self.features_of(encoder).take(np.asarray(places, dtype=int)) for encoder in self.features},
+            {encoder: self.features_of(encoder).take(np.asarray(indices, dtype=int)) for encoder in self.features},
         )
 
     def features_of(self, encoder_id: str) -> FeatureRows:

@@ -26,7 +26,7 @@ from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing, write_text_atomically
 
-_ENTRY = np.dtype([("place", "<u4"), ("checksum", "<u4")])
+_ENTRY = np.dtype([("entry", "<u4"), ("checksum", "<u4")])
 
 
 class LatentCache:
@@ -90,14 +90,14 @@ class LatentCache:
 
     def get(self, index: int, orientation: int) -> Tensor | None:
         """The moments of an image, float32, or None where they are not there yet or are damaged."""
-        place = self._place(index, orientation)
-        if place not in self._checksums:
+        entry = self._entry(index, orientation)
+        if entry not in self._checksums:
             self._refresh()
-        if place not in self._checksums:
+        if entry not in self._checksums:
             return None
         values = np.array(self._open()[index, orientation])
-        if zlib.crc32(values.tobytes()) != self._checksums[place]:
-            del self._checksums[place]
+        if zlib.crc32(values.tobytes()) != self._checksums[entry]:
+            del self._checksums[entry]
             return None
         return torch.from_numpy(values)
 
@@ -116,7 +116,7 @@ class LatentCache:
         store = self._open()
         for row, (index, orientation) in enumerate(entries):
             store[index, orientation] = values[row]
-            records[row] = self._place(index, orientation), zlib.crc32(values[row].tobytes())
+            records[row] = self._entry(index, orientation), zlib.crc32(values[row].tobytes())
         if self._journal is None:
             self._journal = self.folder / f"{uuid.uuid4().hex}.journal"
         try:
@@ -124,13 +124,13 @@ class LatentCache:
                 file.write(records.tobytes())
         except OSError as error:
             raise InputError(f"latent_cache: {self._journal} cannot be written ({error.strerror})") from error
-        self._checksums.update(zip(records["place"].tolist(), records["checksum"].tolist()))
+        self._checksums.update(zip(records["entry"].tolist(), records["checksum"].tolist()))
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes open the file and, if they ever write, a journal of their own.
         return self.__dict__ | {"_moments": None, "_journal": None}
 
-    def _place(self, index: int, orientation: int) -> int:
+    def _entry(self, index: int, orientation: int) -> int:
         return index * self.orientations + orientation
 
     def _open(self) -> np.memmap:
@@ -164,7 +164,7 @@ class LatentCache:
                 content = file.read()
             whole = len(content) // _ENTRY.itemsize * _ENTRY.itemsize
             records = np.frombuffer(content[:whole], _ENTRY)
-            self._checksums.update(zip(records["place"].tolist(), records["checksum"].tolist()))
+            self._checksums.update(zip(records["entry"].tolist(), records["checksum"].tolist()))
             self._read[journal] = done + whole
 
 
@@ -244,8 +244,8 @@ def data_fingerprint(items: Sequence[Mapping[str, Any]], transform: Any) -> str:
         transform: its classes and settings count.
     """
     stamps = {path: [(stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in {i["image"] for i in items}}
-    places = [{name: item[name] for name in ("image", "slice_index", "centre", "spacing", "roi_mm")} for item in items]
-    content = json.dumps([places, stamps, _describe(transform)], sort_keys=True)
+    regions = [{name: item[name] for name in ("image", "slice_index", "centre", "spacing", "roi_mm")} for item in items]
+    content = json.dumps([regions, stamps, _describe(transform)], sort_keys=True)
     return sha256(content.encode()).hexdigest()
 
 

@@ -34,7 +34,7 @@ def enlarge_training(
         reach: a neighbour's greatest distance from the centre slice, in diameters of the nodule. A ball cut a quarter
             of its diameter off the centre still shows 87 % of its width.
         template: of the further wording of each centre slice; None adds none.
-        rare: a code of a rating that fewer nodules than this share have, of those whose images are not padded; 0
+        rare: a code of a rating that fewer nodules than this fraction have, of those whose images are not padded; 0
             doubles none.
 
     Returns:

@@ -1,6 +1,6 @@
 """The order in which a training run sees its samples, the same for any batch size, number of processes or resumption.
 
-A sample is drawn with its own random numbers, which follow from the run's seed, the epoch and the sample's place in the
+A sample is drawn with its own random numbers, which follow from the run's seed, the epoch and the sample's index in the
 data set, not from a stream that all samples share. So a run can be stopped after any step, divided among processes or
 cut into other batches, and still trains on the same variants, noise and timesteps.
 """
@@ -22,7 +22,7 @@ class SampleKey(NamedTuple):
     """Which sample a data set is asked for.
 
     Attributes:
-        item: its place in the data set.
+        item: its index in the data set.
         seed: of the sample's random numbers in this epoch, 0 to 2^63 - 1.
         weight: of the sample's loss. Those of one optimizer step add up to the number of processes (whose gradients
             distributed training averages), so that the step follows the mean over all its samples.

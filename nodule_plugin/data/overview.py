@@ -213,9 +213,9 @@ def _count_diameters(content: Mapping[str, Any], examples: Mapping[str, Sequence
         groups["left out"] = beyond
     edges = _DIAMETER_BOUNDS_MM
     labels = [f"below {edges[0]}", *(f"{a} to {b}" for a, b in pairwise(edges)), f"{edges[-1]} or more"]
-    places = {name: np.digitize([item["diameter_mm"] for item in items], edges) for name, items in groups.items()}
+    bins = {name: np.digitize([item["diameter_mm"] for item in items], edges) for name, items in groups.items()}
     rows = [
-        Row(f"{label} mm", {name: int((places[name] == number).sum()) for name in groups})
+        Row(f"{label} mm", {name: int((bins[name] == number).sum()) for name in groups})
         for number, label in enumerate(labels)
     ]
     return Distribution("diameter", rows, _totals(groups), _size_note(examples[TRAINING]))

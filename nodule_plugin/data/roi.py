@@ -29,8 +29,8 @@ def roi_bounds(centre: tuple[float, float], spacing: tuple[float, float], roi_mm
     return bounds[0], bounds[1], bounds[2], bounds[3]
 
 
-def padding_share(bounds: Bounds, shape: tuple[int, int]) -> float:
-    """The share of a ROI's area that lies beyond the image.
+def padding_fraction(bounds: Bounds, shape: tuple[int, int]) -> float:
+    """The fraction of a ROI's area that lies beyond the image.
 
     Args:
         bounds: as :func:`roi_bounds` gives them.

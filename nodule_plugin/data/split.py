@@ -28,7 +28,7 @@ def split_by_patient(
 
     Args:
         nodules: in any order; the result is the same.
-        ratios: whole-number shares of training, validation and test.
+        ratios: whole numbers for training, validation and test.
         seed: of the shuffle before dealing.
 
     Returns:
@@ -37,11 +37,11 @@ def split_by_patient(
     Raises:
         InputError: if ``ratios`` are not three whole numbers with a positive first one.
     """
-    shares = check_ratios(ratios)
+    reduced = check_ratios(ratios)
     ordered = sorted(nodules, key=lambda nodule: nodule.id)
-    split_of_fold = np.repeat(["test", "validation", "training"], [shares[2], shares[1], shares[0]])
+    split_of_fold = np.repeat(["test", "validation", "training"], reduced[::-1])
     if len({nodule.patient_id for nodule in ordered}) < len(split_of_fold):
-        split_of_patient = _deal_few_patients(ordered, shares, seed)
+        split_of_patient = _deal_few_patients(ordered, reduced, seed)
     else:
         split_of_patient = _deal_folds(ordered, split_of_fold, seed)
     splits: dict[str, list[Nodule]] = {split: [] for split in SPLITS}
@@ -51,12 +51,12 @@ def split_by_patient(
 
 
 def check_ratios(ratios: Sequence[int]) -> tuple[int, int, int]:
-    """Shares of training, validation and test in lowest terms: 70, 20, 10 becomes 7, 2, 1.
+    """Ratios of training, validation and test in lowest terms: 70, 20, 10 becomes 7, 2, 1.
 
     Raises:
         InputError: if ``ratios`` are not three whole numbers with a positive first one.
     """
-    whole = isinstance(ratios, Sequence) and all(isinstance(share, int) and share >= 0 for share in ratios)
+    whole = isinstance(ratios, Sequence) and all(isinstance(ratio, int) and ratio >= 0 for ratio in ratios)
     if not whole or len(ratios) != 3 or ratios[0] < 1:
         raise InputError(
             f"split ratios: three whole numbers are needed, the first above 0, such as 7 2 1; not {ratios}"
@@ -80,9 +80,9 @@ def _deal_folds(nodules: Sequence[Nodule], split_of_fold: np.ndarray, seed: int)
     }
 
 
-def _deal_few_patients(nodules: Sequence[Nodule], shares: Sequence[int], seed: int) -> dict[str, str]:
+def _deal_few_patients(nodules: Sequence[Nodule], ratios: Sequence[int], seed: int) -> dict[str, str]:
     patients = sorted({nodule.patient_id for nodule in nodules})
     order = np.random.default_rng(seed).permutation(len(patients))
-    share_of = dict(zip(SPLITS, shares))
-    first = [split for split in ("training", "test", "validation") if share_of[split]]
-    return {patients[index]: first[place] if place < len(first) else "training" for place, index in enumerate(order)}
+    ratio_of = dict(zip(SPLITS, ratios))
+    first = [split for split in ("training", "test", "validation") if ratio_of[split]]
+    return {patients[drawn]: first[rank] if rank < len(first) else "training" for rank, drawn in enumerate(order)}

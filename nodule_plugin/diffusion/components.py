@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ class TextConditioner:
 
         Args:
             prompts: the empty prompt joins them.
-            file: safetensors; written where it is missing, damaged, of another text encoder or lacks a prompt. None
+            file: safetensors; written where it is missing, damaged, of another model or lacks a prompt. None
                 keeps embeddings in memory only. Only one of several processes should be given it at a time.
 
         Returns:
@@ -172,7 +173,7 @@ class TextConditioner:
         if file is None:
             self(wanted)
             return self
-        path, fingerprint = Path(file), weights_fingerprint(self.text_encoder)
+        path, fingerprint = Path(file), self._fingerprint()
         self._known |= _read_embeddings(path, fingerprint)
         if any(prompt not in self._known for prompt in wanted):
             self(wanted)
@@ -181,13 +182,18 @@ class TextConditioner:
             try:
                 with replacing(path) as temporary:
                     save_file(embeddings, temporary, metadata)
-            except OSError as error:
-                raise InputError(f"latent_cache: {path} cannot be written ({error.strerror})") from error
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"latent_cache: {path} cannot be written ({error})") from error
         return self
+
+    def _fingerprint(self) -> str:
+        """Of all that decides an embedding: the same words may be other tokens, padded with another one."""
+        words = [self.tokenizer.get_vocab(), self.tokenizer.pad_token, self.length]
+        return sha256((weights_fingerprint(self.text_encoder) + json.dumps(words, sort_keys=True)).encode()).hexdigest()
 
 
 def _read_embeddings(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
-    """Prompt -> embedding, none where the file is missing, damaged or of another text encoder."""
+    """Prompt -> embedding, none where the file is missing, damaged or of another model."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -14,7 +14,8 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from nodule_plugin.data.latents import LatentCache, data_fingerprint
+from nodule_plugin.data.latents import LatentCache, LatentDataset, data_fingerprint
+from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.components import TextConditioner, weights_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -42,19 +43,19 @@ class LatentEncoder:
         from the cache, the others are encoded and kept.
         """
         device = next(self.vae.parameters()).device if device is None else device
-        found = list(batch["moments"])
+        known = list(batch["moments"])
         entries = list(zip(batch["index"], batch["orientation"]))
         if self.cache is not None:
-            found = [kept if kept is not None else self.cache.get(*entry) for kept, entry in zip(found, entries)]
-        missing = [row for row, moments in enumerate(found) if moments is None]
+            known = [kept if kept is not None else self.cache.get(*entry) for kept, entry in zip(known, entries)]
+        missing = [row for row, moments in enumerate(known) if moments is None]
         for first in range(0, len(missing), self.batch_size):
             rows = missing[first : first + self.batch_size]
             moments = self._encode(torch.stack([batch["image"][row] for row in rows]).to(device))
             if self.cache is not None:
                 self.cache.put([entries[row] for row in rows], moments)
             for row, encoded in zip(rows, moments):
-                found[row] = encoded
-        return torch.stack([moments.to(device, non_blocking=True) for moments in found])
+                known[row] = encoded
+        return torch.stack([moments.to(device, non_blocking=True) for moments in known])
 
     def _encode(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
@@ -112,6 +113,19 @@ def open_latent_cache(
         cache.nbytes / 2**30,
     )
     return cache
+
+
+def latent_dataset(
+    data: Sequence[Mapping[str, Any]],
+    transform: NoduleROId,
+    vae: AutoencoderKL,
+    folder: str | Path | None,
+    split: str,
+    augment: bool = True,
+) -> LatentDataset:
+    """A split of a data list as samples, with its cache opened: :class:`LatentDataset`, :func:`open_latent_cache`."""
+    cache = open_latent_cache(folder, split, vae, data, transform, transform.image_size[0])
+    return LatentDataset(data, transform, cache, augment)
 
 
 def remember_prompts(

@@ -92,8 +92,8 @@ class TrainingIteration:
             engine.state.output[CommonKeys.PRED] = prediction
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             loss = engine.loss_function(prediction, target)
-            share = sum(batchdata["weight"])
-            engine.state.output[CommonKeys.LOSS] = loss.detach() / share if share else loss.detach()
+            weight = sum(batchdata["weight"])
+            engine.state.output[CommonKeys.LOSS] = loss.detach() / weight if weight else loss.detach()
             engine.fire_event(IterationEvents.LOSS_COMPLETED)
             self.scaler.scale(loss).backward()
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler
 from monai.engines.utils import PrepareBatch
 from torch import Tensor, nn
 
+from nodule_plugin.data.latents import LatentCache
 from nodule_plugin.data.order import sample_seed, seeded_generator
 from nodule_plugin.diffusion.components import TextConditioner
 from nodule_plugin.diffusion.encoding import LatentEncoder, draw_latents
@@ -92,10 +93,11 @@ class DenoisingPrepareBatch(PrepareBatch):
     Everything random about a sample comes from its own seed, see :mod:`nodule_plugin.data.order`.
 
     Args:
-        encoder: gives the samples' latent distributions.
+        vae: frozen autoencoder.
         conditioner: frozen text encoder.
         noise_scheduler: the base model's noise schedule and prediction type.
-        caption_dropout: share of the prompts that are replaced by the empty prompt, which teaches the unconditional
+        cache: of the samples' latent distributions; None encodes them at every step.
+        caption_dropout: fraction of the prompts that are replaced by the empty prompt, which teaches the unconditional
             prediction that classifier-free guidance needs (Ho and Salimans, arXiv:2207.12598, section 3.1).
         noise_offset: standard deviation of noise added to whole channels, which lets a model learn an image's mean
             brightness (Guttenberg, "Diffusion with offset noise", 2023).
@@ -107,20 +109,21 @@ class DenoisingPrepareBatch(PrepareBatch):
 
     def __init__(
         self,
-        encoder: LatentEncoder,
+        vae: AutoencoderKL,
         conditioner: TextConditioner,
         noise_scheduler: DDPMScheduler,
+        cache: LatentCache | None = None,
         caption_dropout: float = 0.0,
         noise_offset: float = 0.0,
         snr_gamma: float | None = None,
     ) -> None:
         if not 0 <= caption_dropout <= 1:
-            raise InputError(f"caption_dropout: a share from 0 to 1 is needed, not {caption_dropout}")
+            raise InputError(f"caption_dropout: a fraction from 0 to 1 is needed, not {caption_dropout}")
         if noise_offset < 0:
             raise InputError(f"noise_offset: a number of 0 or above is needed, not {noise_offset}")
         if snr_gamma is not None and snr_gamma <= 0:
             raise InputError(f"snr_gamma: a number above 0, or null for none, is needed, not {snr_gamma}")
-        self.encoder = encoder
+        self.encoder = LatentEncoder(vae, cache)
         self.conditioner = conditioner
         self.noise_scheduler = noise_scheduler
         self.caption_dropout = caption_dropout
@@ -138,7 +141,7 @@ class DenoisingPrepareBatch(PrepareBatch):
         moments = self.encoder(batchdata, device)
         channels, *size = moments.shape[1:]
         draws = [self._draw(seed, (channels // 2, *size)) for seed in batchdata["seed"]]
-        posterior, noise, timesteps = (torch.stack(part).to(moments.device) for part in list(zip(*draws))[:3])
+        posterior, noise, timesteps = (torch.stack(drawn).to(moments.device) for drawn in list(zip(*draws))[:3])
         prompts = ["" if draw[3] else prompt for prompt, draw in zip(batchdata["prompt"], draws)]
         latents = draw_latents(self.encoder.vae, moments, posterior)
         weight = torch.tensor(batchdata["weight"], dtype=torch.float32, device=moments.device)

@@ -84,26 +84,26 @@ def run_downstream(
         for name, pictures in arms.items()
     }
     draws = [np.arange(len(test)), *_patient_draws(test.patients, resamples)]
-    areas = _with_mean({name: _areas(found, test, arms[name], draws) for name, found in logits.items()})
+    areas = _with_mean({name: _areas(outputs, test, arms[name], draws) for name, outputs in logits.items()})
     names = [*(task.name for task in tasks), MEAN]
     return {
         "findings": [
             {
                 "name": task.name,
                 "rating": task.rating,
-                "with": int((test.answers[:, place] == 1).sum()),
-                "without": int((test.answers[:, place] == 0).sum()),
+                "with": int((test.answers[:, column] == 1).sum()),
+                "without": int((test.answers[:, column] == 0).sum()),
             }
-            for place, task in enumerate(tasks)
+            for column, task in enumerate(tasks)
         ],
         "arms": [
             {
                 "name": name,
                 "images": len(arms[name]),
-                "auroc": dict(zip(names, _estimates(found))),
-                "difference": None if name == "real" else dict(zip(names, _estimates(found - areas["real"]))),
+                "auroc": dict(zip(names, _estimates(drawn))),
+                "difference": None if name == "real" else dict(zip(names, _estimates(drawn - areas["real"]))),
             }
-            for name, found in areas.items()
+            for name, drawn in areas.items()
         ],
         "settings": {
             **(settings or {}),
@@ -142,10 +142,11 @@ def _check(
 def _patient_draws(patients: Sequence[str | None], resamples: int, seed: int = 0) -> list[np.ndarray]:
     """Test images of as many patients, drawn with replacement, ``resamples`` times."""
     names, of_image = np.unique([str(patient) for patient in patients], return_inverse=True)
-    places = [np.flatnonzero(of_image == index) for index in range(len(names))]
+    images_of = [np.flatnonzero(of_image == index) for index in range(len(names))]
     rng = np.random.default_rng(seed)
     return [
-        np.concatenate([places[index] for index in rng.integers(len(names), size=len(names))]) for _ in range(resamples)
+        np.concatenate([images_of[index] for index in rng.integers(len(names), size=len(names))])
+        for _ in range(resamples)
     ]
 
 
@@ -155,13 +156,13 @@ def _areas(logits: Sequence[Tensor], test: Pictures, arm: Pictures, draws: Seque
     NaN where the whole test or the arm's training images do not have both answers often enough, or a draw not at all.
     """
     columns = []
-    for place in range(test.answers.shape[1]):
-        taught = {1.0, 0.0} <= set(arm.answers[:, place].tolist())
-        answers = test.answers[:, place]
+    for column in range(test.answers.shape[1]):
+        taught = {1.0, 0.0} <= set(arm.answers[:, column].tolist())
+        answers = test.answers[:, column]
         enough = min(int((answers == value).sum()) for value in (0, 1)) >= MIN_EACH
         columns.append(
             [
-                np.mean([_area(found[:, place], answers, draw) for found in logits]) if taught and enough else np.nan
+                np.mean([_area(one[:, column], answers, draw) for one in logits]) if taught and enough else np.nan
                 for draw in draws
             ]
         )
@@ -170,10 +171,10 @@ def _areas(logits: Sequence[Tensor], test: Pictures, arm: Pictures, draws: Seque
 
 def _with_mean(areas: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A further column: the mean of those findings that every arm has a number of, so that arms can be compared."""
-    common = np.all([~np.isnan(found[0]) for found in areas.values()], axis=0)
+    common = np.all([~np.isnan(drawn[0]) for drawn in areas.values()], axis=0)
     return {
-        name: np.column_stack([found, found[:, common].mean(axis=1) if common.any() else np.full(len(found), np.nan)])
-        for name, found in areas.items()
+        name: np.column_stack([drawn, drawn[:, common].mean(axis=1) if common.any() else np.full(len(drawn), np.nan)])
+        for name, drawn in areas.items()
     }
 
 
@@ -190,9 +191,9 @@ def _area(logits: Tensor, answers: Tensor, draw: np.ndarray) -> float:
 
 def _estimates(areas: np.ndarray) -> list[dict[str, Any] | None]:
     """Value and interval of each column: the first row is of all images, the others of draws."""
-    found: list[dict[str, Any] | None] = []
+    estimates: list[dict[str, Any] | None] = []
     for value, draws in zip(areas[0], areas[1:].T):
         known = draws[~np.isnan(draws)]
         interval = [float(end) for end in np.percentile(known, [2.5, 97.5])] if len(known) else None
-        found.append(None if np.isnan(value) else {"value": float(value), "ci95": interval})
-    return found
+        estimates.append(None if np.isnan(value) else {"value": float(value), "ci95": interval})
+    return estimates

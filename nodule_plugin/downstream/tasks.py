@@ -81,7 +81,7 @@ class Pictures:
     def some(self, count: int, seed: int) -> Pictures:
         """That many of them, drawn without replacement."""
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
-        return Pictures(self.images[chosen], self.answers[chosen], [self.patients[place] for place in chosen.tolist()])
+        return Pictures(self.images[chosen], self.answers[chosen], [self.patients[index] for index in chosen.tolist()])
 
 
 def load_pictures(items: Sequence[Mapping[str, Any]], load: Load, tasks: Sequence[Task], name: str) -> Pictures:

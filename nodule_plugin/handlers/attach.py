@@ -1,25 +1,27 @@
-"""How a configuration's handler list takes a handler that is defined elsewhere in it."""
+"""How a configuration's handler list takes handlers that are defined elsewhere in it, or that stand together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ignite.engine import Engine
 
 
-class AttachHandler:
-    """Attach a handler that the configuration defines elsewhere.
+class AttachHandlers:
+    """Attach handlers in order; together they can be switched off in one place.
 
     MONAI's ``check_properties`` takes every member of a training workflow's handler list for a dictionary with
-    ``_target_``, and fails on a reference such as ``"@ema"``.
+    ``_target_``, and fails on a reference such as ``"@ema"``: in here references may stand.
 
     Args:
-        handler: with a method ``attach``.
+        handlers: each with a method ``attach``.
     """
 
-    def __init__(self, handler: Any) -> None:
-        self.handler = handler
+    def __init__(self, handlers: Sequence[Any]) -> None:
+        self.handlers = list(handlers)
 
     def attach(self, engine: Engine) -> None:
-        """Attach it to ``engine``."""
-        self.handler.attach(engine)
+        """Attach them to ``engine``."""
+        for handler in self.handlers:
+            handler.attach(engine)

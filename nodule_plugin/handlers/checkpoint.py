@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import zipfile
@@ -18,6 +19,7 @@ from ignite.engine import Engine, Events
 from nodule_plugin.data.order import StepSampler
 from nodule_plugin.diffusion.iteration import StepEvents, count_steps
 from nodule_plugin.errors import InputError
+from nodule_plugin.handlers.recipe import differences
 from nodule_plugin.settings import as_flag, whole_number
 from nodule_plugin.weights import save_tensors
 
@@ -36,8 +38,9 @@ class TrainingCheckpoint:
 
     Args:
         directory: where ``step_00001234.pt`` and the like are kept.
-        save_dict: name -> object with ``state_dict`` and ``load_state_dict``; the trainer's place joins them by itself.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``; the trainer's position is added.
         sampler: of the trainer's data; :class:`~nodule_plugin.handlers.order.EpochOrder` follows where it goes on.
+        recipe: setting -> value (of JSON's types) of all that shapes the run. A run goes on with the same only.
         every_steps: steps between two files; None for the end of each epoch. The run's last step is always saved.
         keep: how many files stay.
         resume: False starts anew and removes older files.
@@ -50,6 +53,7 @@ class TrainingCheckpoint:
         directory: str,
         save_dict: Mapping[str, Any],
         sampler: StepSampler,
+        recipe: Mapping[str, Any] | None = None,
         every_steps: int | None = None,
         keep: int = 2,
         resume: bool | str = True,
@@ -61,6 +65,8 @@ class TrainingCheckpoint:
         self.directory = Path(directory)
         self.objects = dict(save_dict)
         self.sampler = sampler
+        whole = {"training items": sampler.length, "samples a step": sampler.step_size, "seed": sampler.seed}
+        self.recipe = json.loads(json.dumps({**whole, **(recipe or {})}))  # as a file gives it back: lists, no tuples
         self.every_steps = every_steps
         self.keep = keep
         self.resume = as_flag("resume", resume)
@@ -86,7 +92,7 @@ class TrainingCheckpoint:
         return sorted(self.directory.glob("step_*.pt"))
 
     def load(self, engine: Engine) -> None:
-        """Restore every object and the trainer's place from the newest whole file, if there are any.
+        """Restore every object and the trainer's position from the newest whole file, if there are any.
 
         Raises:
             InputError: if none can be read, the newest is of another run, or another process trains here.
@@ -100,13 +106,7 @@ class TrainingCheckpoint:
         if not self.files():
             return
         path, state = self._newest()
-        run = self._run()
-        if state["run"] != run:
-            name = next(name for name in run if state["run"].get(name) != run[name])
-            raise InputError(
-                f"checkpoint {path}: it is of a run with {name} {state['run'].get(name)}, not {run[name]}; give another"
-                " output_dir or say --resume false"
-            )
+        self._check_recipe(path, state["run"])
         try:
             for name, target in self.objects.items():
                 target.load_state_dict(state[name])
@@ -115,11 +115,11 @@ class TrainingCheckpoint:
                 f"checkpoint {path}: it is of another run ({error}); give another output_dir or say --resume false"
             ) from error
         _restore_random_states(state["random"])
-        place = state["trainer"]
-        self._set_place(engine, place["step"])
-        self._saved = (place["step"], place["epoch_closed"])
+        position = state["trainer"]
+        self._set_position(engine, position["step"])
+        self._saved = (position["step"], position["epoch_closed"])
         logger.info("Resumed from %s: %d epochs, %d steps.", path, engine.state.epoch, engine.state.step)
-        if not place["epoch_closed"] and engine.state.iteration % len(self.sampler) == 0:
+        if not position["epoch_closed"] and engine.state.iteration % len(self.sampler) == 0:
             engine.fire_event(Events.EPOCH_COMPLETED)  # the validation that the interruption prevented
 
     def save(self, engine: Engine, epoch_closed: bool) -> None:
@@ -135,17 +135,21 @@ class TrainingCheckpoint:
         self._saved = (engine.state.step, epoch_closed)
         if idist.get_rank() > 0:
             return
-        place = {"step": engine.state.step, "epoch_closed": epoch_closed}
+        position = {"step": engine.state.step, "epoch_closed": epoch_closed}
         state = {name: target.state_dict() for name, target in self.objects.items()}
-        state |= {"trainer": place, "run": self._run(), "random": _random_states()}
+        state |= {"trainer": position, "run": self.recipe, "random": _random_states()}
         save_tensors(state, self.directory / f"step_{engine.state.step:08d}.pt")
         for path in self.files()[: -self.keep]:
             path.unlink()
 
-    def _run(self) -> dict[str, int]:
-        """What must not change between two parts of a run, since it decides which samples a step takes."""
-        sampler = self.sampler
-        return {"training items": sampler.length, "samples a step": sampler.step_size, "seed": sampler.seed}
+    def _check_recipe(self, path: Path, old: Mapping[str, Any]) -> None:
+        if changed := differences(old, self.recipe):
+            raise InputError(
+                f"checkpoint {path}: it is of a run with {'; '.join(changed)}; give the old settings to go on, another"
+                " output_dir, or --resume false to start anew"
+            )
+        if unknown := [name for name in self.recipe if name not in old]:
+            logger.warning("Checkpoint %s is older and does not say its %s: not compared.", path, ", ".join(unknown))
 
     def _newest(self) -> tuple[Path, dict[str, Any]]:
         for path in reversed(self.files()):
@@ -160,7 +164,7 @@ class TrainingCheckpoint:
             logger.warning("Checkpoint %s is damaged (%s).", path, reason)
         raise InputError(f"checkpoints in {self.directory}: none can be read; remove them or say --resume false")
 
-    def _set_place(self, engine: Engine, step: int) -> None:
+    def _set_position(self, engine: Engine, step: int) -> None:
         """Set the trainer behind an optimizer step; its number of iterations may have changed with the processes'."""
         epochs, within = divmod(step, self.sampler.steps_per_epoch)
         engine.state.step = step
@@ -221,6 +225,12 @@ class TrainingCheckpoint:
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._release(engine)
+        if isinstance(error, OSError):  # what the user can mend: a full or read-only disk, an image that is gone
+            checkpoint = next(reversed(self.files()), "the start")
+            raise InputError(
+                f"training: {error.filename or 'a file'} cannot be written or read ({error.strerror or error}); make"
+                f" room or bring the file back, and the same command goes on from {checkpoint}"
+            ) from error
         raise error
 
 

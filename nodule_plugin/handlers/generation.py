@@ -191,8 +191,8 @@ class GeneratedSetWriter:
                 raise InputError(f"output_dir: {self.folder} holds another set (image {request['id']}); {remedy}")
 
     def _is_written(self, request: Mapping[str, Any]) -> bool:
-        files = (self.folder / path for path in _paths(request["id"], self.formats).values())
-        return all(file.is_file() and file.stat().st_size > 0 for file in files)
+        files = [self.folder / path for path in _paths(request["id"], self.formats).values()]
+        return all(file.is_file() and file.stat().st_size > 0 for file in files)  # a crash may leave empty ones
 
     def _spacing(self, request: Mapping[str, Any]) -> float:
         return float(request["roi_mm"]) / self.image_size

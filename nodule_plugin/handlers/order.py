@@ -1,4 +1,4 @@
-"""The place in its data at which a training run is."""
+"""Where in its data a training run is."""
 
 from __future__ import annotations
 

@@ -7,15 +7,18 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from nodule_plugin.data.order import StepSampler
 from nodule_plugin.diffusion.iteration import StepEvents, count_steps
+from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
 from nodule_plugin.handlers.validation import TRAINING_LOSS
@@ -63,17 +66,32 @@ class TrainingProgress:
             self.bar = None
 
 
+def open_tensorboard(log_dir: str) -> SummaryWriter:
+    """TensorBoard's writer.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    try:
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=log_dir):  # TensorBoard writes in a thread, whose errors are shown as tracebacks
+            return SummaryWriter(log_dir)
+    except OSError as error:
+        raise InputError(
+            f"output_dir: {log_dir} cannot be written ({error.strerror}); make room or give another folder"
+        ) from error
+
+
 class TrainingCurves:
     """Losses, distance and learning rate over the run, as ``curves.csv``, ``curves.png`` and in TensorBoard.
 
-    A line for each epoch: the mean loss of its steps, and what validations of that epoch found. The lines belong into
+    A line for each epoch: the mean loss of its steps, and what its validation measured. The lines belong into
     checkpoints, so that a run that was interrupted has one curve.
 
     Args:
         directory: of both files.
         optimizer: tells the learning rate.
-        evaluator: the validation whose metrics join the trainer's own; None for none.
-        metric_name: of the validation's metric that is drawn.
+        evaluator: the validation whose metrics join the trainer's own, and whose key metric is drawn; None for none.
         summary_writer: of TensorBoard; None for none. It also gets the loss of every step.
     """
 
@@ -82,13 +100,11 @@ class TrainingCurves:
         directory: str,
         optimizer: torch.optim.Optimizer,
         evaluator: Engine | None,
-        metric_name: str,
         summary_writer: Any = None,
     ) -> None:
         self.directory = Path(directory)
         self.optimizer = optimizer
         self.evaluator = evaluator
-        self.metric_name = metric_name
         self.summary_writer = summary_writer
         self.rows: list[dict[str, float]] = []
         self._losses: list[float] = []
@@ -112,10 +128,10 @@ class TrainingCurves:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         self._losses = []
-        found = dict(engine.state.metrics)
+        metrics = dict(engine.state.metrics)
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
-            found |= self.evaluator.state.metrics
-        row |= {name: float(value) for name, value in found.items()}
+            metrics |= self.evaluator.state.metrics
+        row |= {name: float(value) for name, value in metrics.items()}
         self.rows.append(row)
         if idist.get_rank() > 0:
             return
@@ -123,8 +139,11 @@ class TrainingCurves:
             for name, value in row.items():
                 self.summary_writer.add_scalar(f"epoch/{name}", value, engine.state.epoch)
         write_text_atomically(self.directory / "curves.csv", self._table())
-        if found or engine.state.epoch == engine.state.max_epochs:
-            draw_curves(self.rows, self.metric_name, self.directory / "curves.png")
+        if metrics or engine.state.epoch == engine.state.max_epochs:
+            draw_curves(self.rows, self._metric_name(), self.directory / "curves.png")
+
+    def _metric_name(self) -> str:
+        return "distance" if self.evaluator is None else self.evaluator.state.key_metric_name
 
     def _table(self) -> str:
         names = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,14 @@ class ModelSelection:
         network: whose weights are written (the moving average, as a rule), as
             :func:`nodule_plugin.diffusion.network.export_weights` gives them.
         path: of the raw state dict, ``model.pt``.
-        evaluator: the validation; None where there is nothing to validate on. Where none is run, the last weights are
-            written.
-        metric_name: key of the evaluator's metrics; lower is better.
+        evaluator: the validation, whose key metric is better the lower it is; None where there is nothing to validate
+            on. Where none is run, the last weights are written.
         patience: validations without improvement after which training stops; 0 never stops.
         overfit_patience: validations in a row at which the held-out loss (:data:`HELD_OUT_LOSS` in the trainer's
             metrics) has not fallen below its least value, after which training stops; 0 never stops.
-        min_improvement: share of the best value by which a value must be lower to count as an improvement.
+        measured_by: what decides the validation's values (of JSON's types): extractor, images, guidance, steps. Values
+            from before a change of it do not count when the run goes on.
+        min_improvement: fraction of the best value by which a value must be lower to count as an improvement.
         preprocessing: of the training images, for the record beside the weights; None writes none.
     """
 
@@ -47,18 +48,18 @@ class ModelSelection:
         network: nn.Module,
         path: str,
         evaluator: Engine | None,
-        metric_name: str,
         patience: int = 0,
         overfit_patience: int = 0,
+        measured_by: Sequence[Any] = (),
         min_improvement: float = 0.0,
         preprocessing: NoduleROId | None = None,
     ) -> None:
         self.network = network
         self.path = Path(path)
         self.evaluator = evaluator
-        self.metric_name = metric_name
         self.patience = patience
         self.overfit_patience = overfit_patience
+        self.measured_by = list(measured_by)
         self.min_improvement = min_improvement
         self.preprocessing = preprocessing
         self.best = self.least_loss = math.inf
@@ -75,11 +76,11 @@ class ModelSelection:
         validation = None if self.evaluator is None else self.evaluator.state
         if validation is None or validation.epoch != engine.state.epoch or not validation.metrics:
             return
-        value = float(validation.metrics[self.metric_name])
+        value = float(validation.metrics[validation.key_metric_name])
         if value < self.best - self.min_improvement * abs(self.best) or math.isinf(self.best):
             self.best, self.waited = value, 0
             self._write()
-            logger.info("%s %.5f is the best so far; wrote %s", self.metric_name, value, self.path)
+            logger.info("%s %.5f is the best so far; wrote %s", validation.key_metric_name, value, self.path)
         else:
             self.waited += 1
         loss = float(engine.state.metrics.get(HELD_OUT_LOSS, math.nan))
@@ -87,14 +88,14 @@ class ModelSelection:
             self.least_loss, self.rising = loss, 0
         else:
             self.rising += 1
-        self.reason = self._reason_to_stop()
+        self.reason = self._reason_to_stop(validation.key_metric_name)
         if self.reason is not None:
             logger.info("Training stops after epoch %d: %s.", engine.state.epoch, self.reason)
             engine.terminate()
 
-    def _reason_to_stop(self) -> str | None:
+    def _reason_to_stop(self, metric_name: str) -> str | None:
         if self.patience and self.waited >= self.patience:
-            return f"{self.metric_name} has not fallen below {self.best:.5f} for {self.waited} validations"
+            return f"{metric_name} has not fallen below {self.best:.5f} for {self.waited} validations"
         if self.overfit_patience and self.rising >= self.overfit_patience:
             return f"overfitting: no held-out loss below {self.least_loss:.5f} for {self.rising} validations"
         return None
@@ -114,9 +115,14 @@ class ModelSelection:
 
     def state_dict(self) -> dict[str, Any]:
         """The best values and how many validations have passed since."""
-        return {name: getattr(self, name) for name in ("best", "waited", "least_loss", "rising")}
+        values = {name: getattr(self, name) for name in ("best", "waited", "least_loss", "rising")}
+        return {**values, "measured_by": self.measured_by}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up where :meth:`state_dict` left off."""
+        """Take up where :meth:`state_dict` left off; anew where validations are no longer the same."""
+        old = state.get("measured_by", self.measured_by)
+        if old != self.measured_by:
+            logger.warning("Validations were %s and are %s: earlier values do not count.", old, self.measured_by)
+            return
         for name in ("best", "waited", "least_loss", "rising"):
             setattr(self, name, type(getattr(self, name))(state[name]))

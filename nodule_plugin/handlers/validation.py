@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import torch
+from diffusers import AutoencoderKL, DDPMScheduler
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.utils import CommonKeys
@@ -19,11 +20,13 @@ from torchvision.utils import save_image
 from nodule_plugin.data.latents import LatentDataset, collate_samples
 from nodule_plugin.data.order import SampleKey, sample_seed
 from nodule_plugin.diffusion import sampling
-from nodule_plugin.diffusion.training import squared_errors
+from nodule_plugin.diffusion.components import TextConditioner
+from nodule_plugin.diffusion.training import DenoisingPrepareBatch, squared_errors
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
 from nodule_plugin.metrics.distribution import FeatureDistanceMetric, KernelDistance
+from nodule_plugin.metrics.features import FeatureExtractor, InceptionFeatures, OpenCLIPImageFeatures
 
 logger = logging.getLogger(__name__)
 TRAINING_LOSS = "training_set_loss"
@@ -66,8 +69,8 @@ class SetDistance(Metric):
 
     def completed(self, engine: Engine, name: str) -> None:
         """Put the number and its limits into the engine's metrics."""
-        for part, value in self.compute().items():
-            engine.state.metrics[name if part == "value" else f"{name}_{part}"] = value
+        for suffix, value in self.compute().items():
+            engine.state.metrics[name if suffix == "value" else f"{name}_{suffix}"] = value
 
 
 def _predictions_and_labels(output: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,9 +85,9 @@ class HeldOutLoss:
 
     Args:
         network: the moving average, as a rule.
-        prepare_batch: without caption dropout, weights of timesteps and noise offset, so that runs can be compared.
         held_out, training: the sets; of the training set as many images are taken as there are held out.
-        held_out_batch: ``prepare_batch`` of the held-out set, whose latents another cache keeps.
+        vae, conditioner, noise_scheduler: of :class:`nodule_plugin.diffusion.training.DenoisingPrepareBatch`, here
+            without caption dropout, weights of timesteps and noise offset, so that runs can be compared.
         batch_size: samples in one forward pass.
         draws: noise and timesteps drawn for each image.
         interval: epochs between two validations.
@@ -95,16 +98,20 @@ class HeldOutLoss:
         self,
         network: nn.Module,
         held_out: LatentDataset,
-        held_out_batch: Callable[..., Any],
         training: LatentDataset,
-        training_batch: Callable[..., Any],
+        vae: AutoencoderKL,
+        conditioner: TextConditioner,
+        noise_scheduler: DDPMScheduler,
         batch_size: int = 16,
         draws: int = 4,
         interval: int = 1,
         precision: str = "float32",
     ) -> None:
         self.network = network
-        self.sets = {HELD_OUT_LOSS: (held_out, held_out_batch), TRAINING_LOSS: (training, training_batch)}
+        self.sets = {
+            name: (dataset, DenoisingPrepareBatch(vae, conditioner, noise_scheduler, dataset.cache))
+            for name, dataset in ((HELD_OUT_LOSS, held_out), (TRAINING_LOSS, training))
+        }
         self.count = min(len(held_out), len(training))
         self.batch_size = batch_size
         self.draws = draws
@@ -136,7 +143,7 @@ class HeldOutLoss:
             losses[HELD_OUT_LOSS] - losses[TRAINING_LOSS],
         )
 
-    def _mean_loss(self, dataset: LatentDataset, prepare_batch: Callable[..., Any], device: torch.device) -> float:
+    def _mean_loss(self, dataset: LatentDataset, prepare_batch: DenoisingPrepareBatch, device: torch.device) -> float:
         total, count = 0.0, self.count * self.draws
         for keys in self._batches():
             batch = collate_samples([dataset.fixed(key) for key in keys])
@@ -192,8 +199,15 @@ class SampleGrid:
             self.summary_writer.add_images("generated", images, engine.state.epoch)
 
 
+def validation_features(inception_weights: str | None, scorer: str, device: torch.device) -> FeatureExtractor:
+    """What a distance is measured on: Inception where its weights are given, else the image tower of the scorer."""
+    if inception_weights:
+        return InceptionFeatures(inception_weights, device=device)
+    return OpenCLIPImageFeatures(scorer, name="tiny nodule encoder", device=device)
+
+
 def shard(items: Sequence[Any]) -> list[Any]:
-    """This process's share of ``items``; all of them where there is one process.
+    """What this process has to do of ``items``; all of them where there is one process.
 
     Raises:
         InputError: if there are fewer items than processes, since all must take part.

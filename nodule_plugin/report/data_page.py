@@ -126,10 +126,10 @@ def choose_samples(items: Sequence[Mapping[str, Any]], count: int, seed: int) ->
     """Draw items at random, those with a prompt of their own first, in the data list's order."""
     order = np.random.default_rng(seed).permutation(len(items))
     first_of_prompt: dict[str, int] = {}
-    for place in order:
-        first_of_prompt.setdefault(items[place]["prompt"], place)
+    for index in order:
+        first_of_prompt.setdefault(items[index]["prompt"], index)
     drawn = dict.fromkeys([*first_of_prompt.values(), *order])
-    return [items[place] for place in sorted([*drawn][:count])]
+    return [items[index] for index in sorted([*drawn][:count])]
 
 
 def _figures(items: Sequence[Mapping[str, Any]], count: int, seed: int, kernel: str) -> list[dict[str, Any]]:

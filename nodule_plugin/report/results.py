@@ -103,7 +103,6 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
             f"{results['not_held_out']} of the {reference} are of patients whose images the model was trained on: low "
             "distances prove nothing, and copies are not looked for. Choose another split or training_datalist."
         )
-    sentences += chain_sentences(results["settings"])
     few = [row["images"] for row in results["rows"] if row["kind"] == REAL and row["images"] < FEW_IMAGES]
     if few:
         sentences.append(f"There are only {few[0]} {reference}: no distance to so few can be trusted.")
@@ -113,6 +112,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         return [
             *sentences,
             f"No distance between {reference} and generated images could be computed; the table says why.",
+            *chain_sentences(results["settings"]),
         ]
     measure = next(measure for measure in results["measures"] if measure["key"] == deciding)
     computed = [row for row in generated if _value(row, deciding) is not None]
@@ -126,22 +126,23 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     floor = next((row for row in results["rows"] if row["floor"]), None)
     if floor is not None and _value(floor, deciding) is not None:
         sentences.append(_against_floor(best, floor, deciding, f"Two halves of the {reference} have {measure['name']}"))
-    return [*sentences, *_alignment_sentences(results, best), *_study_sentences(results, best)]
+    sentences += [*_alignment_sentences(results, best), *_study_sentences(results, best)]
+    return sentences + chain_sentences(results["settings"])
 
 
 def chain_sentences(settings: Mapping[str, Any]) -> list[str]:
-    """A warning where it is not recorded whether real images are cut as those that the models learnt from.
+    """A warning where it is not recorded whether reference images are cut as those that the models learnt from.
 
     Args:
-        settings: of the run, with "chain" of the real images and "generated", what the sets' manifests say.
+        settings: of the run, with "chain" of the reference images and "generated", what the sets' manifests say.
     """
     chain, generated = settings.get("chain"), settings.get("generated", ())
     unknown = [one["folder"] for one in generated if one.get("model", {}).get("chain") is None]
     if not unknown and chain is not None:
         return []
-    real = "how the real images were cut is not known" if chain is None else f"the real images are cut by {chain}"
+    cut = "How the reference images were cut is not known" if chain is None else f"Reference images are cut by {chain}"
     learnt = f"; how those were that the model of {', '.join(unknown)} learnt from is not recorded" if unknown else ""
-    return [f"Note: {real}{learnt}. A difference of the cut counts as one between the images."]
+    return [f"{cut}{learnt}. Part of a distance may come from a difference of the cut."]
 
 
 def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, halves: str) -> str:

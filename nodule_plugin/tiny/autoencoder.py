@@ -64,7 +64,7 @@ def train_autoencoder(
     steps: int,
     batch_size: int = 24,
     learning_rate: float = 1e-3,
-    adversarial_share: float = 0.5,
+    adversarial_fraction: float = 0.5,
     kl_weight: float = 2e-6,
     latent_channels: int = 2,
     precision: str = "float32",
@@ -75,7 +75,7 @@ def train_autoencoder(
     Args:
         patches: (N, 1, H, H) in [-1, 1].
         steps: the learning rate falls along them by a half cosine.
-        adversarial_share: the discriminator joins for this last share of the steps.
+        adversarial_fraction: the discriminator joins for this last fraction of the steps.
         kl_weight: of the latents' divergence from a standard normal, summed over an image's latents.
         latent_channels: of each of the latents' pixels, which stand for 4 x 4 of the image's. With two of them a U-Net
             learns faster than with four, from reconstructions that are as good (docs/benchmarks/ablation.md).
@@ -105,8 +105,8 @@ def train_autoencoder(
             output = output.float()
             error = l1_loss(output, images)
             loss = error + kl_weight * posterior.kl().float().mean()
-            if adversarial := elapsed > 1 - adversarial_share:
-                loss = loss + 0.02 * min(1, (elapsed - 1 + adversarial_share) * 10) * -judge(output).mean()
+            if adversarial := elapsed > 1 - adversarial_fraction:
+                loss = loss + 0.02 * min(1, (elapsed - 1 + adversarial_fraction) * 10) * -judge(output).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -122,8 +122,8 @@ def train_autoencoder(
     return vae
 
 
-def _cosine(share: float) -> float:
-    return float(torch.cos(torch.tensor(share * torch.pi)))
+def _cosine(fraction: float) -> float:
+    return float(torch.cos(torch.tensor(fraction * torch.pi)))
 
 
 @torch.no_grad()
@@ -135,8 +135,8 @@ def balance_channels(vae: AutoencoderKL, patches: torch.Tensor) -> None:
     autoencoder, the loss of the diffusion is that of the loudest channel. Scale and shift go into the 1 x 1
     convolutions on both sides of the latents: the images that come out stay the same.
     """
-    drawn = [vae.encode(part.repeat(1, 3, 1, 1)).latent_dist for part in patches.split(64)]
-    means, variances = (torch.cat([getattr(found, name) for found in drawn]) for name in ("mean", "var"))
+    drawn = [vae.encode(batch.repeat(1, 3, 1, 1)).latent_dist for batch in patches.split(64)]
+    means, variances = (torch.cat([getattr(distribution, name) for distribution in drawn]) for name in ("mean", "var"))
     shift, scale = means.mean((0, 2, 3)), (means.var((0, 2, 3)) + variances.mean((0, 2, 3))).sqrt()
     into, out = vae.quant_conv, vae.post_quant_conv
     channels = len(scale)

@@ -81,8 +81,8 @@ def save_base_model(folder: Path, parts: Mapping[str, nn.Module], card: str) -> 
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         root = Path(temporary) / "model"
         for name in ("vae", "text_encoder", "unet"):
-            part: Any = copy.deepcopy(parts[name]).half()
-            part.save_pretrained(root / name)
+            module: Any = copy.deepcopy(parts[name]).half()
+            module.save_pretrained(root / name)
             _forget_origin(root / name / "config.json")
         clip_tokenizer().save_pretrained(root / "tokenizer")
         build_scheduler().save_pretrained(root / "scheduler")

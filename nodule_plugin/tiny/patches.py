@@ -34,10 +34,10 @@ def crop_patches(
     """
     rng = np.random.default_rng(seed)
     patches = torch.empty(count, 1, size, size)
-    share = -(-count // len(items))
-    for place, item in enumerate(tqdm(items, desc="patches")):
+    each = -(-count // len(items))
+    for number, item in enumerate(tqdm(items, desc="patches")):
         volume = np.asarray(nibabel.load(Path(item["image"])).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-        for index in range(place * share, min((place + 1) * share, count)):
+        for index in range(number * each, min((number + 1) * each, count)):
             pixels = item["diameter_mm"] / item["spacing"][0]
             side = int(np.clip(rng.uniform(1.2, 2.6) * pixels, 20, min(volume.shape[:2])))
             x, y = (rng.integers(0, extent - side + 1) for extent in volume.shape[:2])

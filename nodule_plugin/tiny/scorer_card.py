@@ -91,7 +91,7 @@ def model_card(results: Mapping[str, HeldOut], training_images: Mapping[str, int
     """The README.md of the model's folder.
 
     Args:
-        results: split of the data list -> what was found on it.
+        results: split of the data list -> what was measured on it.
         training_images: what the images are, in words -> how many there were.
         steps: of training.
     """

@@ -34,4 +34,4 @@ def _byte_characters() -> list[str]:
     """A printable character for each byte, in the order of CLIP's vocabulary (the scheme of GPT-2's tokenizer)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]

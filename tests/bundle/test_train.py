@@ -21,6 +21,7 @@ from tiny_sd import make_tiny_sd
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.sources import load_nodules
 from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.errors import InputError
 
 QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8}
 
@@ -96,6 +97,18 @@ def test_training_writes_a_model_samples_and_curves(room: dict, whole: Path) -> 
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(read_weights(whole))
     assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_finished_run_is_refused_under_other_settings(repository: Path, room: dict, whole: Path) -> None:
+    """What may change does not count; what shapes the run does, with old and new value of each setting."""
+    changes = {"learning_rate": 0.001, "window_hu": [-160, 240], "caption_dropout": 0.0, "epochs": 9, "patience": 1}
+    workflow = make_workflow(repository, room, output_dir=str(whole), **{**QUICK, "num_workers": 1} | changes)
+    workflow.initialize()
+    with pytest.raises(InputError) as caught:
+        workflow.run()
+    said = "window_hu [-1000, 400], not [-160, 240]; learning_rate 0.0002, not 0.001; caption_dropout 0.1, not 0.0; "
+    assert f"step_00000004.pt: it is of a run with {said}" in str(caught.value)
+    assert "--resume false" in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -24,7 +24,9 @@ from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, REAL
 from nodule_plugin.errors import InputError
 
 
-def write_generated(folder: Path, scales: tuple[float, ...] = (1.0, 5.0), base_model: str = "models/tiny") -> Path:
+def write_generated(
+    folder: Path, scales: tuple[float, ...] = (1.0, 5.0), base_model: str = "models/tiny", **model: str
+) -> Path:
     folder.mkdir(parents=True)
     images = []
     for scale in scales:
@@ -34,7 +36,12 @@ def write_generated(folder: Path, scales: tuple[float, ...] = (1.0, 5.0), base_m
             known = {"findings": None, "seed": index, "roi_mm": 20.0, "source_id": f"n{index}"}
             images.append({"id": name, "image": name, "prompt": f"p{index}", "guidance_scale": scale, **known})
     manifest = {"format": FORMAT, "version": 1, "synthetic": True, "notice": NOTICE, "window_hu": [-1000, 400]}
-    manifest |= {"model": {"base_model": base_model}, "scheduler": "DDIM", "num_inference_steps": 5, "images": images}
+    manifest |= {
+        "model": {"base_model": base_model, **model},
+        "scheduler": "DDIM",
+        "num_inference_steps": 5,
+        "images": images,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -85,6 +92,16 @@ def test_ratings_count_as_far_as_the_prompt_words_them(tmp_path: Path) -> None:
         study_items(DOSE, folder)
     assert study_items(ATTACK, folder)[0]["set"].kind == ATTACK
     assert study_items(DOSE, None) == []
+
+
+def test_images_of_another_chain_are_not_compared(tmp_path: Path) -> None:
+    folders = [write_generated(tmp_path / "old"), write_generated(tmp_path / "new", chain="roi-cubic-2")]
+    assert len(generated_items(folders, chain="roi-cubic-2")) == len(generated_items(folders)) == 12
+    message = r"the model of .*new learnt from images cut by roi-cubic-2, the real ones are cut by roi-linear-2"
+    with pytest.raises(InputError, match=message):
+        generated_items(folders, chain="roi-linear-2")
+    with pytest.raises(InputError, match=message):
+        study_items(ATTACK, folders[1], chain="roi-linear-2")
 
 
 def test_all_items_are_numbered() -> None:

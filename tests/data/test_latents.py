@@ -11,7 +11,7 @@ from monai.transforms import Compose, Flip, Resized, ScaleIntensityRanged
 
 from nodule_plugin.data.latents import LatentCache, LatentDataset, collate_samples, data_fingerprint
 from nodule_plugin.data.order import SampleKey
-from nodule_plugin.data.transforms import ORIENTATIONS, orient
+from nodule_plugin.data.transforms import ORIENTATIONS, nodule_transform, orient
 from nodule_plugin.errors import InputError
 
 SHAPE = (8, 2, 2)
@@ -157,12 +157,19 @@ def transform(size: int = 8, low: float = -1000) -> Compose:
 def test_the_fingerprint_follows_pixels_and_transforms_only(items: list[dict]) -> None:
     known = data_fingerprint(items, transform())
     assert data_fingerprint([items[0] | {"prompt": "b"}], transform()) == known
+    chains = [
+        nodule_transform(8),
+        nodule_transform(9),
+        nodule_transform(8, (-160, 240)),
+        nodule_transform(8, kernel="linear"),
+    ]
     others = [
         data_fingerprint(items, transform(size=16)),
         data_fingerprint(items, transform(low=-1350)),
         data_fingerprint(items, Compose(transform().transforms[:2])),
         data_fingerprint([items[0] | {"centre": [1.0, 2.5]}], transform()),
     ]
+    others += [data_fingerprint(items, chain) for chain in chains]
     Path(items[0]["image"]).write_bytes(b"123456")
     others.append(data_fingerprint(items, transform()))
-    assert len({known, *others}) == 6
+    assert len({known, *others}) == 6 + len(chains)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodule_plugin.data.roi import padding_share, roi_bounds
+from nodule_plugin.data.roi import padding_fraction, roi_bounds
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_no_other_place_is_nearer_to_the_centre(centre: float, roi_mm: float) ->
 
 
 @pytest.mark.parametrize(
-    ("bounds", "share"),
+    ("bounds", "fraction"),
     [((0, 10, 0, 10), 0.0), ((-5, 5, 0, 10), 0.5), ((-5, 5, 5, 15), 0.75), ((20, 30, 0, 10), 1.0), ((2, 4, 2, 4), 0.0)],
 )
-def test_padding_share(bounds: tuple[int, int, int, int], share: float) -> None:
-    assert padding_share(bounds, (10, 10)) == share
+def test_padding_fraction(bounds: tuple[int, int, int, int], fraction: float) -> None:
+    assert padding_fraction(bounds, (10, 10)) == fraction

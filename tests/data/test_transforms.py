@@ -76,6 +76,7 @@ def test_the_bundle_transforms_give_the_models_input(item: dict, repository: Pat
     parser = ConfigParser()
     parser.read_config(str(repository / "bundle" / "configs" / "train.json"))
     parser["image_size"] = size
+    parser["resample_kernel"] = "cubic"
     transforms = parser.get_parsed_content("train#preprocessing")
     image = transforms(item)["image"]
     assert image.shape == (3, size, size)

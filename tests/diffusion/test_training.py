@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
+from full_disk import full_disk
 from tiny_sd import make_tiny_sd
 from training_run import Run
 
@@ -34,7 +36,7 @@ from nodule_plugin.errors import InputError
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
     base = str(make_tiny_sd(tmp_path_factory.mktemp("sd"), request.param))
     return {
-        "encoder": LatentEncoder(load_vae(base)),
+        "vae": load_vae(base),
         "conditioner": TextConditioner(load_tokenizer(base), load_text_encoder(base)),
         "noise_scheduler": load_noise_scheduler(base),
     }
@@ -55,8 +57,8 @@ def make_batch(count: int = 3, size: int = 64) -> dict:
 
 
 def test_latents_are_drawn_as_the_autoencoder_says(parts: dict) -> None:
-    vae, batch = parts["encoder"].vae, make_batch()
-    moments = parts["encoder"](batch)
+    vae, batch = parts["vae"], make_batch()
+    moments = LatentEncoder(parts["vae"])(batch)
     noise = torch.randn(3, 4, 8, 8)
     distribution = vae.encode(torch.stack(batch["image"])).latent_dist
     expected = (distribution.mean + distribution.std * noise) * 0.18215
@@ -203,7 +205,7 @@ def test_training_from_the_cache_equals_training_without(parts: dict, tmp_path: 
 
 
 def test_what_the_cache_knows_is_not_encoded_again(parts: dict, tmp_path: Path) -> None:
-    encoder = LatentEncoder(parts["encoder"].vae, LatentCache(tmp_path, "a", 5, (8, 8, 8)), batch_size=2)
+    encoder = LatentEncoder(parts["vae"], LatentCache(tmp_path, "a", 5, (8, 8, 8)), batch_size=2)
     first = encoder(make_batch(5))
     calls: list[int] = []
     hook = encoder.vae.encoder.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
@@ -215,9 +217,9 @@ def test_what_the_cache_knows_is_not_encoded_again(parts: dict, tmp_path: Path) 
 
 
 def test_the_encoder_keeps_float32_under_autocast(parts: dict) -> None:
-    expected = parts["encoder"](make_batch())
+    expected = LatentEncoder(parts["vae"])(make_batch())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(parts["encoder"](make_batch()), expected)
+        assert torch.equal(LatentEncoder(parts["vae"])(make_batch()), expected)
 
 
 def test_a_cache_follows_the_autoencoder(tmp_path: Path) -> None:
@@ -254,8 +256,26 @@ def test_prompts_are_remembered_between_runs(parts: dict, tmp_path: Path) -> Non
     hook.remove()
 
 
+def test_embeddings_on_a_full_disk_are_one_line(parts: dict, tmp_path: Path) -> None:
+    with full_disk(1000), pytest.raises(InputError, match=r"latent_cache: .*prompts\.safetensors cannot be written"):
+        remember_prompts(parts["conditioner"], [{"prompt": "a"}], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embeddings_of_another_tokenizer_are_not_taken(parts: dict, tmp_path: Path) -> None:
+    tokenizer, encoder = parts["conditioner"].tokenizer, parts["conditioner"].text_encoder
+    other = copy.deepcopy(tokenizer)
+    other.pad_token = "!" if tokenizer.pad_token != "!" else other.eos_token
+    known, expected = (TextConditioner(words, encoder)(["a"]) for words in (tokenizer, other))
+    assert not torch.equal(expected, known)
+    for words, embedding in ((tokenizer, known), (other, expected)):
+        assert torch.equal(
+            remember_prompts(TextConditioner(words, encoder), [{"prompt": "a"}], tmp_path)(["a"]), embedding
+        )
+
+
 def test_validation_noise_belongs_to_the_item(parts: dict) -> None:
-    prepare = ValidationPrepareBatch(parts["conditioner"], parts["encoder"].vae, image_size=64, guidance_scale=2.0)
+    prepare = ValidationPrepareBatch(parts["conditioner"], parts["vae"], image_size=64, guidance_scale=2.0)
     batch = {"image": torch.rand(3, 3, 64, 64), "prompt": ["a", "b", "c"], "id": ["n1", "n2", "n3"]}
     noise, images, _, conditions = prepare(batch, device="cpu")
     reversed_batch = {"image": batch["image"].flip(0), "prompt": ["c", "b", "a"], "id": ["n3", "n2", "n1"]}

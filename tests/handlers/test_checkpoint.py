@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 from ignite.engine import Engine, Events
 from tiny_sd import make_tiny_sd
 from training_run import Run
@@ -208,13 +210,49 @@ def test_a_file_of_another_network_is_named(base: Path, tmp_path: Path) -> None:
         Run(make_tiny_sd(tmp_path / "other", "v_prediction"), tmp_path, epochs=1).train()
 
 
-def test_no_half_written_file_stays(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_half(state: dict, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError("disk full")
+def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_there_is(base: Path, whole: Run, tmp_path: Path) -> None:
+    def fill(engine: Engine) -> None:
+        if engine.state.step == 4:
+            disk.enter_context(full_disk(100_000))
 
-    run = Run(base, tmp_path, epochs=1)
-    monkeypatch.setattr(torch, "save", write_half)
-    with pytest.raises(OSError, match="disk full"):
-        run.train()
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    first = Run(base, tmp_path, every_steps=2)
+    first.trainer.add_event_handler(Events.ITERATION_STARTED, fill)
+    step = r"step_00000006\.pt cannot be written or read \(File too large\).*goes on from .*step_00000004\.pt"
+    with ExitStack() as disk, pytest.raises(InputError, match=step):
+        first.train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "step_00000002.pt", "step_00000004.pt"]
+    second = Run(base, tmp_path, every_steps=2).train()
+    assert torch.equal(second.weights(), whole.weights())
+
+
+@pytest.mark.parametrize("path", ["checkpoints", "checkpoints/.lock"])
+def test_a_folder_that_cannot_be_written_is_one_line(base: Path, tmp_path: Path, path: str) -> None:
+    blocked = tmp_path / path
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.mkdir() if path.endswith(".lock") else blocked.touch()
+    with pytest.raises(InputError, match=rf"training: {blocked} cannot be written.*goes on from the start"):
+        Run(base, tmp_path / "checkpoints").train()
+
+
+RECIPE = {"learning_rate": 1e-3, "window_hu": [-1000, 400], "chain": "roi-cubic-2", "lora_rank": None}
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_with_other_settings_is_refused_with_each_of_them(base: Path, tmp_path: Path, epochs: int) -> None:
+    Run(base, tmp_path, epochs=1, recipe=RECIPE).train()
+    other = RECIPE | {"learning_rate": 1e-4, "window_hu": (-160, 240), "lora_rank": 4}
+    changes = r"learning_rate 0\.001, not 0\.0001; window_hu \[-1000, 400\], not \[-160, 240\]; lora_rank None, not 4; "
+    with pytest.raises(InputError, match=rf"step_00000003\.pt: .*{changes}.*another output_dir, or --resume false"):
+        Run(base, tmp_path, epochs=epochs, recipe=other).train()
+    same = Run(base, tmp_path, epochs=epochs, recipe=RECIPE | {"window_hu": (-1000, 400)}).train()
+    assert len(same.losses) == 3 * (epochs - 1)
+    assert len(Run(base, tmp_path, epochs=1, recipe=other, resume=False).train().losses) == 3
+
+
+def test_a_checkpoint_without_a_recipe_goes_on_and_says_so(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Run(base, tmp_path, epochs=1).train()
+    again = Run(base, tmp_path, epochs=2, recipe=RECIPE).train()
+    assert len(again.losses) == 3
+    assert "does not say its learning_rate, window_hu, chain, lora_rank: not compared" in caplog.text

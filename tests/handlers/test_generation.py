@@ -33,6 +33,7 @@ def image_of(request: dict[str, Any]) -> torch.Tensor:
 def writer_of(folder: Path, scales: str = "1,5", **options: Any) -> GeneratedSetWriter:
     requests = generation_requests(prompts=[PROMPT, "two"], guidance_scales=scales, seeds="0,1", roi_mm=16)
     settings = {"requests": requests, "settings": SETTINGS, "base_model": "owner/name", "revision": "c0ffee"}
+    settings["chain"] = "roi-cubic-2"
     return GeneratedSetWriter(folder, **{**settings, "weights_sha256": "abc", "image_size": SIZE, **options})
 
 
@@ -70,6 +71,7 @@ def test_written_set_can_be_read_back(tmp_path: Path) -> None:
         "weights_sha256": "abc",
         "chain": None,
         "prediction_type": "epsilon",
+        "chain": "roi-cubic-2",
     }
     assert set(generated.manifest["software"]) == {"nodule_plugin", "torch", "diffusers", "monai"}
     item = generated.items[2]
@@ -122,6 +124,15 @@ def test_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(generate(writer_of(tmp_path / "cut"))) == 5
     assert hashes(tmp_path / "cut") == hashes(tmp_path / "whole")
     assert writer_of(tmp_path / "cut").pending == []
+
+
+@pytest.mark.parametrize("pattern", ["png/*.png", "nifti/*.nii.gz"])
+def test_an_emptied_file_is_made_again(tmp_path: Path, pattern: str) -> None:
+    generate(writer_of(tmp_path))
+    whole = hashes(tmp_path)
+    sorted(tmp_path.glob(pattern))[2].write_bytes(b"")
+    assert len(generate(writer_of(tmp_path))) == 1
+    assert hashes(tmp_path) == whole
 
 
 def test_finished_set_can_be_extended(tmp_path: Path) -> None:

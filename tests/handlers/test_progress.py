@@ -9,10 +9,10 @@ from PIL import Image
 from tiny_sd import make_tiny_sd
 from training_run import Run
 
-from nodule_plugin.diffusion.encoding import LatentEncoder
+from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.checkpoint import TrainingCheckpoint
 from nodule_plugin.handlers.dry_run import DryRun
-from nodule_plugin.handlers.progress import TrainingCurves, TrainingProgress
+from nodule_plugin.handlers.progress import TrainingCurves, TrainingProgress, open_tensorboard
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_with_curves(base: Path, folder: Path, epochs: int) -> TrainingCurves:
     run = Run(base, epochs=epochs, schedule="constant")
     evaluator = Engine(lambda engine, batch: None)
-    curves = TrainingCurves(str(folder), run.optimizer, evaluator, "distance")
+    evaluator.state.key_metric_name = "distance"
+    curves = TrainingCurves(str(folder), run.optimizer, evaluator)
 
     def validate(engine: Engine) -> None:
         if engine.state.epoch % 2 == 0:
@@ -56,6 +57,12 @@ def test_curves_go_on_after_an_interruption(base: Path, tmp_path: Path) -> None:
         assert picture.size[0] > 1000
 
 
+def test_tensorboard_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"output_dir: {tmp_path}/file/tensorboard cannot be written"):
+        open_tensorboard(str(tmp_path / "file" / "tensorboard"))
+
+
 def test_the_progress_line_counts_images(base: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = Run(base, batch_size=1, accumulation_steps=2, epochs=1)
     TrainingProgress(run.sampler).attach(run.trainer)
@@ -68,9 +75,7 @@ def test_the_progress_line_counts_images(base: Path, capfd: pytest.CaptureFixtur
 
 def test_a_dry_run_reports_and_ends(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(base, batch_size=2, accumulation_steps=2, epochs=10)
-    encoder: LatentEncoder = run.trainer.prepare_batch.encoder
-    dry = DryRun(run.network, [encoder.vae], run.ema.model, run.optimizer, run.sampler, encoder, cached=True)
-    dry.attach(run.trainer)
+    DryRun(run.ema, cached=True).attach(run.trainer)
     run.train()
     assert run.trainer.state.epoch == 0
     report = capsys.readouterr().out

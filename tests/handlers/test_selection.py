@@ -1,22 +1,28 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from nodule_plugin.data.transforms import chain_id, nodule_transform
+from nodule_plugin.diffusion.provenance import weights_chain
+from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS, ModelSelection
 
 
 def run_validations(
-    values: list[float], path: Path, losses: list[float] | None = None, **settings: int
+    values: list[float], path: Path, losses: list[float] | None = None, **settings: Any
 ) -> tuple[ModelSelection, Engine]:
     """The selection and the trainer, where validation i gives ``values[i]`` and the weights are i + 1."""
     network = nn.Linear(1, 1)
     evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    evaluator.state.key_metric_name = "distance"
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def validate(engine: Engine) -> None:
@@ -29,7 +35,7 @@ def run_validations(
     def measure(engine: Engine) -> None:
         engine.state.metrics["distance"] = values[trainer.state.epoch - 1]
 
-    selection = ModelSelection(network, str(path), evaluator, "distance", **settings)
+    selection = ModelSelection(network, str(path), evaluator, **settings)
     selection.attach(trainer)
     trainer.run([0], max_epochs=len(values))
     return selection, trainer
@@ -44,6 +50,19 @@ def test_the_best_validation_is_kept_and_training_stops(tmp_path: Path, caplog: 
     kept = torch.load(tmp_path / "model.pt", weights_only=True)
     assert kept.keys() == selection.network.state_dict().keys()
     assert kept["weight"].item() == 2
+
+
+def test_the_record_beside_the_weights_names_the_chain(tmp_path: Path) -> None:
+    run_validations([1.0], tmp_path / "model.pt", preprocessing=nodule_transform(64, (-1000, 400), "linear"))
+    assert weights_chain(tmp_path / "model.pt") == chain_id("linear")
+    record = json.loads((tmp_path / "model.json").read_text())
+    assert (record["image_size"], record["window_hu"]) == ([64, 64], [-1000, 400])
+    run_validations([1.0], tmp_path / "other.pt")
+    assert weights_chain(tmp_path / "other.pt") is None
+    assert weights_chain("base") is None
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match=r"other\.json does not name a chain"):
+        weights_chain(tmp_path / "other.pt")
 
 
 def test_without_patience_training_goes_on(tmp_path: Path) -> None:
@@ -67,7 +86,7 @@ def test_negative_distances_can_improve(tmp_path: Path) -> None:
 
 def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     network, trainer = nn.Linear(1, 1), Engine(lambda engine, batch: None)
-    ModelSelection(network, str(tmp_path / "model.pt"), None, "distance").attach(trainer)
+    ModelSelection(network, str(tmp_path / "model.pt"), None).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: nn.init.constant_(network.weight, 9.0))
     trainer.run([0], max_epochs=2)
     assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 9
@@ -75,15 +94,28 @@ def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
 
 def test_a_run_shorter_than_the_validation_interval_leaves_a_model(tmp_path: Path, caplog) -> None:
     network, trainer = nn.Linear(1, 1), Engine(lambda engine, batch: None)
-    ModelSelection(network, str(tmp_path / "model.pt"), Engine(lambda engine, batch: None), "distance").attach(trainer)
+    ModelSelection(network, str(tmp_path / "model.pt"), Engine(lambda engine, batch: None)).attach(trainer)
     trainer.run([0], max_epochs=1)
     assert (tmp_path / "model.pt").is_file()
     assert "No validation was run" in caplog.text
 
 
 def test_selection_remembers(tmp_path: Path) -> None:
-    selection = ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, "distance")
+    selection = ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None)
     assert math.isinf(selection.best)
     state = {"best": 0.25, "waited": 2, "least_loss": 0.5, "rising": 1}
     selection.load_state_dict(state)
-    assert selection.state_dict() == state
+    assert selection.state_dict() == {**state, "measured_by": []}
+
+
+def test_values_of_another_validation_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def selection(*measured_by: Any) -> ModelSelection:
+        return ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, measured_by=measured_by)
+
+    first, same, other = selection("tiny", 64), selection("tiny", 64), selection("inception", 64)
+    first.best = 0.25
+    same.load_state_dict(first.state_dict())
+    other.load_state_dict(first.state_dict())
+    assert same.best == 0.25
+    assert math.isinf(other.best)
+    assert "earlier values do not count" in caplog.text

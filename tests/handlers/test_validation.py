@@ -11,8 +11,6 @@ from torch import nn
 from training_run import Run, frozen_parts, invented_image
 
 from nodule_plugin.data.latents import LatentDataset
-from nodule_plugin.diffusion.encoding import LatentEncoder
-from nodule_plugin.diffusion.training import DenoisingPrepareBatch
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
 from nodule_plugin.handlers.validation import TRAINING_LOSS, HeldOutLoss, SampleGrid, SetDistance, shard
 from nodule_plugin.metrics.distribution import FrechetDistanceMetric, KernelDistance, KernelDistanceMetric
@@ -75,12 +73,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_loss(base: Path, network: nn.Module, held_out: int, training: int, **settings: int) -> HeldOutLoss:
     vae, conditioner, scheduler = frozen_parts(str(base))
-    prepare = DenoisingPrepareBatch(LatentEncoder(vae), conditioner, scheduler)
 
     def dataset(first: int, count: int) -> LatentDataset:
         return LatentDataset([{"id": str(first + n), "prompt": "a"} for n in range(count)], invented_image)
 
-    return HeldOutLoss(network, dataset(100, held_out), prepare, dataset(0, training), prepare, **settings)
+    return HeldOutLoss(network, dataset(100, held_out), dataset(0, training), vae, conditioner, scheduler, **settings)
 
 
 def test_both_sets_meet_the_same_noise_at_every_validation(base: Path) -> None:

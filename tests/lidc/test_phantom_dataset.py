@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from nodule_plugin.data.crops import nodules_from_crops
-from nodule_plugin.data.roi import padding_share, roi_bounds
+from nodule_plugin.data.roi import padding_fraction, roi_bounds
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.phantom import (
     Subject,
@@ -120,7 +120,7 @@ def test_the_crops_are_read_as_phantoms_without_padding(written: Path) -> None:
     assert all(nodule.synthetic for nodule in nodules.nodules)
     for nodule in nodules.nodules:
         bounds = roi_bounds(nodule.centre, nodule.spacing, 2 * nodule.diameter_mm)
-        assert padding_share(bounds, nodule.shape) == 0
+        assert padding_fraction(bounds, nodule.shape) == 0
 
 
 def test_the_same_seed_writes_the_same_pixels_and_table(written: Path, small: list[Subject], tmp_path: Path) -> None:

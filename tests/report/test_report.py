@@ -164,6 +164,27 @@ def test_phantoms_are_never_called_real() -> None:
     assert "real images" not in markdown(results)
 
 
+@pytest.mark.parametrize(
+    ("chain", "learnt", "expected"),
+    [
+        ("roi-cubic-2", "roi-cubic-2", None),
+        (
+            "roi-cubic-2",
+            None,
+            "Reference images are cut by roi-cubic-2; how those were that the model of g learnt from is",
+        ),
+        (None, "roi-cubic-2", "How the reference images were cut is not known. Part of a distance may come from a"),
+    ],
+)
+def test_the_verdict_says_where_the_chain_is_not_recorded(
+    chain: str | None, learnt: str | None, expected: str | None
+) -> None:
+    rows = [_row(key, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20)) for key in (REAL_KEY, FLOOR, KEYS[0])]
+    settings = {"chain": chain, "generated": [{"folder": "g", "count": 3, "model": {"chain": learnt}}]}
+    last = build_results(rows, _measures(), settings)["verdict"][-1]
+    assert last.startswith(expected) if expected else "cut" not in last
+
+
 def test_verdict_without_any_distance() -> None:
     rows = [_row(KEYS[0], missing("1 real image, 2 needed"), missing("images without prompts"))]
     assert "could be computed" in build_results(rows, _measures(), {})["verdict"][0]

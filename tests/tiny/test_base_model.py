@@ -57,6 +57,6 @@ def test_balanced_channels_change_no_image() -> None:
 
 def test_the_autoencoder_learns_to_reconstruct() -> None:
     patches = torch.linspace(-1, 1, 64).repeat(8, 1, 64, 1)
-    short, longer = (train_autoencoder(patches, steps, batch_size=2, adversarial_share=0) for steps in (1, 120))
+    short, longer = (train_autoencoder(patches, steps, batch_size=2, adversarial_fraction=0) for steps in (1, 120))
     errors = [(vae(patches.repeat(1, 3, 1, 1)).sample - patches).abs().mean() for vae in (short, longer)]
     assert errors[1] < errors[0] / 2

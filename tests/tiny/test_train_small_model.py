@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
 from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.phantom import write_phantom_crops
 
 QUICK = {
@@ -33,6 +36,25 @@ def command(repository: Path, crops: Path, folder: Path) -> list[str]:
     settings = {"crops": crops, "work": folder / "work", "output": folder / "models", "overlay": overlay, **QUICK}
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return [sys.executable, str(script), *options]
+
+
+def test_stages_of_other_settings_are_not_taken(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    check_settings = importlib.import_module("train_small_model").check_settings
+    given = {
+        "patches": 40,
+        "autoencoder_steps": 2,
+        "text_steps": 2,
+        "scorer_steps": 2,
+        "precision": "float32",
+        "seed": 0,
+    }
+    for options in (given, given | {"threads": 2}):
+        check_settings(Namespace(work=tmp_path, crops=tmp_path, **options))
+    with pytest.raises(InputError, match="made with autoencoder_steps 2, not 3; seed 0, not 1; give these"):
+        check_settings(Namespace(work=tmp_path, crops=tmp_path, **given | {"autoencoder_steps": 3, "seed": 1}))
 
 
 def test_one_command_trains_all_models_and_leaves_out_what_is_done(
