@@ -229,8 +229,9 @@ def datalist_kernel(path: str | Path | None) -> str:
     """
     if path is None:
         return DEFAULT_KERNEL
+    content = read_datalist(Path(path))
     try:
-        return chain_kernel(read_datalist(Path(path)).get("chain"))
+        return chain_kernel(content.get("chain"))
     except InputError as error:
         raise InputError(f"{path}: {error}; run prepare again") from error
 

@@ -114,13 +114,13 @@ def generated_items(
         window_hu: that the real images are shown in; None where that is not known.
 
     Raises:
-        InputError: if there is no set, or one is damaged, shown in another window, or of a model that learnt from
-            images of another chain.
+        InputError: if there is no set, one is damaged or shown in another window, or a model learnt from images of
+            another chain than the real ones or another model's.
     """
     folders = [generated_dir] if isinstance(generated_dir, (str, Path)) else list(generated_dir)
     if not folders:
         raise InputError("generated_dir: give a folder that inference wrote, or several")
-    sets = [_load_comparable(folder, chain, window_hu) for folder in folders]
+    sets = _load_comparable(folders, chain, window_hu)
     names = [_model_name(generated) for generated in sets]
     items = []
     for generated, name in zip(sets, names):
@@ -131,19 +131,29 @@ def generated_items(
     return items
 
 
-def _load_comparable(folder: str | Path, chain: str | None, window_hu: Sequence[float] | None) -> GeneratedSet:
-    generated = load_generated(folder)
-    if generated.manifest is not None and window_hu is not None and generated.window_hu != checked_window(window_hu):
-        raise InputError(
-            f"{folder}: its black and white are {generated.window_hu} HU, not {checked_window(window_hu)}: grey values "
-            "that must not be compared; give the sets' window_hu, and sets of one window"
-        )
-    if chain is not None and generated.chain is not None and generated.chain != chain:
-        raise InputError(
-            f"generated_dir: the model of {folder} learnt from images cut by {generated.chain}, the real ones are cut "
-            f"by {chain}: they must not be compared; give resample_kernel, or prepare and train again"
-        )
-    return generated
+def _load_comparable(
+    folders: Sequence[str | Path], chain: str | None, window_hu: Sequence[float] | None
+) -> list[GeneratedSet]:
+    """Generated sets, if they have the window, and all whose chain is known have one: the real images', if known."""
+    sets = [load_generated(folder) for folder in folders]
+    what = "the real ones are"
+    for generated in sets:
+        window = generated.window_hu
+        if generated.manifest is not None and window_hu is not None and window != checked_window(window_hu):
+            raise InputError(
+                f"{generated.folder}: its black and white are {window} HU, not {checked_window(window_hu)}: grey values "
+                "that must not be compared; give the sets' window_hu, and sets of one window"
+            )
+        if generated.chain is None:
+            continue
+        if chain is not None and generated.chain != chain:
+            raise InputError(
+                f"generated_dir: the model of {generated.folder} learnt from images cut by {generated.chain}, {what} "
+                f"cut by {chain}: they must not be compared; give resample_kernel, or prepare and train again"
+            )
+        if chain is None:
+            chain, what = generated.chain, f"that of {generated.folder} from images"
+    return sets
 
 
 def study_items(
@@ -162,7 +172,7 @@ def study_items(
     """
     if folder is None:
         return []
-    generated = _load_comparable(folder, chain, window_hu)
+    (generated,) = _load_comparable([folder], chain, window_hu)
     needed = {DOSE: ("findings", "seed"), ATTACK: ("source_id",)}[kind]
     for item in generated.items:
         if absent := [name for name in needed if item[name] is None]:
@@ -270,7 +280,7 @@ def _folder_items(folder: str | Path, key: SetKey, window_hu: Sequence[float] | 
     if (root / MANIFEST).is_file():
         return [
             {"image": item["image"], "set": key, "record": ImageRecord(item["id"], item["prompt"])}
-            for item in _load_comparable(root, None, window_hu).items
+            for item in _load_comparable([root], None, window_hu)[0].items
         ]
     files = [path for path in visible_files(root) if path.name.lower().endswith((*PICTURES, *NIFTI))]
     if not files:

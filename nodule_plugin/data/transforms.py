@@ -24,6 +24,7 @@ from nodule_plugin.data.roi import Bounds, roi_bounds
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.dicom_header import BrokenFile, check_decoder
+from nodule_plugin.settings import whole_number
 
 AIR_HU = -1000.0
 """What fills a region of interest where the image ends first."""
@@ -99,10 +100,13 @@ def chain_kernel(chain: str | None) -> str:
     Raises:
         InputError: if this release does not cut so.
     """
-    kernels = {chain_id(kernel): kernel for kernel in KERNELS}
-    if chain is not None and chain not in kernels:
-        raise InputError(f"chain: this release does not cut images by {chain!r} but by {', '.join(kernels)}")
-    return DEFAULT_KERNEL if chain is None else kernels[chain]
+    if chain is None:
+        return DEFAULT_KERNEL
+    for kernel in KERNELS:
+        if chain == chain_id(kernel):
+            return kernel
+    known = ", ".join(map(chain_id, KERNELS))
+    raise InputError(f"chain: this release does not cut images by {chain!r} but by {known}")
 
 
 def nodule_transform(
@@ -118,8 +122,9 @@ def nodule_transform(
     Raises:
         InputError: if a setting makes no sense.
     """
-    rows, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return NoduleROId((int(rows), int(columns)), checked_window(window_hu), kernel, chain_id(kernel))
+    sides = image_size if isinstance(image_size, list | tuple) else [image_size] * 2
+    rows, columns = (whole_number("image_size", side) for side in sides)
+    return NoduleROId((rows, columns), checked_window(window_hu), kernel, chain_id(kernel))
 
 
 @dataclass(frozen=True)

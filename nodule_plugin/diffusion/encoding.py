@@ -83,8 +83,7 @@ def open_latent_cache(
     split: str,
     vae: AutoencoderKL,
     items: Sequence[Mapping[str, Any]],
-    transform: Any,
-    image_size: int,
+    transform: NoduleROId,
 ) -> LatentCache | None:
     """The cache of one split of a data list; of several processes the first makes it and the others open it.
 
@@ -93,7 +92,6 @@ def open_latent_cache(
         split: "training", "validation" or "test": the folder's own folder.
         vae: decides, with the items and the transform, what the cache is of.
         items, transform: see :func:`nodule_plugin.data.latents.data_fingerprint`.
-        image_size: height and width of the images, pixels.
 
     Raises:
         InputError: if the folder cannot be written to or the disk has not the room.
@@ -101,7 +99,7 @@ def open_latent_cache(
     if folder is None or not items:
         return None
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    shape = (2 * vae.config.latent_channels, image_size // factor, image_size // factor)
+    shape = (2 * vae.config.latent_channels, *(side // factor for side in transform.image_size))
     fingerprint = sha256((weights_fingerprint(vae) + data_fingerprint(items, transform)).encode()).hexdigest()
     with idist.one_rank_first(rank=0, local=False):
         cache = LatentCache(Path(folder) / split, fingerprint, len(items), shape)
@@ -124,7 +122,7 @@ def latent_dataset(
     augment: bool = True,
 ) -> LatentDataset:
     """A split of a data list as samples, with its cache opened: :class:`LatentDataset`, :func:`open_latent_cache`."""
-    cache = open_latent_cache(folder, split, vae, data, transform, transform.image_size[0])
+    cache = open_latent_cache(folder, split, vae, data, transform)
     return LatentDataset(data, transform, cache, augment)
 
 

@@ -100,6 +100,11 @@ def test_images_of_another_chain_are_not_compared(tmp_path: Path) -> None:
     message = r"the model of .*new learnt from images cut by roi-cubic-2, the real ones are cut by roi-linear-2"
     with pytest.raises(InputError, match=message):
         generated_items(folders, chain="roi-linear-2")
+    folders.append(write_generated(tmp_path / "third", chain="roi-linear-2"))
+    with pytest.raises(
+        InputError, match=r"third learnt from images cut by roi-linear-2, that of .*new from images cut by"
+    ):
+        generated_items(folders)
     with pytest.raises(InputError, match=message):
         study_items(ATTACK, folders[1], chain="roi-linear-2")
 

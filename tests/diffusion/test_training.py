@@ -13,6 +13,7 @@ from training_run import Run
 
 from nodule_plugin.data.latents import LatentCache
 from nodule_plugin.data.order import sample_seed
+from nodule_plugin.data.transforms import nodule_transform
 from nodule_plugin.diffusion.components import (
     TextConditioner,
     load_noise_scheduler,
@@ -227,13 +228,14 @@ def test_a_cache_follows_the_autoencoder(tmp_path: Path) -> None:
     image.write_bytes(b"1")
     items = [{"image": str(image), "slice_index": 0, "centre": [1, 1], "spacing": [1, 1], "roi_mm": 3.0}]
     vaes = [load_vae(str(make_tiny_sd(tmp_path / str(seed), seed=seed))) for seed in range(2)]
-    cache = open_latent_cache(tmp_path / "cache", "training", vaes[0], items, None, 64)
+    cut = nodule_transform(64)
+    cache = open_latent_cache(tmp_path / "cache", "training", vaes[0], items, cut)
     assert cache is not None
     assert cache.shape == (8, 8, 8)
     cache.put([(0, 0)], torch.ones(1, 8, 8, 8))
-    assert open_latent_cache(tmp_path / "cache", "training", vaes[0], items, None, 64).complete == 1 / 8
-    assert open_latent_cache(tmp_path / "cache", "training", vaes[1], items, None, 64).complete == 0
-    assert open_latent_cache(None, "training", vaes[0], items, None, 64) is None
+    assert open_latent_cache(tmp_path / "cache", "training", vaes[0], items, cut).complete == 1 / 8
+    assert open_latent_cache(tmp_path / "cache", "training", vaes[1], items, cut).complete == 0
+    assert open_latent_cache(None, "training", vaes[0], items, cut) is None
 
 
 def test_prompts_are_remembered_between_runs(parts: dict, tmp_path: Path) -> None:
