@@ -141,8 +141,8 @@ def _load_comparable(
         window = generated.window_hu
         if generated.manifest is not None and window_hu is not None and window != checked_window(window_hu):
             raise InputError(
-                f"{generated.folder}: its black and white are {window} HU, not {checked_window(window_hu)}: grey values "
-                "that must not be compared; give the sets' window_hu, and sets of one window"
+                f"{generated.folder}: its black and white are {window} HU, not {checked_window(window_hu)}: grey "
+                "values that must not be compared; give the sets' window_hu, and sets of one window"
             )
         if generated.chain is None:
             continue
