@@ -37,7 +37,7 @@ CODE = ("$", "@", "%")
 _NOTHING = ("null", "None")
 _TEXTS = ("path", "text", "paths", "texts", "findings", "flag or path")
 _SEVERAL = ("paths", "texts")
-_PLAIN = (str, int, float, type(None), PurePath, list, tuple)
+_PLAIN = (str, int, float, PurePath, list, tuple)
 _OPTION = re.compile(r"--|-[A-Za-z]")
 
 
@@ -68,21 +68,19 @@ class Setting:
         kind = self.kind.removesuffix(" or null")
         if typed in _NOTHING:
             given = None
-        if not isinstance(given, _PLAIN) or (isinstance(given, str) and given.startswith(CODE)):
+        if isinstance(given, str) and given.startswith(CODE):
             return given
         if given is None or given in _NOTHING:
             if kind == self.kind:
-                raise InputError(f"{self.name}: a {kind} is needed, not null")
+                raise InputError(f"{self.name}: a {_one(kind)} is needed, not null")
             return None
         if kind == "flag" or (kind == "flag or path" and str(given).lower() in ("true", "false")):
             return as_flag(self.name, given)
-        if kind in ("number", "whole number"):
+        if kind in _TEXTS and not (kind == "findings" and isinstance(given, (Mapping, list, tuple))):
+            return _as_typed(typed, kind in _SEVERAL) if typed and typed.strip() else self._text(kind, given)
+        if kind in ("number", "whole number") and not isinstance(given, Mapping):
             return self._number(kind, given)
-        if kind not in _TEXTS or (kind == "findings" and isinstance(given, (list, tuple))):
-            return given
-        if typed is None or not typed.strip():
-            return self._text(kind, given)
-        return _as_typed(typed, kind in _SEVERAL)
+        return given
 
     def _number(self, kind: str, given: Any) -> float | int:
         number = _number(self.name, given)
@@ -92,18 +90,24 @@ class Setting:
             raise InputError(f"{self.name}: a whole number is needed, not {given!r}")
         return int(number)
 
-    def _text(self, kind: str, given: Any) -> str | list[str]:
+    def _text(self, kind: str, given: Any) -> Any:
+        if not isinstance(given, _PLAIN):
+            return given
         if kind in _SEVERAL and isinstance(given, (list, tuple)):
             return [self._one_text(kind, each) for each in given]
         return self._one_text(kind, given)
 
     def _one_text(self, kind: str, given: Any) -> str:
         if isinstance(given, bool) or not isinstance(given, (str, int, float, PurePath)) or not str(given).strip():
-            raise InputError(f"{self.name}: a {kind.removesuffix('s')} is needed, not {given!r}")
+            raise InputError(f"{self.name}: a {_one(kind)} is needed, not {given!r}")
         if "::" in str(given):
             remedy = "give a .txt, .json or .csv file" if kind == "texts" else "choose a name without it"
             raise InputError(f"{self.name}: MONAI has made :: of # in {str(given)!r}; {remedy}, or use a command line")
         return str(given)
+
+
+def _one(kind: str) -> str:
+    return kind.removesuffix("s") if kind in _SEVERAL else kind
 
 
 @cache

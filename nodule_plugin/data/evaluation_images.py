@@ -133,11 +133,16 @@ def generated_items(
 def _load_comparable(
     folders: Sequence[str | Path], chain: str | None, window_hu: Sequence[float] | None
 ) -> list[GeneratedSet]:
-    """Generated sets of one window, if all whose chain is known have one, which is the real images' where known."""
+    """Generated sets, if they have the window, and all whose chain is known have one: the real images', if known."""
     sets = [load_generated(folder) for folder in folders]
     what = "the real ones are"
     for generated in sets:
-        _check_window(generated, window_hu)
+        window = generated.window_hu
+        if generated.manifest is not None and window_hu is not None and window != checked_window(window_hu):
+            raise InputError(
+                f"{generated.folder}: its black and white are {window} HU, not {checked_window(window_hu)}: grey "
+                "values that must not be compared; give the sets' window_hu, and sets of one window"
+            )
         if generated.chain is None:
             continue
         if chain is not None and generated.chain != chain:
@@ -148,14 +153,6 @@ def _load_comparable(
         if chain is None:
             chain, what = generated.chain, f"that of {generated.folder} from images"
     return sets
-
-
-def _check_window(generated: GeneratedSet, window_hu: Sequence[float] | None) -> None:
-    if generated.manifest is not None and window_hu is not None and generated.window_hu != checked_window(window_hu):
-        raise InputError(
-            f"{generated.folder}: its black and white are {generated.window_hu} HU, not {checked_window(window_hu)}: "
-            "grey values that must not be compared; give the sets' window_hu, and sets of one window"
-        )
 
 
 def study_items(
@@ -282,7 +279,7 @@ def _folder_items(folder: str | Path, key: SetKey, window_hu: Sequence[float] | 
     if (root / MANIFEST).is_file():
         return [
             {"image": item["image"], "set": key, "record": ImageRecord(item["id"], item["prompt"])}
-            for item in _load_comparable(root, None, window_hu).items
+            for item in _load_comparable([root], None, window_hu)[0].items
         ]
     files = [path for path in visible_files(root) if path.name.lower().endswith((*PICTURES, *NIFTI))]
     if not files:
