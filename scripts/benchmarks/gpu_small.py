@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from nodule_plugin.data.datalist import read_datalist
-from nodule_plugin.data.latents import LatentCache
+from nodule_plugin.data.latents import LatentCache, LatentDataset
 from nodule_plugin.diffusion.iteration import StepEvents, count_steps
 from nodule_plugin.diffusion.network import export_weights
 from nodule_plugin.errors import InputError
@@ -23,8 +24,13 @@ KEPT = 3
 
 
 def cached_items(datalist: str) -> list[dict[str, Any]]:
-    """The items that a training of this data list caches, whose images need not be here."""
-    return [item for item in read_datalist(Path(datalist))["training"] if item["padding"] == 0]
+    """The items that a training of this data list caches. Their images need not be here: the list stands for them."""
+    return [item | {"image": datalist} for item in read_datalist(Path(datalist))["training"] if item["padding"] == 0]
+
+
+def cached_dataset(data: Sequence[Mapping[str, Any]], folder: str, vae: Any) -> LatentDataset:
+    """A training's data set that takes everything from a cache, see :func:`prepared_cache`."""
+    return LatentDataset(data, transform=dict, cache=prepared_cache(folder, len(data), vae))
 
 
 def prepared_cache(folder: str, count: int, vae: Any) -> LatentCache:

@@ -289,13 +289,13 @@ def _train_small(setup: Setup, seconds: float) -> list[Row]:
         "validate#data": [],
         "validate#key_metric": None,
         "summary_writer": None,
-        "train#dataset#data": "$cached_items(@datalist)",
-        "train#latents": {
-            "_target_": "gpu_small.prepared_cache",
+        "train#dataset": {
+            "_target_": "gpu_small.cached_dataset",
+            "data": "$cached_items(@datalist)",
             "folder": str(options.latents.resolve()),
-            "count": "$len(@train#dataset#data)",
             "vae": "@vae",
         },
+        "train#latents": "$@train#dataset.cache",
         "+train#handlers": [
             {
                 "_target_": "gpu_small.KeepWeights",

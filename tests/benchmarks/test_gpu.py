@@ -35,7 +35,7 @@ optimizer = torch.optim.AdamW(torch.nn.Linear(1, 1).parameters())
 for _ in range(options.max_train_steps + 1000):
     optimizer.step()
 """
-NOT_ON_A_GPU = ("pydicom", "gdcm", "pylidc", "highdicom", "sqlite3", "open_clip", "timm", "lpips", "torch_fidelity")
+NOT_ON_A_GPU = ("pydicom", "gdcm", "pylidc", "highdicom", "sqlite3", "open_clip", "timm", "lpips")
 NOT_ON_A_GPU += ("tensorboard", "jsonschema", "pynetdicom", "fastapi", "skimage", "ftfy", "datasets")
 
 
