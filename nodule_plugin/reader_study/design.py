@@ -156,13 +156,13 @@ def write_study(
             "plan": asdict(settings.plan),
             "readers": {reader: draw_order(sealed, rng) for reader in settings.readers},
         }
-        key = Key(arms, sealed, blinding, secrets.token_bytes(32))
-        raw = encode_key(content, key)
+        sealed_key = Key(arms, sealed, blinding, secrets.token_bytes(32))
+        raw = encode_key(content, sealed_key)
         content["commitment"] = {"algorithm": "SHA-256 of the key file", "sha256": commitment(raw)}
         links, digests = new_links(list(settings.readers))
         (folder / STUDY_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / LINKS_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
-        _start_answers(folder / ANSWERS_FILE, content["id"], key)
+        _start_answers(folder / ANSWERS_FILE, content["id"], sealed_key)
         _write_private({key_file: raw, links_file: _links_table(links)})
     _logger.info("%d images of %d cases in %s", len(sealed), settings.cases, root)
     return DesignedStudy(root, key_file, links_file, commitment(raw), blinding)

@@ -15,7 +15,7 @@ for the end of a cell."""
 _CONTROL = ("\t", "\r", "\n")
 
 
-def csv_bytes(lines: Sequence[Mapping[str, Any]]) -> bytes:
+def csv_bytes(lines: Sequence[Mapping[Any, Any]]) -> bytes:
     """Lines as a CSV file.
 
     UTF-8 with a byte order mark, without which Excel takes the bytes for its own code page. A text that could be run as
