@@ -103,9 +103,7 @@ def test_weights_that_do_not_fit_are_named(base: Path, tmp_path: Path, content: 
 
 def test_weights_of_code_are_refused(base: Path, tmp_path: Path) -> None:
     torch.save(LatentDecoder(load_vae(str(base))), tmp_path / "model.pt")  # a pickled object, not tensors
-    with pytest.raises(
-        InputError, match=r"weights .*model\.pt: holds nodule_plugin\.export\.LatentDecoder beside tensors"
-    ):
+    with pytest.raises(InputError, match=r"model\.pt: holds nodule_plugin\.export\.LatentDecoder beside tensors"):
         export_onnx(str(base), tmp_path / "model.pt", tmp_path, SIZE)
 
 
