@@ -79,7 +79,7 @@ def test_pictures_that_do_not_change_have_no_trend(seeds: int) -> None:
     records = [
         ImageRecord(f"{seed}-{index}", "", ratings=findings, seed=seed)
         for seed in range(seeds)
-        for index, findings in enumerate(dose_response(START))
+        for index, findings in reversed(list(enumerate(dose_response(START))))  # what was learnt stands at the end
     ]
     draw = np.random.default_rng(0)
     by_seed = draw.normal(size=(seeds, 45))
