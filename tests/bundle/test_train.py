@@ -105,8 +105,9 @@ def test_a_finished_run_is_refused_under_other_settings(repository: Path, room: 
     changes = {"learning_rate": 0.001, "window_hu": [-160, 240], "caption_dropout": 0.0, "epochs": 9, "patience": 1}
     workflow = make_workflow(repository, room, output_dir=str(whole), **{**QUICK, "num_workers": 1} | changes)
     workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
     with pytest.raises(InputError) as caught:
-        workflow.run()
+        trainer.run()
     said = "window_hu [-1000, 400], not [-160, 240]; learning_rate 0.0002, not 0.001; caption_dropout 0.1, not 0.0; "
     assert f"step_00000004.pt: it is of a run with {said}" in str(caught.value)
     assert "--resume false" in str(caught.value)
