@@ -353,7 +353,9 @@ def test_series_of_the_database_are_known_by_their_uid(tmp_path: Path, annotatio
     assert first.annotations
     cluster = cluster_annotations(second)[0]
     contour = cluster[0].contours[0]
-    write_series(tmp_path, list(second.slice_z), SeriesInstanceUID=second.series_instance_uid, PatientID="anonymous")
+    outlined = {contour.z for annotation in second.annotations for contour in annotation.contours}
+    near = [z for z in second.slice_z if min(abs(z - other) for other in outlined) < 3]
+    write_series(tmp_path, near, size=512, SeriesInstanceUID=second.series_instance_uid, PatientID="anonymous")
     points = [(int(column), int(row)) for row, column in contour.points]
     xml = nodule_xml([(contour.z, points)])
     write_message(tmp_path / "reading.xml", [xml], series_uid=second.series_instance_uid)
