@@ -110,7 +110,7 @@ def test_round_trip(written: Path, folder: Path, nodules: NoduleSet) -> None:
 
 def test_images_elsewhere(written: Path, folder: Path, tmp_path: Path) -> None:
     folder.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"datalist\.json: training\[0\]: there is no file"):
+    with pytest.raises(InputError, match=r"datalist\.json: training\[0\]: field 'image': there is no file"):
         load_datalist(written, "training")
     [item, *_] = load_datalist(written, "training", dataset_dir=tmp_path / "moved")
     assert item["image"].startswith(str(tmp_path / "moved"))
