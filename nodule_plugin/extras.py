@@ -20,10 +20,11 @@ class Extra:
         self._module, self._extra = module, extra
 
     def __getattr__(self, name: str) -> Any:
+        package = self._module.partition(".")[0]
         try:
-            return getattr(import_module(self._module), name)
+            import_module(package)
         except ModuleNotFoundError as error:
-            package = self._module.partition(".")[0]
             if error.name != package:  # it is there, and lacks something itself
                 raise
             raise InputError(f"{package}: not installed; run pip install 'nodule-plugin[{self._extra}]'") from error
+        return getattr(import_module(self._module), name)

@@ -12,7 +12,7 @@ from nodule_plugin.extras import Extra
 EXTRAS = ["open_clip", "timm", "lpips", "torch_fidelity", "pandas", "highdicom", "peft", "gdcm", "fastapi", "idc_index"]
 """Packages that what prepares, trains and generates does without."""
 WITHOUT_EXTRAS = """
-import sys, torch
+import sys, torch, torchmetrics  # which looks for some of them itself
 sys.modules |= dict.fromkeys(sys.argv[1:])  # as if they were not installed
 import nodule_plugin.data.sources, nodule_plugin.data.datalist, nodule_plugin.report.data_page
 import nodule_plugin.diffusion.encoding, nodule_plugin.diffusion.sampling, nodule_plugin.diffusion.training

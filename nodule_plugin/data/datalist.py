@@ -181,7 +181,7 @@ def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> 
     if str(dataset_dir) == PHANTOM:
         if content.get("source") == PHANTOM:
             return file
-    elif Path(content.get("dataset_dir", "")).absolute() == Path(dataset_dir).absolute():
+    elif Path(content.get("dataset_dir", "")).absolute() == Path(str(dataset_dir)).absolute():
         return file
     made_from = content.get("dataset_dir", "an unnamed folder")
     raise InputError(

@@ -26,6 +26,7 @@ COVERED = {
     "resample_kernel": "chain",
     "revision": "base_model",
     "variant": "base_model",
+    "prediction_type": "base_model",
 }
 
 
