@@ -17,6 +17,21 @@ from nodule_plugin.data.sources import load_nodules
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+SLOW = (
+    *("benchmarks/", "bundle/", "deploy/", "downstream/", "tiny/", "test_export.py", "test_packaging.py"),
+    *("diffusion/test_iteration.py", "diffusion/test_training.py"),
+    *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
+)
+"""Where tests train, run the bundle, or build what is shipped: ``scripts/test.sh --quick`` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of :data:`SLOW`."""
+    for item in items:
+        if item.path.relative_to(REPOSITORY / "tests").as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with real LIDC-IDRI data (``lidc_idri/`` and ``lidc_nodule_crops/``); never part of the repository."""

@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from nodule_plugin.data.order import StepSampler
+from nodule_plugin.diffusion.iteration import count_steps
 from nodule_plugin.handlers.ema import ExponentialMovingAverage
 
 GIB = 2**30
@@ -39,6 +40,7 @@ class DryRun:
 
     def attach(self, engine: Engine) -> None:
         """Report when ``engine`` starts, and stop it."""
+        count_steps(engine)
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Any) -> None:

@@ -8,12 +8,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from nodule_plugin.data.order import StepSampler
@@ -22,6 +21,9 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
 from nodule_plugin.handlers.validation import TRAINING_LOSS
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingProgress:
@@ -72,6 +74,8 @@ def open_tensorboard(log_dir: str) -> SummaryWriter:
     Raises:
         InputError: if the folder cannot be written.
     """
+    from torch.utils.tensorboard import SummaryWriter  # only here: a run without it, on a bare GPU, need not have it
+
     try:
         Path(log_dir).mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=log_dir):  # TensorBoard writes in a thread, whose errors are shown as tracebacks

@@ -268,7 +268,7 @@ def small_model(setup: Setup) -> Stage:
     stage = Stage("The small model", "", 120, columns)
     if not setup.options.latents or not setup.options.datalist:
         return replace(stage, missing="no latents given (--latents, --datalist)")
-    least, most = (40.0, float("inf")) if setup.cuda else (0.0, 150.0)
+    least, most = (40.0, float("inf")) if setup.cuda else (0.0, 60.0)
     stage.cases.append(Case("small model", most, least, partial(_train_small, setup)))
     return stage
 

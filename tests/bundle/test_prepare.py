@@ -18,6 +18,8 @@ import pytest
 from crops_folder import write_crops
 from dicom_files import SQUARE, nodule_xml, write_message, write_series
 from monai.bundle import run
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 from warm import run_python
 
 from nodule_plugin.data.datalist import load_datalist
@@ -110,7 +112,8 @@ def test_the_data_list_outlives_a_failure_of_its_page(repository: Path, tmp_path
     slices = write_series(tmp_path / "tree", [0.0, 2.5, 5.0])
     write_message(tmp_path / "tree" / "reading.xml", [nodule_xml([(2.5, SQUARE)])])
     instance = pydicom.dcmread(slices[1])
-    instance.PixelData = instance.PixelData[: len(instance.PixelData) // 2]  # the file is whole, its image is not
+    instance.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    instance.PixelData = encapsulate([b"no codestream "])  # the file is whole, its image is not
     instance.save_as(slices[1])
     datalist = tmp_path / "list.json"
     with pytest.raises((InputError, RuntimeError)) as caught:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import run_python
 
 from nodule_plugin.cli import MODULES, TOOLS, main
 from nodule_plugin.cli.options import CONFIGS, config_parser, config_settings, find_bundle, monai_arguments, read_config
@@ -180,14 +181,7 @@ def test_generating_is_what_monai_does_with_texts_as_typed(bundle: Path, reposit
     pictures = []
     for name, command in commands.items():
         (tmp_path / name).mkdir()
-        done = subprocess.run(
-            command,
-            cwd=tmp_path / name,
-            env=os.environ | {"PYTHONPATH": str(repository)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run_python(command, tmp_path / name, os.environ | {"PYTHONPATH": str(repository)})
         assert done.returncode == 0, done.stderr[-2000:]
         manifest = json.loads((tmp_path / name / "2024_01" / "manifest.json").read_text())
         assert [image["prompt"] for image in manifest["images"]] == ["Nodule #1, round"]

@@ -75,6 +75,7 @@ cache.put([(int(sys.argv[2]), 0)], torch.full((1, 8, 2, 2), float(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_processes_share_one_cache(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     processes = [subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path), str(number)]) for number in range(2)]

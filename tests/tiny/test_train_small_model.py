@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,10 +31,19 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantom_crops(tmp_path_factory.mktemp("crops") / "phantoms", nodules=60)
 
 
+def load_script(repository: Path) -> Any:
+    """scripts/train_small_model.py as a module."""
+    spec = importlib.util.spec_from_file_location("train_small_model", repository / "scripts" / "train_small_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def run_script(repository: Path, crops: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The script in this process, the bundle's commands that it gives in warm ones."""
-    monkeypatch.syspath_prepend(str(repository / "scripts"))
-    script = importlib.import_module("train_small_model")
+    script = load_script(repository)
     overlay = folder / "overlay.json"
     overlay.write_text(json.dumps(OVERLAY))
     settings = {"crops": crops, "work": folder / "work", "output": folder / "models", "overlay": overlay, **QUICK}
@@ -43,11 +53,8 @@ def run_script(repository: Path, crops: Path, folder: Path, monkeypatch: pytest.
     script.main()
 
 
-def test_stages_of_other_settings_are_not_taken(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(repository / "scripts"))
-    check_settings = importlib.import_module("train_small_model").check_settings
+def test_stages_of_other_settings_are_not_taken(repository: Path, tmp_path: Path) -> None:
+    check_settings = load_script(repository).check_settings
     given = {
         "patches": 40,
         "autoencoder_steps": 2,
@@ -71,7 +78,9 @@ def test_one_command_trains_all_models_and_leaves_out_what_is_done(
 ) -> None:
     run_script(repository, crops, tmp_path, monkeypatch)
     models = tmp_path / "models"
-    assert {path.name for path in models.iterdir()} == {"tiny", "tiny_scorer", "model.pt", "training_patients.json"}
+    assert {path.name for path in models.iterdir()} == {
+        *("tiny", "tiny_scorer", "model.pt", "model.json", "training_patients.json")
+    }
     network = DiffusionUNet.from_base(str(models / "tiny"))
     weights = torch.load(models / "model.pt", weights_only=True)
     assert all(torch.allclose(weights[name], value, atol=1e-3) for name, value in network.state_dict().items())
