@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from nodule_plugin.errors import InputError
+
+
+def check_installed(package: str, extra: str, otherwise: str = "") -> None:
+    """Refuse to begin what will need a package that is not installed.
+
+    Args:
+        package: its name as it is imported.
+        extra: of pyproject.toml, which installs it.
+        otherwise: what else helps.
+
+    Raises:
+        InputError: if it is missing.
+    """
+    if find_spec(package) is None:
+        raise InputError(_missing(package, extra) + otherwise)
+
+
+def _missing(package: str, extra: str) -> str:
+    return f"{package}: not installed; run pip install 'nodule-plugin[{extra}]'"
 
 
 class Extra:
@@ -26,5 +46,5 @@ class Extra:
         except ModuleNotFoundError as error:
             if error.name != package:  # it is there, and lacks something itself
                 raise
-            raise InputError(f"{package}: not installed; run pip install 'nodule-plugin[{self._extra}]'") from error
+            raise InputError(_missing(package, self._extra)) from error
         return getattr(import_module(self._module), name)

@@ -5,9 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from nodule_plugin import extras
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import Extra
+from nodule_plugin.handlers.validation import validation_features
 
 EXTRAS = ["open_clip", "timm", "lpips", "torch_fidelity", "pandas", "highdicom", "peft", "gdcm", "fastapi", "idc_index"]
 """Packages that what prepares, trains and generates does without."""
@@ -37,6 +40,15 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
     absent = Extra("no_such_package.inner", "evaluate")  # no error yet
     with pytest.raises(InputError, match=r"^no_such_package: not installed; run pip install .*evaluate"):
         absent.anything  # noqa: B018
+
+
+def test_what_will_be_needed_is_asked_for_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda package: None)
+    assert validation_features(None, "scorer", torch.device("cpu"), images=0).unavailable is None
+    with pytest.raises(InputError, match=r"^open_clip: not installed; .*evaluate.*, or train without validation"):
+        validation_features(None, "scorer", torch.device("cpu"), images=4)
+    with pytest.raises(InputError, match=r"^torch_fidelity: not installed"):
+        validation_features("inception.pth", "scorer", torch.device("cpu"), images=4)
 
 
 def test_the_core_needs_no_package_of_an_extra() -> None:

@@ -23,6 +23,7 @@ from nodule_plugin.diffusion import sampling
 from nodule_plugin.diffusion.components import TextConditioner
 from nodule_plugin.diffusion.training import DenoisingPrepareBatch, squared_errors
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 from nodule_plugin.files import replacing
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
 from nodule_plugin.metrics.distribution import FeatureDistanceMetric
@@ -201,8 +202,18 @@ class SampleGrid:
             self.summary_writer.add_images("generated", images, engine.state.epoch)
 
 
-def validation_features(inception_weights: str | None, scorer: str, device: torch.device) -> FeatureExtractor:
-    """What a distance is measured on: Inception where its weights are given, else the image tower of the scorer."""
+def validation_features(
+    inception_weights: str | None, scorer: str, device: torch.device, images: int
+) -> FeatureExtractor:
+    """What a distance is measured on: Inception where its weights are given, else the image tower of the scorer.
+
+    Raises:
+        InputError: if ``images`` are to be measured and the package that does it is not installed: better now than
+            after the first epochs.
+    """
+    if images:
+        package = "torch_fidelity" if inception_weights else "open_clip"
+        check_installed(package, "evaluate", ", or train without validation (--val_images 0)")
     if inception_weights:
         return InceptionFeatures(inception_weights, device=device)
     return OpenCLIPImageFeatures(scorer, name="tiny nodule encoder", device=device)
