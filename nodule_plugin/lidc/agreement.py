@@ -25,8 +25,8 @@ class Agreement:
     """Of two columns of codes.
 
     Attributes:
-        exact: share of equal codes.
-        within_one: share of codes at most one apart.
+        exact: fraction of equal codes.
+        within_one: fraction of codes at most one apart.
         kappa: Cohen's, with quadratic weights: 0 is chance, 1 perfect; NaN where all codes are one.
         count: pairs of codes.
     """
@@ -74,7 +74,7 @@ def reader_pairs(nodules: Iterable[Sequence[Annotation]], rating: str) -> list[t
         known = [code for code in codes if code is not None]
         if len(known) < 2:
             continue
-        pairs += [(code, median(known[:place] + known[place + 1 :])) for place, code in enumerate(known)]
+        pairs += [(code, median(known[:index] + known[index + 1 :])) for index, code in enumerate(known)]
     return pairs
 
 
