@@ -24,7 +24,7 @@ FEW_IMAGES = 20
 REAL_IMAGES, PHANTOMS = "real images", "phantoms"
 PACKAGES = ("nodule-plugin", "torch", "monai", "torchmetrics", "torch-fidelity", "open_clip_torch", "lpips")
 # Which column names the best row: the published ones first, distances that are unbiased in the number of images first.
-DECIDING = ("kid", "fid", "kd_tiny", "fd_tiny")
+DECIDING = ("kid", "fid", "kd_imagenet", "kd_tiny", "fd_tiny")
 
 
 def build_results(

@@ -8,7 +8,7 @@ from typing import Any
 from nodule_plugin.data.image_set import GENERATED, REAL
 
 # The first of each that has numbers stands for its aspect: published metrics before stand-ins.
-FIDELITY = ("kid", "fid", "kd_tiny", "fd_tiny")
+FIDELITY = ("kid", "fid", "kd_imagenet", "kd_tiny", "fd_tiny")
 ALIGNMENT = ("bioclip_score", "clip_score", "clip_score_tiny")
 DIVERSITY = ("lpips_diversity", "diversity_tiny", "coverage_tiny")
 PAPER = {
