@@ -2,15 +2,19 @@
 
 The jobs themselves go through joblib, so that ``joblib.parallel_config`` decides for whoever calls the package from
 Python. :func:`workers` is that decision made from three settings, for configurations and command lines.
+:func:`wait_passively` and :func:`fit_threads` say on how many threads each of them computes.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import socket
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -24,6 +28,8 @@ Result = TypeVar("Result")
 
 _ANSWER_S = 10
 """Seconds that a cluster has to answer."""
+_LOAD = Path("/proc/loadavg")
+_LOAD_SAMPLES, _LOAD_PAUSE_S = 5, 0.02
 _ROUND = 32
 """Jobs for each worker between two reports of a backend that reports only when all are done (Ray)."""
 
@@ -148,3 +154,38 @@ def _in_rounds(function: Callable[[Job], Result], jobs: Iterator[Job]) -> Iterat
                 yield from parallel(delayed(function)(job) for job in round_)
             except InputError as error:  # Ray's stand-in for it has a whole traceback for a message
                 raise getattr(error, "cause", error) from None
+
+
+def wait_passively() -> None:
+    """Let OpenMP's threads sleep while they wait for each other. Call it before PyTorch is imported: it has no effect
+    afterwards.
+
+    By default they spin. Beside other work that costs many times the time of the computation itself: whenever one
+    thread has no core, the others burn theirs until it has done its part.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def fit_threads() -> int:
+    """Let PyTorch compute on as many threads as there are cores for this process, and return how many these are.
+
+    Cores count that its affinity and its container's quota allow. Where its threads spin while they wait (see
+    :func:`wait_passively`), only those of them that are free now. ``OMP_NUM_THREADS`` takes precedence.
+    """
+    import torch  # only here: it must not be imported before wait_passively
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        threads = min(torch.get_num_threads(), joblib.cpu_count())
+        if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+            threads = min(threads, max(1, (os.cpu_count() or 1) - _busy_cores()))
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def _busy_cores() -> int:
+    """How many threads of the machine run beside the one that asks, in the middle of a few looks; 0 if not known."""
+    running = []
+    for _ in range(_LOAD_SAMPLES if _LOAD.is_file() else 0):
+        running.append(int(_LOAD.read_text().split()[3].partition("/")[0]) - 1)
+        time.sleep(_LOAD_PAUSE_S)
+    return sorted(running)[len(running) // 2] if running else 0

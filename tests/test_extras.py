@@ -10,7 +10,7 @@ import torch
 from nodule_plugin import extras
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import Extra
-from nodule_plugin.handlers.validation import validation_features
+from nodule_plugin.handlers.validation import measures
 
 EXTRAS = ["open_clip", "timm", "lpips", "torch_fidelity", "pandas", "highdicom", "peft", "gdcm", "fastapi", "idc_index"]
 """Packages that what prepares, trains and generates does without."""
@@ -44,11 +44,11 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it() -> None:
 
 def test_what_will_be_needed_is_asked_for_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda package: None)
-    assert validation_features(None, "scorer", torch.device("cpu"), images=0).unavailable is None
-    with pytest.raises(InputError, match=r"^open_clip: not installed; .*evaluate.*, or train without validation"):
-        validation_features(None, "scorer", torch.device("cpu"), images=4)
-    with pytest.raises(InputError, match=r"^torch_fidelity: not installed"):
-        validation_features("inception.pth", "scorer", torch.device("cpu"), images=4)
+    settings = {"inception_weights": None, "scorer": "scorer", "window_hu": (-1000, 400), "device": torch.device("cpu")}
+    assert len(measures("kd_imagenet,kd_tiny", items=[], **settings)) == 2
+    for name, package in (("kd_imagenet", "timm"), ("kd_tiny", "open_clip")):
+        with pytest.raises(InputError, match=rf"^{package}: not installed; .*evaluate.*, or train without validation"):
+            measures(name, items=[1, 2, 3, 4], **settings)
 
 
 def test_the_core_needs_no_package_of_an_extra() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import joblib
 import jobs
 import pytest
+import torch
 from jobs import fails_at_3, slow
 
 from nodule_plugin import parallel as module
 from nodule_plugin.errors import InputError
-from nodule_plugin.parallel import BACKENDS, in_order, workers
+from nodule_plugin.parallel import BACKENDS, fit_threads, in_order, wait_passively, workers
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +103,45 @@ def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch, backend: str) -> None
     message = rf"cluster_address: no \w+ cluster .*{address} \("
     with pytest.raises(InputError, match=message), workers(1, backend, address):
         pass
+
+
+def threads_of(monkeypatch: pytest.MonkeyPatch, cores: int, busy: int, **environment: str) -> int:
+    """How many threads are taken where the process may use ``cores`` of eight."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(module.joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(module, "_busy_cores", lambda: busy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        return fit_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_follow_the_cores_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads_of(monkeypatch, 4, 0) == 4
+    assert threads_of(monkeypatch, 4, 3) == 4
+    assert threads_of(monkeypatch, 4, 6) == 2
+    assert threads_of(monkeypatch, 4, 20) == 1
+    assert threads_of(monkeypatch, 4, 20, OMP_WAIT_POLICY="passive") == 4, "threads that sleep cost others nothing"
+    assert threads_of(monkeypatch, 4, 20, OMP_NUM_THREADS="8") == 8, "who says so decides"
+
+
+def test_what_runs_beside_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_LOAD", tmp_path / "loadavg")
+    assert module._busy_cores() == 0
+    (tmp_path / "loadavg").write_text("0.24 0.63 1.34 4/212 4711\n")
+    assert module._busy_cores() == 3
+
+
+def test_waiting_is_left_to_who_has_said_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -16,6 +16,7 @@ from importlib import import_module
 from nodule_plugin.cli.options import CONFIGS, config_parser, find_bundle, monai_arguments
 from nodule_plugin.cli.pages import completion_script, settings_page
 from nodule_plugin.errors import show_input_errors
+from nodule_plugin.parallel import wait_passively
 
 TOOLS = {
     "download": "fetch CT series of LIDC-IDRI",
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         InputError: if what was given cannot be used.
     """
     show_input_errors()
+    wait_passively()
     given = _parser().parse_args(arguments)
     command, words = given.command, given.arguments
     if command in CONFIGS:

@@ -51,7 +51,7 @@ class BundleGenerator:
         weights, sha256 = parser.get_parsed_content("weights"), parser.get_parsed_content("weights_sha256")
         if weights != BASE_WEIGHTS:
             load_weights(weights, self._network)
-        origin = {name: parser.get_parsed_content(name) for name in ("base_model", "revision", "chain")}
+        origin = {name: parser.get_parsed_content(name) for name in ("base_model", "revision", "chain", "chosen_on")}
         self.run = describe_run(
             self._sampler.settings,
             weights_sha256=sha256,

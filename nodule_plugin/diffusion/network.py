@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -117,9 +117,18 @@ def add_lora(
 
 def export_weights(network: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict for ``model.pt``: low-rank updates, where there are any, merged into the weights they update."""
-    if not any(".lora_A." in name for name, _ in network.named_parameters()):
-        return network.state_dict()
-    merged: Any = copy.deepcopy(network).cpu()
-    merged.unet.fuse_lora()
-    merged.unet.unload_lora()
-    return merged.state_dict()
+    return merged_copy(network).state_dict() if has_lora(network) else network.state_dict()
+
+
+def merged_copy(network: nn.Module) -> nn.Module:
+    """A copy of the network that takes :func:`export_weights`; low-rank updates are merged in it."""
+    merged: Any = copy.deepcopy(network)
+    if has_lora(network):
+        merged.unet.fuse_lora()
+        merged.unet.unload_lora()
+    return cast(nn.Module, merged)
+
+
+def has_lora(network: nn.Module) -> bool:
+    """Whether low-rank updates of it are trained."""
+    return any(".lora_A." in name for name, _ in network.named_parameters())

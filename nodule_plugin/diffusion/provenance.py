@@ -1,44 +1,100 @@
-"""What weights learnt from: a small file beside them says how their training images were cut."""
+"""What weights learnt from and what chose them: a small file beside them says both, and travels with them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
 
+DISPLAYED_SCALES = "1.5, 3, 5"
+"""The guidance scales of inference.json, for weights whose training chose none."""
 
-def write_preprocessing(weights: str | Path, preprocessing: NoduleROId) -> Path:
+
+def write_record(weights: str | Path, preprocessing: NoduleROId, chosen: Mapping[str, Any] | None = None) -> Path:
     """Write ``model.json`` beside ``model.pt``: image size, window, kernel and chain of the training images.
+
+    Args:
+        weights: the file that it is of.
+        preprocessing: of the training images.
+        chosen: what chose these weights, of JSON's types: the "split" of the data list, measures and the like; None
+            where nothing did.
 
     Returns:
         The file.
     """
+    return _write(weights, {**asdict(preprocessing), **({"chosen": dict(chosen)} if chosen else {})})
+
+
+def add_guidance(weights: str | Path, guidance: Mapping[str, Any]) -> Path:
+    """Add the guidance scale that suits the weights to their record.
+
+    Args:
+        weights: see :func:`write_record`.
+        guidance: of JSON's types: "scale", and by what, on how many images of which "split" it was chosen.
+
+    Returns:
+        The file.
+    """
+    return _write(weights, {**read_record(weights), "guidance": dict(guidance)})
+
+
+def _write(weights: str | Path, record: Mapping[str, Any]) -> Path:
     file = Path(weights).with_suffix(".json")
-    write_text_atomically(file, json.dumps(asdict(preprocessing), indent=4) + "\n")
+    write_text_atomically(file, json.dumps(record, indent=4) + "\n")
     return file
 
 
-def weights_chain(weights: str | Path) -> str | None:
-    """The chain that cut the images which weights learnt from, see :func:`nodule_plugin.data.transforms.chain_id`.
+def read_record(weights: str | Path) -> dict[str, Any]:
+    """What stands beside weights; empty where nothing does.
 
     Args:
         weights: file of a state dict; there need not be one of this name ("base"). Only beside this package's own,
             which end in .pt, such a file is looked for: other programs keep other things beside theirs.
-
-    Returns:
-        None where nothing beside the weights says so.
 
     Raises:
         InputError: if the file beside them is damaged.
     """
     file = Path(weights).with_suffix(".json")
     if Path(weights).suffix != ".pt" or not file.is_file():
-        return None
+        return {}
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["chain"])
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return record | {"chain": str(record["chain"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"weights: {file} does not name a chain ({error!r}); restore it or remove it") from error
+
+
+def weights_chain(weights: str | Path) -> str | None:
+    """The chain that cut the images which weights learnt from, see :func:`nodule_plugin.data.transforms.chain_id`.
+
+    Returns:
+        None where nothing beside the weights says so; so do the following. All raise what :func:`read_record` raises.
+    """
+    return read_record(weights).get("chain")
+
+
+def chosen_on(weights: str | Path) -> str | None:
+    """The split of the training's data list on which the weights, their guidance scale or both were chosen."""
+    record = read_record(weights)
+    return next((record[name]["split"] for name in ("chosen", "guidance") if name in record), None)
+
+
+def guidance_scales(weights: str | Path, displayed: Any) -> Any:
+    """The guidance scales to generate at where a user names none.
+
+    Args:
+        weights: see :func:`read_record`.
+        displayed: the scales that the configuration displays; a client may have put others there.
+
+    Returns:
+        The scale that suits the weights, if their record names one and ``displayed`` is still the configuration's own
+        (:data:`DISPLAYED_SCALES`); else ``displayed``.
+    """
+    chosen = read_record(weights).get("guidance", {}).get("scale")
+    return displayed if chosen is None or displayed != DISPLAYED_SCALES else chosen

@@ -28,6 +28,7 @@ from nodule_plugin.data.image_set import (
 )
 from nodule_plugin.data.pixels import Images, to_uint8
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 from nodule_plugin.metrics.alignment import CLIPScorer
 from nodule_plugin.metrics.feature_cache import Encoder, FeatureCache, image_key
 from nodule_plugin.metrics.measures import Measure
@@ -168,6 +169,36 @@ def read_patients(file: str | Path | None) -> frozenset[str]:
         raise InputError(
             f'training_patients: {file} is no JSON with a list "training" ({error}); give another file'
         ) from error
+
+
+def chosen_on_sentences(
+    reference: Sequence[ImageRecord], generated: Sequence[Mapping[str, Any]], datalist: str | Path | None
+) -> list[str]:
+    """What must be said where models are judged on patients on whom they were chosen.
+
+    Args:
+        reference: the real images.
+        generated: what the manifests say of the generated sets, see
+            :func:`nodule_plugin.data.evaluation_images.describe_generated`.
+        datalist: that the models were trained with; None where that is not known.
+
+    Returns:
+        A sentence for each split that chose a model or its guidance scale and shares patients with the reference.
+
+    Raises:
+        InputError: if the data list cannot be read.
+    """
+    splits = {entry.get("model", {}).get("chosen_on") for entry in generated} - {None}
+    content = read_json(Path(datalist)) if datalist is not None and splits else {}
+    sentences = []
+    for split in sorted(splits):
+        patients = {item["patient_id"] for item in content.get(split, [])}
+        if shared := sum(record.patient_id in patients for record in reference):
+            sentences.append(
+                f"{shared} of the real images are of patients of the {split} split, on which the weights or their "
+                "guidance scale were chosen: distances to them flatter the model. Choose another split."
+            )
+    return sentences
 
 
 class PromptScore(Metric):

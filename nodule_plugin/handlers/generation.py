@@ -70,6 +70,7 @@ class GeneratedSetWriter:
         revision: of the hub id; none else is recorded.
         chain: that cut the images which the weights learnt from, see
             :func:`nodule_plugin.diffusion.provenance.weights_chain`; None where that is not known.
+        chosen_on: split of their training's data list that chose them or their guidance scale; None for none.
 
     Raises:
         InputError: if a setting makes no sense or ``output_dir`` holds something else.
@@ -89,6 +90,7 @@ class GeneratedSetWriter:
         created: str | None = None,
         revision: str | None = None,
         chain: str | None = None,
+        chosen_on: str | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
@@ -97,7 +99,9 @@ class GeneratedSetWriter:
         self.window_hu = checked_window(window_hu)
         self.formats = _checked_formats(formats)
         self.image_size = image_size
-        self.run = describe_run(settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain)
+        self.run = describe_run(
+            settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain, chosen_on
+        )
         overwrite = as_flag("overwrite", overwrite)
         written = _read_run(self.folder)
         self._stale = [request["id"] for request in written["requests"]] if overwrite and written else []
@@ -239,6 +243,7 @@ def describe_run(
     window_hu: Sequence[float],
     revision: str | None = None,
     chain: str | None = None,
+    chosen_on: str | None = None,
 ) -> dict[str, Any]:
     """What all images of a run share and their files name; for the arguments see :class:`GeneratedSetWriter`."""
     settings, local = dict(settings), Path(base_model).exists()
@@ -249,6 +254,7 @@ def describe_run(
             "weights_sha256": weights_sha256,
             "prediction_type": settings.pop("prediction_type"),
             "chain": chain,
+            "chosen_on": chosen_on,
         },
         **settings,
         "window_hu": [int(end) if end == int(end) else end for end in window_hu],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.network import export_weights
-from nodule_plugin.diffusion.provenance import write_preprocessing
+from nodule_plugin.diffusion.provenance import write_record
 from nodule_plugin.weights import save_tensors
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ class ModelSelection:
         patience: validations without improvement after which training stops; 0 never stops.
         overfit_patience: validations in a row at which the held-out loss (:data:`HELD_OUT_LOSS` in the trainer's
             metrics) has not fallen below its least value, after which training stops; 0 never stops.
-        measured_by: what decides the validation's values (of JSON's types): extractor, images, guidance, steps. Values
-            from before a change of it do not count when the run goes on.
+        measured_by: what decides the validation's values (of JSON's types): measures, images, guidance, steps. Values
+            from before a change of it do not count when the run goes on. Weights that a validation has chosen carry it
+            in the record beside them.
         min_improvement: fraction of the best value by which a value must be lower to count as an improvement.
         preprocessing: of the training images, for the record beside the weights; None writes none.
     """
@@ -50,7 +51,7 @@ class ModelSelection:
         evaluator: Engine | None,
         patience: int = 0,
         overfit_patience: int = 0,
-        measured_by: Sequence[Any] = (),
+        measured_by: Mapping[str, Any] | None = None,
         min_improvement: float = 0.0,
         preprocessing: NoduleROId | None = None,
     ) -> None:
@@ -59,7 +60,7 @@ class ModelSelection:
         self.evaluator = evaluator
         self.patience = patience
         self.overfit_patience = overfit_patience
-        self.measured_by = list(measured_by)
+        self.measured_by = dict(measured_by or {})
         self.min_improvement = min_improvement
         self.preprocessing = preprocessing
         self.best = self.least_loss = math.inf
@@ -79,7 +80,7 @@ class ModelSelection:
         value = float(validation.metrics[validation.key_metric_name])
         if value < self.best - self.min_improvement * abs(self.best) or math.isinf(self.best):
             self.best, self.waited = value, 0
-            self._write()
+            self._write(self.measured_by)
             logger.info("%s %.5f is the best so far; wrote %s", validation.key_metric_name, value, self.path)
         else:
             self.waited += 1
@@ -100,11 +101,11 @@ class ModelSelection:
             return f"overfitting: no held-out loss below {self.least_loss:.5f} for {self.rising} validations"
         return None
 
-    def _write(self) -> None:
+    def _write(self, chosen: Mapping[str, Any] | None = None) -> None:
         if idist.get_rank() == 0:
             save_tensors(export_weights(self.network), self.path)
             if self.preprocessing is not None:
-                write_preprocessing(self.path, self.preprocessing)
+                write_record(self.path, self.preprocessing, chosen)
 
     def _write_unjudged(self, engine: Engine) -> None:
         if self.reason is None:

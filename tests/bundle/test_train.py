@@ -20,6 +20,7 @@ from tiny_sd import make_tiny_sd
 from warm import run_python
 
 from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.provenance import DISPLAYED_SCALES, chosen_on, guidance_scales
 from nodule_plugin.errors import InputError
 
 QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8}
@@ -83,15 +84,20 @@ def test_training_writes_a_model_samples_and_curves(room: dict, whole: Path) -> 
     assert sorted(path.name for path in (whole / "samples").iterdir()) == ["samples_0001.png", "samples_0002.png"]
     assert list((whole / "tensorboard").iterdir())
     assert (whole / "curves.png").is_file()
+    curve = json.loads((whole / "guidance.json").read_text())
+    assert [point["guidance_scale"] for point in curve["curve"]] == [1, 1.5, 2, 3, 5]
+    best = min(curve["curve"], key=lambda point: point["kd_imagenet"])
+    assert guidance_scales(whole / "models" / "model.pt", DISPLAYED_SCALES) == best["guidance_scale"]
+    assert chosen_on(whole / "models" / "model.pt") == "validation"
     rows = read_curves(whole)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     names = (
         "loss",
         "held_out_loss",
         "training_set_loss",
-        "kernel_distance",
-        "kernel_distance_low",
-        "kernel_distance_high",
+        "kd_imagenet",
+        "kd_imagenet_low",
+        "kd_imagenet_high",
     )
     assert all(math.isfinite(float(row[name])) for row in rows for name in names)
     network = DiffusionUNet.from_base(room["base_model"])
@@ -156,7 +162,7 @@ def test_two_processes_give_the_result_of_one(repository: Path, room: dict, whol
     expected = read_weights(whole)
     assert max((value - expected[name]).abs().max().item() for name, value in read_weights(output).items()) < 1e-5
     for row, other in zip(read_curves(output), read_curves(whole), strict=True):
-        for name in ("step", "loss", "held_out_loss", "training_set_loss", "kernel_distance"):
+        for name in ("step", "loss", "held_out_loss", "training_set_loss", "kd_imagenet"):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=1e-5)
     assert len(list((output / "tensorboard").iterdir())) == 1, "only the first process writes"
 
@@ -201,7 +207,7 @@ def test_mlflow_tracks_a_run(repository: Path, room: dict, tmp_path: Path) -> No
     client = mlflow.MlflowClient(f"sqlite:///{output}/mlruns.db")
     (found,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert found.info.status == "FINISHED"
-    assert {"train_loss", "kernel_distance", "kernel_distance_low", "held_out_loss"} <= set(found.data.metrics)
+    assert {"train_loss", "kd_imagenet", "kd_imagenet_low", "held_out_loss"} <= set(found.data.metrics)
 
 
 @pytest.mark.parametrize("overlay", ["low_memory", "lora"])

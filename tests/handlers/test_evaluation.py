@@ -16,7 +16,7 @@ from PIL import Image
 
 from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, LoadedImages, SetKey
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.evaluation import EncodeImages, ImageSetCollector, PromptScore
+from nodule_plugin.handlers.evaluation import EncodeImages, ImageSetCollector, PromptScore, chosen_on_sentences
 from nodule_plugin.metrics.alignment import BiomedCLIPScorer
 from nodule_plugin.metrics.attributes import FindingMeasure, FindingReader
 from nodule_plugin.metrics.distances import Distances
@@ -146,3 +146,15 @@ def test_several_processes_with_uneven_shares_equal_one(clip_folder: Path, tmp_p
         results[processes] += [float(text) for text in (output / "values.txt").read_text().split()]
     assert len(results[1]) == 7
     assert results[2] == pytest.approx(results[1], rel=1e-4)
+
+
+def test_models_judged_on_who_chose_them_are_told(tmp_path: Path) -> None:
+    datalist = tmp_path / "list.json"
+    datalist.write_text(json.dumps({"validation": [{"patient_id": "a"}, {"patient_id": "b"}]}))
+    generated = [{"folder": "plain"}, {"model": {}}, {"model": {"chosen_on": "validation"}}]
+    reference = [ImageRecord(str(index), patient_id=name) for index, name in enumerate(["a", "b", "b", "c", None])]
+    (sentence,) = chosen_on_sentences(reference, generated, datalist)
+    assert sentence.startswith("3 of the real images are of patients of the validation split")
+    assert chosen_on_sentences(reference[3:], generated, datalist) == []
+    assert chosen_on_sentences(reference, generated[:2], datalist) == []
+    assert chosen_on_sentences(reference, generated, None) == []

@@ -16,7 +16,8 @@ MAY_CHANGE = {
     *("bundle_root", "output_dir", "dataset_dir", "device", "dry_run", "resume", "epochs", "num_workers"),
     *("checkpoint_steps", "keep_checkpoints", "latent_cache"),
     *("gradient_checkpointing", "channels_last", "compile"),  # another way to the same numbers
-    *("val_interval", "val_images", "val_batch_size", "val_guidance_scale", "val_steps"),
+    *("val_interval", "val_images", "val_batch_size", "val_guidance_scale", "val_guidance_scales", "val_steps"),
+    "select_by",
     *("patience", "overfit_patience", "inception_weights", "scorer"),
 }
 COVERED = {
@@ -32,7 +33,7 @@ COVERED = {
 
 def test_every_setting_of_a_training_is_in_its_recipe_or_may_change(repository: Path) -> None:
     config = json.loads((repository / "bundle" / "configs" / "train.json").read_text())
-    settings = list(config)[list(config).index("bundle_root") : list(config).index("validation_features")]
+    settings = list(config)[list(config).index("bundle_root") : list(config).index("measures")]
     assert set(settings) == MAY_CHANGE | set(COVERED) | set(config["recipe"]) - {"chain", "optimizer"}
     assert config["recipe"]["learning_rate"] == "@learning_rate"
 

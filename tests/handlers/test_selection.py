@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from nodule_plugin.data.transforms import chain_id, nodule_transform
-from nodule_plugin.diffusion.provenance import weights_chain
+from nodule_plugin.diffusion.provenance import chosen_on, read_record, weights_chain
 from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS, ModelSelection
 
@@ -105,17 +105,33 @@ def test_selection_remembers(tmp_path: Path) -> None:
     assert math.isinf(selection.best)
     state = {"best": 0.25, "waited": 2, "least_loss": 0.5, "rising": 1}
     selection.load_state_dict(state)
-    assert selection.state_dict() == {**state, "measured_by": []}
+    assert selection.state_dict() == {**state, "measured_by": {}}
 
 
 def test_values_of_another_validation_do_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def selection(*measured_by: Any) -> ModelSelection:
-        return ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, measured_by=measured_by)
+    def selection(measures: list[str]) -> ModelSelection:
+        return ModelSelection(nn.Linear(1, 1), str(tmp_path / "model.pt"), None, measured_by={"measures": measures})
 
-    first, same, other = selection("tiny", 64), selection("tiny", 64), selection("inception", 64)
+    first, same, other, new = (selection(names) for names in (["kd_tiny"], ["kd_tiny"], ["kd_imagenet"], ["kd_tiny"]))
     first.best = 0.25
     same.load_state_dict(first.state_dict())
     other.load_state_dict(first.state_dict())
+    new.load_state_dict({**first.state_dict(), "measured_by": ["tiny nodule encoder", 64, 1.5, 15]})  # of 0.2
     assert same.best == 0.25
     assert math.isinf(other.best)
-    assert "earlier values do not count" in caplog.text
+    assert math.isinf(new.best)
+    assert caplog.text.count("earlier values do not count") == 2
+
+
+def test_the_record_says_what_chose_the_weights(tmp_path: Path) -> None:
+    preprocessing = nodule_transform(64, (-1000, 400), "linear")
+    how = {"split": "validation", "measures": ["kd_imagenet"], "images": 64}
+    run_validations([1.0], tmp_path / "model.pt", preprocessing=preprocessing, measured_by=how)
+    assert read_record(tmp_path / "model.pt")["chosen"] == how
+    assert chosen_on(tmp_path / "model.pt") == "validation"
+    selection = ModelSelection(
+        nn.Linear(1, 1), str(tmp_path / "model.pt"), None, 0, 0, how, preprocessing=preprocessing
+    )
+    selection.attach(trainer := Engine(lambda engine, batch: None))
+    trainer.run([0], max_epochs=1)
+    assert chosen_on(tmp_path / "model.pt") is None, "no validation has chosen these"

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
@@ -10,10 +13,24 @@ from tiny_sd import make_tiny_sd
 from torch import nn
 from training_run import Run, frozen_parts, invented_image
 
+from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.latents import LatentDataset
+from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.selection import HELD_OUT_LOSS
-from nodule_plugin.handlers.validation import TRAINING_LOSS, HeldOutLoss, SampleGrid, SetDistance, shard
-from nodule_plugin.metrics.distribution import FrechetDistanceMetric, KernelDistance, KernelDistanceMetric
+from nodule_plugin.handlers.validation import (
+    COMBINED,
+    TRAINING_LOSS,
+    HeldOutLoss,
+    SampleGrid,
+    deciding_metric,
+    described,
+    floor_spread,
+    measures,
+    shard,
+)
+from nodule_plugin.metrics.distances import DistanceMeasure, Distances
+from nodule_plugin.metrics.intervals import normal_interval
+from nodule_plugin.metrics.kernel import kernel_distance, kernel_error
 
 
 def test_sample_grids_carry_the_epochs_number(tmp_path: Path) -> None:
@@ -23,40 +40,106 @@ def test_sample_grids_carry_the_epochs_number(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["samples_0001.png"]
 
 
-def _flatten(images: torch.Tensor) -> torch.Tensor:
-    return images.flatten(1)
+class Pooled:
+    """Pixels of an image, averaged in blocks of ``side``; notes how many images it was given."""
+
+    unavailable: str | None = None
+
+    def __init__(self, side: int) -> None:
+        self.side, self.name, self.seen = side, f"blocks of {side}", 0
+        self.id = self.fingerprint = self.name
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        return nn.functional.avg_pool2d(images, self.side).flatten(1)
 
 
-def measure(kind: type, count: int = 12) -> dict[str, float]:
-    torch.manual_seed(0)
-    real, fake = torch.rand(count, 3, 4, 4), torch.rand(count, 3, 4, 4) + 0.2
-    half = count // 2
+def pooled(side: int) -> DistanceMeasure:
+    (column,) = Distances()(Pooled(side), "kd", suffix=f"blocks{side}")
+    assert isinstance(column, DistanceMeasure)
+    return column
+
+
+def images_of(shift: float, count: int = 12, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, 4, 4, generator=generator) * 0.5 + shift
+
+
+def validate(chosen_by: list[DistanceMeasure], count: int = 12, runs: int = 1) -> dict[str, float]:
+    """Metrics of an evaluator that generates images brighter than the real ones."""
+    real, fake, half = images_of(0.0, count), images_of(0.2, count, seed=1), count // 2
     evaluator = Engine(lambda engine, batch: {"pred": fake[batch], "label": real[batch]})
-    SetDistance(kind(_flatten)).attach(evaluator, "distance")
-    for _ in range(2):  # the second run must not remember the first
+    for name, metric in deciding_metric(chosen_by).items():
+        metric.attach(evaluator, name)
+    for _ in range(runs):
         evaluator.run([slice(0, half), slice(half, count)])
-    expected = kind(_flatten)
-    expected.update(real, real=True)
-    expected.update(fake, real=False)
-    value = expected.compute()
-    number = value.mean if isinstance(value, KernelDistance) else float(value)
-    assert evaluator.state.metrics["distance"] == pytest.approx(number, rel=1e-5)
-    return evaluator.state.metrics
+    return dict(evaluator.state.metrics)
 
 
-def _value(metrics: dict[str, float], *names: str) -> list[float]:
-    return [metrics[f"distance{name}"] for name in names]
+def test_one_measure_decides_by_its_own_value_and_interval() -> None:
+    measure = pooled(2)
+    metrics = validate([measure], runs=2)  # the second run must not remember the first
+    rows = [nn.functional.avg_pool2d(images, 2).flatten(1) for images in (images_of(0.0), images_of(0.2, seed=1))]
+    value, error = kernel_distance(*rows).mean, kernel_error(*rows)
+    key = "kd_blocks2"
+    low, high = normal_interval(value, error)
+    assert metrics == pytest.approx({key: value, f"{key}_low": low, f"{key}_high": high})
+    assert measure.extractor.seen == 12 + 2 * 12, "real images are encoded once in a run"  # type: ignore[attr-defined]
 
 
-def test_a_kernel_distance_has_an_interval() -> None:
-    metrics = measure(KernelDistanceMetric)
-    low, middle, high = _value(metrics, "_low", "", "_high")
-    assert low < middle < high
-    assert middle - low == pytest.approx(high - middle)
+def test_several_measures_decide_in_units_of_chance() -> None:
+    """A measure whose numbers are thousands of times another's counts no more than that."""
+    measures = [pooled(1), pooled(4)]
+    metrics = validate(measures)
+    spreads = [floor_spread(measure, FeatureRows(measure.extractor(images_of(0.0)))) for measure in measures]
+    values = [metrics[measure.key] / spread for measure, spread in zip(measures, spreads)]
+    assert next(iter(metrics)) == COMBINED
+    assert metrics[COMBINED] == pytest.approx(sum(values) / 2)
+    halfwidths = [(metrics[f"{m.key}_high"] - metrics[m.key]) / spread for m, spread in zip(measures, spreads)]
+    assert metrics[f"{COMBINED}_high"] - metrics[COMBINED] == pytest.approx(sum(halfwidths) / 2)
+
+
+def test_the_unit_of_a_measure_is_what_chance_makes_of_it() -> None:
+    measure = pooled(1)
+    rows = FeatureRows(measure.extractor(images_of(0.0, 40)))
+    halves = [kernel_distance(measure.extractor(images_of(0.0, 20, s)), measure.extractor(images_of(0.0, 20, s + 99)))
+              for s in range(1, 60)]  # fmt: skip
+    assert floor_spread(measure, rows) == pytest.approx(np.std([distance.mean for distance in halves]), rel=0.5)
+
+
+def test_several_measures_need_images_that_differ() -> None:
+    with pytest.raises(InputError, match=r"^select_by: 2 validation images have no halves"):
+        validate([pooled(1), pooled(2)], count=2)
 
 
 def test_too_few_images_have_no_interval() -> None:
-    assert set(measure(KernelDistanceMetric, count=2)) == {"distance"}
+    assert set(validate([pooled(1)], count=2)) == {"kd_blocks1"}
+
+
+def choose(select_by: Any, inception: str | None = None) -> list[str]:
+    found = measures(select_by, inception, "scorer", (-1000, 400), torch.device("cpu"), [1, 2])
+    return [measure.key for measure in found]
+
+
+def test_measures_are_named_as_evaluations_name_them(tmp_path: Path) -> None:
+    (tmp_path / "inception.pth").touch()
+    assert choose("kd_imagenet") == ["kd_imagenet"]
+    assert choose("kd_tiny, krd") == ["kd_tiny", "krd"]
+    assert choose(["kid", "kd_imagenet"], str(tmp_path / "inception.pth")) == ["kid", "kd_imagenet"]
+
+
+@pytest.mark.parametrize("select_by", ["fid", "kd_imagenet, kd_imagenet", "", [], "kid"])
+def test_what_cannot_choose_is_refused(select_by: Any) -> None:
+    with pytest.raises(InputError, match=r"^select_by: "):
+        choose(select_by)
+
+
+def test_validations_of_other_measures_are_other_validations() -> None:
+    one = described([pooled(1)], range(64), 1.5, 15)
+    assert one["measures"] == ["kd_blocks1"]
+    assert (one["split"], one["images"]) == ("validation", 64)
+    assert one != described([pooled(2)], range(64), 1.5, 15)
+    assert one == json.loads(json.dumps(one))
 
 
 class Constant(nn.Module):
@@ -127,7 +210,3 @@ def test_other_epochs_have_no_loss(base: Path) -> None:
 
 def test_one_process_keeps_everything() -> None:
     assert shard([1, 2, 3]) == [1, 2, 3]
-
-
-def test_a_distance_without_deviation(base: Path) -> None:
-    assert set(measure(FrechetDistanceMetric)) == {"distance"}
