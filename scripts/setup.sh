@@ -1,8 +1,10 @@
 # Sourced by the other scripts: a virtual environment .venv in the checkout with the package and all it needs, installed
-# from pyproject.toml under constraints.txt, and left alone where it is already right. Sets ROOT and PYTHON.
+# from pyproject.toml under constraints.txt, and left alone where it is already right. Sets ROOT and PYTHON, and lets
+# threads sleep while they wait for each other.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$ROOT/.venv/bin/python"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # as nodule_plugin.parallel.wait_passively, before PyTorch is imported
 stamp="$ROOT/.venv/installed.sha256"
 wanted="$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | sha256sum) $ROOT"
 

@@ -43,7 +43,7 @@ def load_nodules(
         selection: limits; all nodules by default.
         annotations, index_file, skip_broken: see :func:`nodules_from_lidc`; only for LIDC-IDRI.
         num_workers, parallel, cluster_address: who does the work, see :func:`nodule_plugin.parallel.workers`; only for
-            LIDC-IDRI.
+            LIDC-IDRI and phantoms.
         phantom_dir: where phantoms are written; used again where they were made with the same settings.
         phantom_nodules: how many phantoms.
         phantom_seed: their seed.
@@ -54,7 +54,8 @@ def load_nodules(
     if source not in SOURCES:
         raise InputError(f"source: there is no {source!r}; choose one of {', '.join(SOURCES)}")
     if source == PHANTOM or (source == "auto" and str(dataset_dir) == PHANTOM):
-        root = make_phantoms(Path(phantom_dir), phantom_nodules, phantom_seed)
+        with workers(num_workers, parallel, cluster_address):
+            root = make_phantoms(Path(phantom_dir), phantom_nodules, phantom_seed)
         chosen = "crops"
     else:
         root = _existing_folder(Path(dataset_dir))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.phantom.crop import Crop, render_crop
 from nodule_plugin.lidc.phantom.provenance import phantom_uid, write_sidecar
 from nodule_plugin.lidc.phantom.subjects import Subject, choose_subjects, load_subjects
+from nodule_plugin.parallel import in_order
 
 SCAN_MIDDLE = 255.5
 """Row and column at the origin of the patient's coordinates: the database does not know the scans' own origins."""
@@ -26,9 +28,10 @@ def write_phantom_crops(
 ) -> Path:
     """Draw phantoms and write them as ``images/*.nii.gz``, ``masks/*.nii.gz``, ``nodules.csv`` and ``dataset.json``.
 
-    The nodules are spread over the ratings, see :func:`choose_subjects`. Patients get names of their own
-    ("PHANTOM-0001"), one for each real patient; ``annotation_source`` in the table names the patient whose nodule was
-    outlined. Positions in the table are DICOM's patient coordinates (LPS, mm), the files' affines NIfTI's (RAS).
+    ``joblib.parallel_config`` says who draws. The nodules are spread over the ratings, see :func:`choose_subjects`.
+    Patients get names of their own ("PHANTOM-0001"), one for each real patient; ``annotation_source`` in the table
+    names the patient whose nodule was outlined. Positions in the table are DICOM's patient coordinates (LPS, mm), the
+    files' affines NIfTI's (RAS).
 
     Args:
         output_dir: a folder that does not exist yet, or is empty. It appears only when it is complete.
@@ -57,16 +60,20 @@ def _write(folder: Path, subjects: Sequence[Subject], seed: int) -> None:
     patients = {source: f"PHANTOM-{number:04d}" for number, source in enumerate(sources, start=1)}
     counts = dict.fromkeys(sources, 0)
     rows = []
-    for subject in tqdm(subjects, desc="drawing phantoms", unit="nodule"):
+    crops = in_order(partial(_draw, seed=seed), subjects)
+    for subject, crop in zip(subjects, tqdm(crops, "drawing phantoms", len(subjects), unit="nodule")):
         source = subject.scan.patient_id
         counts[source] += 1
-        crop = render_crop(subject.scan, subject.cluster, subject.findings, subject.rng(seed))
         rows.append(_write_crop(folder, subject, crop, patients[source], counts[source], seed))
     with (folder / "nodules.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     write_sidecar(folder, seed, nodules=len(subjects))
+
+
+def _draw(subject: Subject, seed: int) -> Crop:
+    return render_crop(subject.scan, subject.cluster, subject.findings, subject.rng(seed))
 
 
 def _write_crop(
