@@ -71,7 +71,7 @@ SAMPLING: Mapping[str, dict[str, Any]] = {
     "guidance 3, rescaled by 0.7": {"val_guidance_scale": 3.0, "validate#inferer#guidance_rescale": 0.7},
 }
 """Variant -> settings of train.json's validation."""
-SCORES = ["held-out loss", "kernel distance", ""]
+SCORES = ["held-out loss", "KD (ImageNet EfficientNet-Lite0)", ""]
 RECONSTRUCTION = ["mean absolute error, [-1, 1]", "histogram, HU", "spectrum, dB", "kernel distance of training images"]
 
 
@@ -141,6 +141,7 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         "datalist": "enlarged.json",
         "epochs": options.epochs,
         "val_interval": options.epochs,
+        "val_guidance_scales": None,
         "precision": options.precision,
         "seed": options.seed,
         **change.get("settings", {}),
@@ -235,7 +236,7 @@ def sampled(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
 def scores(metrics: Mapping[str, Any]) -> list[str]:
     """What the table shows of a validation."""
     loss = f"{float(metrics['held_out_loss']):.4f}" if metrics.get("held_out_loss") else ""
-    distance, low, high = (float(metrics[f"kernel_distance{end}"]) for end in ("", "_low", "_high"))
+    distance, low, high = (float(metrics[f"kd_imagenet{end}"]) for end in ("", "_low", "_high"))
     return [loss, f"{distance:.3f}", f"[{low:.3f}, {high:.3f}]"]
 
 

@@ -99,3 +99,12 @@ def test_the_revision_of_a_hub_id_is_a_commit(repository: Path) -> None:
     assert len(overlays) == 2
     assert revisions  # a name such as "main" could mean other weights tomorrow
     assert all(re.fullmatch(r"[0-9a-f]{40}", revision) for revision in revisions)
+
+
+def test_the_demo_uses_settings_that_exist(repository: Path) -> None:
+    script = (repository / "scripts" / "demo.sh").read_text().replace("\\\n", " ")
+    steps = re.findall(r'^step "[^"]+" (\w+\.json) (.*)$', script, re.MULTILINE)
+    assert [config for config, _ in steps] == ["prepare.json", "train.json", "inference.json", "evaluate.json"]
+    for config, words in steps:
+        known = json.loads((repository / "bundle" / "configs" / config).read_text())
+        assert set(re.findall(r"--(\w+)", words)) <= set(known), config
