@@ -23,6 +23,7 @@ from nodule_plugin.handlers.selection import HELD_OUT_LOSS
 from nodule_plugin.handlers.validation import TRAINING_LOSS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch.utils.tensorboard import SummaryWriter
 
 
@@ -167,7 +168,7 @@ class TrainingCurves:
 
 
 def draw_curves(rows: list[dict[str, float]], metric_name: str, path: Path) -> None:
-    """Draw losses, and the distance with its interval, over the epochs.
+    """Draw losses, and the distance with its interval, over the epochs; where several make it, each of them too.
 
     Args:
         rows: see :class:`TrainingCurves`.
@@ -176,8 +177,10 @@ def draw_curves(rows: list[dict[str, float]], metric_name: str, path: Path) -> N
     """
     from matplotlib.figure import Figure  # only here: a run without curves need not load it
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    losses, distance = figure.subplots(1, 2)
+    measured = {name.removesuffix("_low") for row in rows for name in row if name.endswith("_low")} - {metric_name}
+    names = [metric_name, *sorted(measured)]
+    figure = Figure(figsize=(4.5 * (1 + len(names)), 3.4), layout="constrained")
+    losses, *panels = figure.subplots(1, 1 + len(names))
     for name, label in (
         ("loss", "training steps, as weighted"),
         (TRAINING_LOSS, "training images"),
@@ -188,20 +191,25 @@ def draw_curves(rows: list[dict[str, float]], metric_name: str, path: Path) -> N
             losses.plot(epochs, values, label=label, alpha=0.45 if name == "loss" else 1, lw=1 if name == "loss" else 2)
     losses.set(xlabel="epoch", ylabel="denoising loss")
     losses.legend(frameon=False)
-    epochs, values = _series(rows, metric_name)
-    if epochs:
-        distance.plot(epochs, values, "o-", color="C3", lw=2)
-        limits = [_series(rows, f"{metric_name}_{side}") for side in ("low", "high")]
-        if limits[0][0]:
-            distance.fill_between(limits[0][0], limits[0][1], limits[1][1], color="C3", alpha=0.2, lw=0, label="95 %")
-            distance.legend(frameon=False)
-        least = min(zip(values, epochs))
-        distance.annotate(f"{least[0]:.3g}", (least[1], least[0]), (0, -14), textcoords="offset points", ha="center")
-    distance.set(xlabel="epoch", ylabel=metric_name.replace("_", " "))
-    for axes in (losses, distance):
+    for axes, name in zip(panels, names):
+        _draw_distance(axes, rows, name)
+    for axes in (losses, *panels):
         axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def _draw_distance(axes: Axes, rows: list[dict[str, float]], name: str) -> None:
+    epochs, values = _series(rows, name)
+    if epochs:
+        axes.plot(epochs, values, "o-", color="C3", lw=2)
+        limits = [_series(rows, f"{name}_{side}") for side in ("low", "high")]
+        if limits[0][0]:
+            axes.fill_between(limits[0][0], limits[0][1], limits[1][1], color="C3", alpha=0.2, lw=0, label="95 %")
+            axes.legend(frameon=False)
+        least = min(zip(values, epochs))
+        axes.annotate(f"{least[0]:.3g}", (least[1], least[0]), (0, -14), textcoords="offset points", ha="center")
+    axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
 
 
 def _series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:

@@ -96,18 +96,14 @@ class SetDistances(Metric):
         """Metrics by their names, what decides first."""
         if not self._real:
             raise InputError("validation: no image was given; at least 2 are needed")
-        found: dict[str, tuple[float, float]] = {}
-        parts = []
-        for measure in self.measures:
-            real, generated = (_joined(batches, measure.extractor.id) for batches in (self._real, self._generated))
-            value, error = measure.statistic.value(real, generated)[0], measure.statistic.error(real, generated)
-            found[measure.key] = (value, error)
-            if len(self.measures) > 1:
-                if measure.key not in self._spreads:
-                    self._spreads[measure.key] = floor_spread(measure, real)
-                parts.append((value / self._spreads[measure.key], error / self._spreads[measure.key]))
-        if parts:
-            value, error = np.mean(parts, axis=0)
+        joined = [
+            (measure, *(_joined(batches, measure.extractor.id) for batches in (self._real, self._generated)))
+            for measure in self.measures
+        ]
+        found = {each.key: (each.statistic.value(*rows)[0], each.statistic.error(*rows)) for each, *rows in joined}
+        if len(joined) > 1:
+            self._spreads = self._spreads or {each.key: floor_spread(each, real) for each, real, _ in joined}
+            value, error = np.mean([np.divide(found[key], spread) for key, spread in self._spreads.items()], axis=0)
             found = {COMBINED: (float(value), float(error)), **found}
         return {
             name + end: number for name, estimate in found.items() for end, number in _with_limits(*estimate).items()

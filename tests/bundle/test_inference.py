@@ -125,7 +125,10 @@ def test_the_scale_that_training_chose_is_the_default(config: str, bundle: Path,
         ("displayed", {"displayable_configs#guidance_scale": "1, 2"}, [1.0, 2.0]),
         ("unrecorded", {"weights": "base"}, [1.5, 3.0, 5.0]),
     ):
-        flow = workflow(config, bundle, output_dir=str(tmp_path / name), **{"weights": str(weights), **given})
+        settings = {"image_size": 32, "output_dir": str(tmp_path / name), "weights": str(weights), **given}
+        flow = ConfigWorkflow(
+            config, workflow_type="inference", logging_file=False, bundle_root=str(bundle), **settings
+        )
         flow.initialize()
         assert sorted({request["guidance_scale"] for request in flow.parser.get_parsed_content("requests")}) == scales
         model = flow.parser.get_parsed_content("writer").run["model"]
