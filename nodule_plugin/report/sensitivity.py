@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from nodule_plugin.report.downstream import markdown_table
 from nodule_plugin.report.figures import figure_png
 from nodule_plugin.report.files import write_files
+from nodule_plugin.report.numbers import with_interval
 
 BLIND = "–"
 
@@ -45,21 +47,33 @@ def _lines(results: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The faults and their steps, and the first step of each that each measure sees."""
+    """A page: the faults with their steps, the first step of each that each measure sees, and how that was found."""
     faults, convention = results["faults"], results["convention"]
     tried = [
         [fault["name"], fault["question"], ", ".join(f"{step:g}" for step in fault["steps"]), fault["unit"]]
         for fault in faults
     ]
     seen = [
-        [measure["name"], *(_cell(measure["faults"][fault["key"]]) for fault in faults)]
+        [
+            measure["name"],
+            with_interval(measure["floor"]["value"], measure["floor"]["ci95"]),
+            *(_cell(measure["faults"][fault["key"]]) for fault in faults),
+        ]
         for measure in results["measures"]
     ]
+    headings = ["measure", "floor", *(fault["name"] for fault in faults)]
+    images, patients, halvings = (convention[name] for name in ("images", "patients", "halvings"))
     return (
-        f"{results['data']}: {convention['images']} images of {convention['patients']} patients, "
-        f"{convention['halvings']} halvings.\n\n{_table(['fault', 'question', 'steps', 'unit'], tried)}\n"
-        f"First step that is told from the floor ({BLIND}: none).\n\n"
-        f"{_table(['measure', *(fault['name'] for fault in faults)], seen)}"
+        "# What each measure can see\n\n"
+        f"Made by `nodule sensitivity`. {results['data']}: {images} images of {patients} patients, {halvings} "
+        "halvings.\n\n"
+        "First step of each fault that a measure tells from its floor, clean real images against those of other "
+        f"patients ({BLIND}: none of the steps; empty: not measured).\n\n"
+        + markdown_table(headings, seen)
+        + "\n"
+        + markdown_table(["fault", "question", "steps", "unit"], tried)
+        + "\n"
+        + "".join(f"- {name}: {value}\n" for name, value in convention.items())
     )
 
 
@@ -87,8 +101,3 @@ def figure(results: Mapping[str, Any]) -> bytes:
     axis.set_yticks(range(len(measures)), [measure["name"] for measure in measures], fontsize=8)
     picture.colorbar(shown, ax=axis, label="Kendall's tau: 1 = each step worse than the last", shrink=0.6)
     return figure_png(picture)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

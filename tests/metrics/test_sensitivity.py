@@ -109,7 +109,10 @@ def test_only_what_bears_on_findings_sees_that_they_were_exchanged(tmp_path: Pat
 
 
 def test_copies_are_seen_where_training_images_are_given(tmp_path: Path) -> None:
-    measures: list[Measure] = [CopyMeasure("copies", "Copies", planted=20), *Distances()(Brightness(), "kd", suffix="m")]
+    measures: list[Measure] = [
+        CopyMeasure("copies", "Copies", planted=20),
+        *Distances()(Brightness(), "kd", suffix="m"),
+    ]
     training = _items(30, 1, "T")
     found = _of(_run(tmp_path, measures, ["copies"], training_items=training), "copies", "copies")
     assert found["first_step_seen"] is not None
