@@ -19,10 +19,13 @@ CONFIGS = {
     "inference": ("inference", "images from prompts, findings or a data list"),
     "generate": ("inference", "the same as inference"),
     "evaluate": ("evaluate", "generated sets against real ones: metrics and a report"),
+    "sensitivity": ("evaluate", "what each measure can see: real images made worse by known steps"),
     "downstream": ("downstream", "what classifiers learn from a generated set"),
     "release": ("release", "a generated set without copies of training images"),
 }
 """Command -> configuration in the bundle, and what it does."""
+LAID_OVER = {"sensitivity": ["sensitivity"]}
+"""Command -> what it lays over its configuration by itself."""
 
 
 def find_bundle(folder: str | Path | None = None) -> Path:
@@ -77,6 +80,8 @@ def shown_default(value: Any, config: Mapping[str, Any]) -> str:
 def config_parser(command: str, bundle: Path) -> argparse.ArgumentParser:
     """The options of one of :data:`CONFIGS`; only what is given becomes an attribute, as text."""
     config = read_config(bundle, CONFIGS[command][0])
+    for name in LAID_OVER.get(command, []):
+        config |= read_config(bundle, name)
     parser = argparse.ArgumentParser(
         prog=f"nodule {command}",
         usage=f"nodule {command} [--bundle DIR] [--overlay NAME ...] [--SETTING VALUE ...]",
@@ -120,7 +125,7 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
     chosen, words = where.parse_known_args(words)
     bundle = find_bundle(chosen.bundle)
     given, others = config_parser(command, bundle).parse_known_args(words)
-    names = [CONFIGS[command][0], *getattr(given, "overlay", [])]
+    names = [CONFIGS[command][0], *LAID_OVER.get(command, []), *getattr(given, "overlay", [])]
     files = [str(_config_file(bundle, name)) for name in names]
     texts = {name: text for name, text in vars(given).items() if name in settings_table()}
     for name, text in texts.items():

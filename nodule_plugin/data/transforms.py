@@ -18,7 +18,7 @@ from PIL import Image
 
 from nodule_plugin.data.nifti import read_plane
 from nodule_plugin.data.orientation import SHOWN, turned
-from nodule_plugin.data.roi import Bounds, roi_bounds
+from nodule_plugin.data.roi import roi_bounds
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.settings import whole_number
@@ -160,10 +160,10 @@ class NoduleROId(Transform):
 
 def resample_roi(
     hu: np.ndarray,
-    bounds: Bounds,
+    bounds: tuple[float, float, float, float],
     size: tuple[int, int],
     window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
-    kernel: str = DEFAULT_KERNEL,
+    kernel: str | Image.Resampling = DEFAULT_KERNEL,
 ) -> np.ndarray:
     """A region of a slice through the window, on a grid of ``size`` that divides exactly this region.
 
@@ -174,11 +174,11 @@ def resample_roi(
 
     Args:
         hu: (rows, columns) in Hounsfield units.
-        bounds: of the region, as :func:`nodule_plugin.data.roi.roi_bounds` gives them. Where it reaches beyond the
-            slice there is air.
+        bounds: of the region, as :func:`nodule_plugin.data.roi.roi_bounds` gives them; fractions of pixels will do
+            within the slice. Where whole pixels reach beyond it there is air.
         size: (H, W) of the result.
         window_hu: (lower, upper) end of the window.
-        kernel: a name in :data:`KERNELS`.
+        kernel: a name in :data:`KERNELS`, which the chain is made with, or another one of Pillow's.
 
     Returns:
         (H, W) float32 in [-1, 1].
@@ -188,7 +188,8 @@ def resample_roi(
     unit = hu_to_unit(np.pad(hu, beyond, constant_values=AIR_HU) if np.any(beyond) else hu, window_hu)
     rows_before, columns_before = beyond[0][0], beyond[1][0]
     box = (left + columns_before, top + rows_before, right + columns_before, bottom + rows_before)
-    resampled = Image.fromarray(unit).resize(size[::-1], KERNELS[kernel], box)
+    chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
+    resampled = Image.fromarray(unit).resize(size[::-1], chosen, box)
     return np.asarray(resampled).clip(-1, 1)
 
 

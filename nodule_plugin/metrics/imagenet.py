@@ -79,4 +79,6 @@ class ImageNetFeatures:
         # Both libraries name the same tensors in the order of the network, each in its own words.
         network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=True)))
         network.reset_classifier(0)  # type: ignore[operator]
-        return network.eval().requires_grad_(False).to(self.device)
+        # Channels last: on a processor depthwise convolutions take little more than half the time.
+        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval().requires_grad_(False)

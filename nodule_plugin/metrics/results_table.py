@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageSet, SetKey
+from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.metrics.alignment import shuffle_prompts
 from nodule_plugin.metrics.distances import DistanceMeasure
 from nodule_plugin.metrics.measures import Measure, Value, missing
@@ -89,14 +89,20 @@ def _over_halvings(measure: DistanceMeasure, halvings: Sequence[tuple[ImageSet, 
 
 def real_halves(real: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """The real images in two halves; no patient is in both where patients are known."""
+    first, second = half_indices(real.records, seed)
+    return real.take(first, FLOOR), real.take(second, FLOOR)
+
+
+def half_indices(records: Sequence[ImageRecord], seed: int = 0) -> tuple[list[int], list[int]]:
+    """Which images :func:`real_halves` takes, in ascending order."""
     groups: dict[str, list[int]] = {}
-    for index, record in enumerate(real.records):
+    for index, record in enumerate(records):
         groups.setdefault(record.patient_id or f"image {index}", []).append(index)
     halves: tuple[list[int], list[int]] = ([], [])
     names = sorted(groups)
     for group in np.random.default_rng(seed).permutation(len(names)):
         min(halves, key=len).extend(groups[names[group]])
-    return real.take(sorted(halves[0]), FLOOR), real.take(sorted(halves[1]), FLOOR)
+    return sorted(halves[0]), sorted(halves[1])
 
 
 def _wrong_prompts(real: ImageSet, seed: int) -> ImageSet | None:

@@ -43,6 +43,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         [name, counts.get(name, ""), *(_text(arm["auroc"][name]) for arm in results["arms"])] for name in real["auroc"]
     ]
     others = results["arms"][1:]
+    headings = ["finding", *(arm["name"] for arm in others)]
     differences = [[name, *(_text(arm["difference"][name], signed=True) for arm in others)] for name in real["auroc"]]
     caution = (
         f"**{settings['seen']:,} of the test images are of patients whom the bundle's small models learnt from**: if "
@@ -53,8 +54,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"Area under the ROC curve on {settings['test_images']:,} real images of {settings['test_patients']:,} "
         "patients whom the classifiers did not learn from, by what they learnt from (images). Mean of "
         f"{len(settings['seeds'])} classifiers of {settings['steps']:,} steps each; in brackets 95 % intervals over "
-        f"test patients.\n\n{caution if settings['seen'] else ''}{chains}{_table(header, rows)}\n"
-        f"Difference to real training images:\n\n{_table(['finding', *(arm['name'] for arm in others)], differences)}"
+        f"test patients.\n\n{caution if settings['seen'] else ''}{chains}{markdown_table(header, rows)}\n"
+        f"Difference to real training images:\n\n{markdown_table(headings, differences)}"
     )
 
 
@@ -86,6 +87,7 @@ def _text(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
     return f"+{text}" if signed and estimate["value"] > 0 else text
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -111,6 +111,15 @@ def test_an_overlay_and_a_bundle_of_ones_own(bundle: Path, tmp_path: Path) -> No
     assert find_bundle() == bundle
 
 
+def test_a_command_may_lay_a_configuration_over_anothers(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(bundle / "configs" / f"{name}.json") for name in ("evaluate", "sensitivity", "lora")]
+    words = monai_arguments("sensitivity", ["--halvings", "4", "--overlay", "lora"])
+    assert words == ["run", f"--config_file={files}", f"--bundle_root={bundle}", "--halvings=4"]
+    with pytest.raises(SystemExit):
+        config_parser("sensitivity", bundle).parse_args(["--help"])
+    assert "(default: 20)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["$print(1)", "@trainer", "%train.json#run"])
 def test_code_is_no_text(text: str) -> None:
     with pytest.raises(InputError, match=r"^prompts: .* would be code to MONAI"):
