@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nodule_plugin.data.generated import MANIFEST, GeneratedSet, load_generated
 from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
 from nodule_plugin.data.nifti import read_voxels
 from nodule_plugin.data.picture import PICTURES, read_picture
+from nodule_plugin.data.roi import roi_bounds
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, nodule_transform
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
@@ -85,16 +87,21 @@ def _listed_items(
 ) -> list[dict[str, Any]]:
     splits = [split] if isinstance(split, str) else list(split)
     listed = [item for name in splits for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
-    return [
-        item
-        | {
-            "set": key,
-            "record": ImageRecord(
-                item["id"], item["prompt"], None, item["patient_id"], item["findings"], item["synthetic"]
-            ),
-        }
-        for item in listed
-    ]
+    return [item | {"set": key, "record": _listed_record(item)} for item in listed]
+
+
+def _listed_record(item: Mapping[str, Any]) -> ImageRecord:
+    region = roi_bounds(tuple(item["centre"]), tuple(item["spacing"]), item["roi_mm"])
+    pixels = math.sqrt((region[1] - region[0]) * (region[3] - region[2]))  # of a scan, all but always square
+    return ImageRecord(
+        item["id"],
+        item["prompt"],
+        patient_id=item["patient_id"],
+        ratings=item["findings"],
+        phantom=item["synthetic"],
+        roi_mm=pixels * math.sqrt(math.prod(item["spacing"])),
+        native_pixels=pixels,
+    )
 
 
 def generated_items(
@@ -189,7 +196,9 @@ def study_items(
 
 def _generated_record(item: Mapping[str, Any]) -> ImageRecord:
     asked = _asked_ratings(item["findings"], item["prompt"])
-    return ImageRecord(item["id"], item["prompt"], item["source_id"], None, asked, seed=item["seed"])
+    return ImageRecord(
+        item["id"], item["prompt"], item["source_id"], ratings=asked, seed=item["seed"], roi_mm=item["roi_mm"]
+    )
 
 
 def joined_items(*groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
