@@ -38,6 +38,10 @@ class SetKey:
     guidance_scale: float | None = None
 
 
+OTHER_KERNEL = SetKey(CONTROL, "real images, other kernel")
+"""The real images resampled by another kernel: what a difference of convention alone moves."""
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """What is known of one image.

@@ -188,8 +188,19 @@ def resample_roi(
     unit = hu_to_unit(np.pad(hu, beyond, constant_values=AIR_HU) if np.any(beyond) else hu, window_hu)
     rows_before, columns_before = beyond[0][0], beyond[1][0]
     box = (left + columns_before, top + rows_before, right + columns_before, bottom + rows_before)
-    resampled = Image.fromarray(unit).resize(size[::-1], KERNELS[kernel], box)
-    return np.asarray(resampled).clip(-1, 1)
+    return resized(unit, size, kernel, box)
+
+
+def resized(
+    unit: np.ndarray, size: tuple[int, int], kernel: str = DEFAULT_KERNEL, box: Bounds | None = None
+) -> np.ndarray:
+    """(rows, columns) values in [-1, 1] on a grid of ``size`` (H, W), which divides ``box`` (left, top, right, bottom).
+
+    Of the size that it has already, the whole comes back as it is.
+    """
+    if box is None and unit.shape == size:
+        return unit
+    return np.asarray(Image.fromarray(unit).resize(size[::-1], KERNELS[kernel], box)).clip(-1, 1)
 
 
 ORIENTATIONS = 8

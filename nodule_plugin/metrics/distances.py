@@ -7,7 +7,7 @@ To add a network, name an extractor and the statistics wanted of its features; t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -84,6 +84,10 @@ class DistanceMeasure(Measure):
     @property
     def unavailable(self) -> str | None:
         return self.extractor.unavailable
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        return getattr(self.extractor, "convention", {})
 
     def encoders(self, kind: str) -> list[Encoder]:
         return [self.extractor] if kind in MEASURED else []

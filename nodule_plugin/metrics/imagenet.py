@@ -8,8 +8,11 @@ Network: https://github.com/tensorflow/tpu/tree/master/models/official/efficient
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +43,9 @@ class ImageNetFeatures:
     """
 
     name = "ImageNet EfficientNet-Lite0"
+    convention: Mapping[str, Any] = MappingProxyType(
+        {"input_size": SIDE, "resampling": "cubic, antialiased", "layer": "pooled, 1280"}
+    )
     unavailable: str | None = None
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu") -> None:

@@ -13,9 +13,10 @@ but what the resampling kernel left, and the image does not count there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,9 @@ class NoisePowerFeatures:
     """
 
     name = "noise power spectrum"
+    convention: Mapping[str, Any] = MappingProxyType(
+        {"detrending": "best plane", "taper": "Hann", "band": "to the native Nyquist frequency"}
+    )
     unavailable: str | None = None
 
     def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
@@ -220,10 +224,10 @@ def noise_power_curves(sets: Sequence[ImageSet], real: ImageSet, extractor_id: s
         extractor_id: of :class:`NoisePowerFeatures`.
 
     Returns:
-        In plain JSON types: ``unit`` and ``frequency_unit``; ``frequency_per_mm``, those at which two images or more of
-        every set count (None where sizes are not known, then ``frequency_per_side``); ``sets`` with ``power``,
-        ``ci95``, ``images`` (how many count) and ``sizes`` (where those come from); ``ratio_db``, one a generated set,
-        with ``value`` and ``ci95``.
+        In plain JSON types: ``frequency``, those at which two images or more of every set count, and its
+        ``frequency_unit``; ``frequency_per_mm``, the same, or none where sizes are not known; ``unit`` of the power;
+        ``sets`` with ``power``, ``ci95``, ``images`` (how many count) and ``sizes`` (where those come from);
+        ``ratio_db``, one a generated set, with ``value`` and ``ci95``.
     """
     tables = [sized_powers(images, real, extractor_id).read() for images in sets]
     means, counts = (np.stack(values) for values in zip(*map(mean_power, tables)))
@@ -245,8 +249,8 @@ def noise_power_curves(sets: Sequence[ImageSet], real: ImageSet, extractor_id: s
     return {
         "unit": "HU² mm²" if in_mm else "HU² side²",
         "frequency_unit": "cycles / mm" if in_mm else "cycles / side",
-        "frequency_per_mm": frequencies if in_mm else None,
-        "frequency_per_side": None if in_mm else frequencies,
+        "frequency": frequencies,
+        "frequency_per_mm": frequencies if in_mm else [],
         "sets": rows,
         "ratio_db": ratios,
     }

@@ -136,42 +136,31 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """Histogram and noise power of real and generated images, and the ratio of the latter."""
-    histogram, noise = (results["studies"].get(name) for name in ("grey_values", "noise_power"))
+    """Histogram and power spectrum of real and generated images."""
+    curves = results["studies"]["grey_values"]
     panels = {}
-    if histogram is not None:
-        axis = _new_axis((4.6, 3.2), "HU", "fraction of pixels", "Histogram")
-        for own in histogram["sets"]:
-            _band(axis, histogram["hu"], own["histogram"], own["histogram_ci95"], own)
-        axis.set_yscale("log")
-        panels["Histogram"] = _panel(axis)
-    if noise is not None:
-        frequencies = noise["frequency_per_mm"] or noise["frequency_per_side"]
-        axis = _new_axis((4.6, 3.2), noise["frequency_unit"], noise["unit"], "Noise power")
-        for own in noise["sets"]:
-            _band(axis, frequencies, own["power"], own["ci95"], own)
-        axis.set_yscale("log")
-        panels["Noise power"] = _panel(axis)
-        axis = _new_axis((4.6, 3.2), noise["frequency_unit"], "dB", f"Noise power against {results['reference']}")
-        axis.axhline(0, color="black", linewidth=1, linestyle="--", label=results["reference"])
-        for own in noise["ratio_db"]:
-            _band(axis, frequencies, own["value"], own["ci95"], own)
-        panels["Noise power ratio"] = _panel(axis)
+    for key, across, title, units in (
+        ("histogram", "hu", "Histogram", ("HU", "fraction of pixels")),
+        ("spectrum", "cycles_per_pixel", "Power spectrum", ("cycles / pixel", "dB over 1 HU² pixel²")),
+    ):
+        if curves is None:
+            break
+        axis = _new_axis((4.6, 3.2), *units, title)
+        for own in curves["sets"]:
+            style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
+            (line,) = axis.plot(
+                curves[across],
+                own[key],
+                style,
+                color=colour,
+                linewidth=1,
+                label=set_title(own["model"], own["guidance_scale"]),
+            )
+            low, high = np.array(own[f"{key}_ci95"]).T
+            axis.fill_between(curves[across], low, high, alpha=0.15, color=line.get_color())
+        axis.set_yscale("log" if key == "histogram" else "linear")
+        panels[title] = _panel(axis)
     return panels
-
-
-def _band(
-    axis: Axes,
-    across: Sequence[float],
-    values: Sequence[float],
-    ci95: Sequence[Sequence[float]],
-    own: Mapping[str, Any],
-) -> None:
-    """A set's curve with its interval; real images' black and dashed."""
-    real = own.get("kind") == REAL
-    name = set_title(own["model"], own["guidance_scale"])
-    (line,) = axis.plot(across, values, "--" if real else "-", color="black" if real else None, linewidth=1, label=name)
-    axis.fill_between(across, *np.array(ci95).reshape(-1, 2).T, alpha=0.15, color=line.get_color())
 
 
 def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title: str = "") -> Axes:

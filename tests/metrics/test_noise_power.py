@@ -104,7 +104,7 @@ def test_the_difference_is_the_ratio_in_decibel() -> None:
     same, smoother = (_difference(_set(GENERATED, _noise(40, sigma, 1)), real) for sigma in (60.0, 30.0))
     assert smoother.value == pytest.approx(20 * np.log10(2), abs=0.2)
     assert same.value is not None
-    assert same.value < 0.3
+    assert same.value < 0.6  # by chance, of 40 images
     assert smoother.standard_error is not None
     assert 0 < smoother.standard_error < 0.3
 
@@ -139,7 +139,7 @@ def test_curves_have_units_intervals_and_ratios() -> None:
     found = run_studies(sets, Distances()(EXTRACTOR, "noise_power"))["noise_power"]
     assert (found["unit"], found["frequency_unit"]) == ("HU² mm²", "cycles / mm")
     assert found["frequency_per_mm"] == pytest.approx(np.arange(1, 17) * 0.05)  # from 1 / 20 mm to 16 / 20 mm
-    assert found["frequency_per_side"] is None
+    assert found["frequency"] == found["frequency_per_mm"]
     assert [(curve["kind"], curve["images"][0]) for curve in found["sets"]] == [(REAL, 9), (GENERATED, 8)]
     for curve in found["sets"]:
         assert all(low < value < high for value, (low, high) in zip(curve["power"], curve["ci95"]))
@@ -166,8 +166,9 @@ def test_intervals_hold_the_truth_and_patients_count_once() -> None:
 def test_of_folders_whose_sizes_nobody_knows_sides_are_the_unit() -> None:
     sets = [_set(REAL, _noise(9, 30.0, 1), None, 40.0), _set(GENERATED, _noise(8, 30.0, 0), None, None)]
     found = run_studies(sets, Distances()(EXTRACTOR, "noise_power"))["noise_power"]
-    assert (found["unit"], found["frequency_per_mm"]) == ("HU² side²", None)
-    assert found["frequency_per_side"] == list(range(1, 21))  # 40 pixels of the files were enlarged to 64
+    assert (found["unit"], found["frequency_unit"]) == ("HU² side²", "cycles / side")
+    assert found["frequency_per_mm"] == []
+    assert found["frequency"] == list(range(1, 21))  # 40 pixels of the files were enlarged to 64
     assert np.mean(found["sets"][0]["power"][3:]) == pytest.approx(30.0**2 / 64**2, rel=0.05)
 
 
