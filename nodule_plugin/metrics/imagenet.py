@@ -28,6 +28,8 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """Of the file of weights, ``efficientnet-lite0-57934424.pth``."""
 SIDE, MEAN, SCALE = 224, 127.0, 128.0
 """What the network was trained on: squares of 224 pixels, (grey value - 127) / 128."""
+IMAGES_AT_A_TIME = 8
+"""Through the network: what it holds of more leaves a processor's cache, and an image takes half as long again."""
 
 
 class ImageNetFeatures:
@@ -68,7 +70,10 @@ class ImageNetFeatures:
         Raises:
             InputError: at first use, if a package is not installed or the file is not the published one.
         """
-        grey = to_uint8(images).to(self.device).float()
+        return torch.cat([self._features(batch) for batch in to_uint8(images).split(IMAGES_AT_A_TIME)])
+
+    def _features(self, images: Tensor) -> Tensor:
+        grey = images.to(self.device).float()
         resized = nn.functional.interpolate(grey, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         return self._network((resized - MEAN) / SCALE).float().cpu()
 
@@ -85,4 +90,6 @@ class ImageNetFeatures:
         # Both libraries name the same tensors in the order of the network, each in its own words.
         network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=True)))
         network.reset_classifier(0)  # type: ignore[operator]
-        return network.eval().requires_grad_(False).to(self.device)
+        # Channels last: on a processor depthwise convolutions take little more than half the time.
+        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval().requires_grad_(False)
