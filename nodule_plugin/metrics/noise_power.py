@@ -4,7 +4,8 @@ The definition is that of CT physics (ICRU Report 87, "Radiation dose and image-
 tomography", J ICRU 2012;12; AAPM Task Group 233, "Performance evaluation of computed tomography systems", 2019):
 ``NPS = dx dy / (Nx Ny) <|DFT(region less its best plane, under a window)|²> / <window²>``, averaged over directions and
 regions. Theirs are regions of a uniform phantom; these are of nodules, so that low frequencies are anatomy, and high
-ones noise and the sharpness of edges. Two sets are compared, and both matter.
+ones noise and the sharpness of edges. Two sets are compared, and both matter. What regions show differs by factors of a
+thousand, and a mean of powers would be that of the few with bone or a vessel: over regions decibels are averaged.
 
 A region of interest was enlarged from so many native pixels: beyond their Nyquist frequency there is no CT in an image
 but what the resampling kernel left, and the image does not count there.
@@ -186,14 +187,20 @@ def sized_powers(images: ImageSet, real: ImageSet, extractor_id: str) -> Feature
 
 
 def mean_power(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the images that count at each frequency, and how many they are; NaN where fewer than two do.
+    """Geometric mean over the images that count at each frequency, and how many they are; NaN where fewer than two do.
 
     Args:
         rows: (N, F) as :func:`sized_powers` gives them.
     """
     counts = (rows > 0).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts >= MIN_IMAGES, rows.sum(axis=0) / counts, np.nan), counts
+        mean = np.exp(_logarithms(rows).sum(axis=0) / counts)
+    return np.where(counts >= MIN_IMAGES, mean, np.nan), counts
+
+
+def _logarithms(rows: np.ndarray) -> np.ndarray:
+    """0 where an image does not count."""
+    return np.log(rows, out=np.zeros_like(rows), where=rows > 0)
 
 
 def noise_power_distance(real: FeatureRows, fake: FeatureRows) -> float:
@@ -240,12 +247,13 @@ def noise_power_curves(sets: Sequence[ImageSet], real: ImageSet, extractor_id: s
     rows, ratios = [], []
     for images, mean, error, count in zip(sets, means, errors, counts):
         name = {"model": images.key.model, "guidance_scale": images.key.guidance_scale}
-        curve = {"power": mean.tolist(), "ci95": _interval(mean, error).clip(min=0).tolist(), "images": count.tolist()}
+        ends = np.exp(_interval(np.log(mean), error))
+        curve = {"power": mean.tolist(), "ci95": ends.tolist(), "images": count.tolist()}
         rows.append({"kind": images.key.kind, **name, **curve, "sizes": region_sizes(images, real).source})
         if images is not real:
             ratio = DECIBEL * np.log(mean / means[base])
-            of_ratio = DECIBEL * np.hypot(error / mean, errors[base] / means[base])
-            ratios.append({**name, "value": ratio.tolist(), "ci95": _interval(ratio, of_ratio).tolist()})
+            ends = _interval(ratio, DECIBEL * np.hypot(error, errors[base]))
+            ratios.append({**name, "value": ratio.tolist(), "ci95": ends.tolist()})
     return {
         "unit": "HU² mm²" if in_mm else "HU² side²",
         "frequency_unit": "cycles / mm" if in_mm else "cycles / side",
@@ -261,12 +269,12 @@ def _interval(value: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def _error(rows: np.ndarray, mean: np.ndarray, images: ImageSet) -> np.ndarray:
-    """Standard error of the mean at each frequency, over patients: images of one are not independent."""
+    """Standard error of the mean logarithm at each frequency, over patients: images of one are not independent."""
     patients = [record.patient_id or f"image {index}" for index, record in enumerate(images.records)]
     number = np.unique(patients, return_inverse=True)[1]
     present = rows > 0
     residues, there = np.zeros((2, number.max() + 1, rows.shape[1]))
-    np.add.at(residues, number, np.where(present, rows - mean, 0.0))
+    np.add.at(residues, number, np.where(present, _logarithms(rows) - np.log(mean), 0.0))
     np.add.at(there, number, present)
     count = (there > 0).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
