@@ -192,6 +192,15 @@ def test_verdict_without_any_distance() -> None:
     assert "could be computed" in build_results(rows, _measures(), {})["verdict"][0]
 
 
+def test_csv_names_the_convention_once() -> None:
+    made = {"chain": "roi-cubic-2", "bits": 8}
+    results = _results()
+    results["measures"] = [
+        measure | {"convention": made | {"layer": n}} for n, measure in enumerate(results["measures"])
+    ]
+    assert csv_text(results).splitlines()[1].endswith(",chain roi-cubic-2; bits 8")
+
+
 def test_csv_has_numbers_and_blanks() -> None:
     lines = list(csv.DictReader(io.StringIO(csv_text(_results()))))
     assert lines[2]["kd_tiny"] == "0.5"
