@@ -26,13 +26,15 @@ from monai.bundle import ConfigParser
 from transformers import CLIPTextModel
 
 from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.metrics.features import FeatureExtractor, OpenCLIPImageFeatures
-from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance, spectrum_distance
+from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance
 from nodule_plugin.metrics.kernel import squared_mmd
+from nodule_plugin.metrics.noise_power import NoisePowerFeatures, noise_power_distance
 from nodule_plugin.tiny.autoencoder import train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
 from nodule_plugin.tiny.examples import IMAGE_SIZE, load_examples
@@ -72,7 +74,12 @@ SAMPLING: Mapping[str, dict[str, Any]] = {
 }
 """Variant -> settings of train.json's validation."""
 SCORES = ["held-out loss", "KD (ImageNet EfficientNet-Lite0)", ""]
-RECONSTRUCTION = ["mean absolute error, [-1, 1]", "histogram, HU", "spectrum, dB", "kernel distance of training images"]
+RECONSTRUCTION = [
+    "mean absolute error, [-1, 1]",
+    "histogram, HU",
+    "noise power, dB",
+    "kernel distance of training images",
+]
 
 
 def main() -> None:
@@ -124,12 +131,13 @@ def reconstructed(options: argparse.Namespace, name: str, change: str | Mapping[
         return torch.cat([extractor(batch) for batch in of.split(64)]).double()
 
     output = through(images)
-    real, output_mean = (features(pixels, GreyValueFeatures()).mean(dim=0).numpy() for pixels in (images, output))
+    real, made = (features(pixels, GreyValueFeatures()).mean(dim=0).numpy() for pixels in (images, output))
+    spectra = [FeatureRows(features(pixels, NoisePowerFeatures())) for pixels in (images, output)]
     judge = OpenCLIPImageFeatures(str(options.work / "tiny_scorer"))
     return [
         f"{(output - images).abs().mean().item():.4f}",
-        f"{histogram_distance(real, output_mean, DEFAULT_WINDOW_HU):.1f}",
-        f"{spectrum_distance(real, output_mean):.1f}",
+        f"{histogram_distance(real, made, DEFAULT_WINDOW_HU):.1f}",
+        f"{noise_power_distance(*spectra):.1f}",
         f"{squared_mmd(features(images, judge), features(through(training), judge)):.3f}",
     ]
 

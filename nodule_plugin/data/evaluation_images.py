@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,21 @@ from torch import Tensor
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.generated import MANIFEST, GeneratedSet, load_generated
-from nodule_plugin.data.image_set import ATTACK, CONTROL, DOSE, GENERATED, REAL, TRAINING, ImageRecord, SetKey
-from nodule_plugin.data.nifti import read_voxels
-from nodule_plugin.data.picture import PICTURES, read_picture
-from nodule_plugin.data.transforms import DEFAULT_KERNEL, nodule_transform
+from nodule_plugin.data.image_set import (
+    ATTACK,
+    CONTROL,
+    DOSE,
+    GENERATED,
+    OTHER_KERNEL,
+    REAL,
+    TRAINING,
+    ImageRecord,
+    SetKey,
+)
+from nodule_plugin.data.nifti import open_nifti, read_voxels
+from nodule_plugin.data.picture import PICTURES, picture_kind, read_picture
+from nodule_plugin.data.roi import roi_bounds
+from nodule_plugin.data.transforms import DEFAULT_KERNEL, KERNELS, chain_kernel, nodule_transform, resized
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import visible_files
@@ -85,16 +97,21 @@ def _listed_items(
 ) -> list[dict[str, Any]]:
     splits = [split] if isinstance(split, str) else list(split)
     listed = [item for name in splits for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
-    return [
-        item
-        | {
-            "set": key,
-            "record": ImageRecord(
-                item["id"], item["prompt"], None, item["patient_id"], item["findings"], item["synthetic"]
-            ),
-        }
-        for item in listed
-    ]
+    return [item | {"set": key, "record": _listed_record(item)} for item in listed]
+
+
+def _listed_record(item: Mapping[str, Any]) -> ImageRecord:
+    region = roi_bounds(tuple(item["centre"]), tuple(item["spacing"]), item["roi_mm"])
+    pixels = math.sqrt((region[1] - region[0]) * (region[3] - region[2]))  # of a scan, all but always square
+    return ImageRecord(
+        item["id"],
+        item["prompt"],
+        patient_id=item["patient_id"],
+        ratings=item["findings"],
+        phantom=item["synthetic"],
+        roi_mm=pixels * math.sqrt(math.prod(item["spacing"])),
+        native_pixels=pixels,
+    )
 
 
 def generated_items(
@@ -189,7 +206,9 @@ def study_items(
 
 def _generated_record(item: Mapping[str, Any]) -> ImageRecord:
     asked = _asked_ratings(item["findings"], item["prompt"])
-    return ImageRecord(item["id"], item["prompt"], item["source_id"], None, asked, seed=item["seed"])
+    return ImageRecord(
+        item["id"], item["prompt"], item["source_id"], ratings=asked, seed=item["seed"], roi_mm=item["roi_mm"]
+    )
 
 
 def joined_items(*groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -206,6 +225,67 @@ def describe_generated(generated_dir: str | Path | Sequence[str | Path]) -> list
         | {name: value for name, value in (generated.manifest or {}).items() if name != "images"}
         for generated in sets
     ]
+
+
+def other_kernel_items(real: Sequence[Mapping[str, Any]], kernel: str = DEFAULT_KERNEL) -> list[dict[str, Any]]:
+    """The real images once more, resampled by another kernel: a row that shows what convention alone would move.
+
+    Args:
+        real: see :func:`real_items`. Only regions of a data list can be cut anew.
+        kernel: that the real images are resampled by.
+    """
+    other = next(name for name in KERNELS if name != kernel)
+    return [{**item, "set": OTHER_KERNEL, "kernel": other} for item in real if "centre" in item]
+
+
+def image_convention(
+    chain: str | None, window_hu: Sequence[float] = DEFAULT_WINDOW_HU, size: Sequence[int] = (64, 64)
+) -> dict[str, str | int]:
+    """How all images of an evaluation were made, by name: only numbers of equal conventions may be compared.
+
+    Args:
+        chain: that cuts the real images; None where that is not known.
+        window_hu: (lower, upper) end of black and white.
+        size: (rows, columns) in pixels.
+    """
+    low, high = checked_window(window_hu)
+    return {
+        "chain": chain or "not known",
+        "kernel": chain_kernel(chain) if chain else "not known",
+        "window_hu": f"{low:g} to {high:g}",
+        "bits": 8,
+        "image_size": _by(size),
+    }
+
+
+def conversions(items: Sequence[Mapping[str, Any]], size: Sequence[int], kernel: str = DEFAULT_KERNEL) -> list[str]:
+    """What :class:`LoadSetImaged` changes about real and generated pictures, a sentence each.
+
+    Args:
+        items: of the evaluation.
+        size: (rows, columns) that all images are brought to.
+        kernel: that does it.
+    """
+    files: dict[SetKey, list[str]] = {}
+    for item in items:
+        if item["set"].kind in (REAL, GENERATED) and str(item["image"]).lower().endswith(PICTURES):
+            files.setdefault(item["set"], []).append(item["image"])
+    sentences = []
+    for key, own in files.items():
+        shapes, bits = zip(*map(picture_kind, own))
+        which = f"of {len(own)} {key.model if key.kind == REAL else f'images of {key.model}'}"
+        if others := [shape for shape in shapes if shape != tuple(size)]:
+            sentences.append(
+                f"{len(others)} {which} were of another size ({_by(others[0])} pixels) and "
+                f"are brought to {_by(size)} by the {kernel} kernel: part of a distance may come from that."
+            )
+        if deep := sum(number > 8 for number in bits):
+            sentences.append(f"{deep} {which} had 16 bits a pixel and are rounded to 8.")
+    return sentences
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def noise_items(count: int, size: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
@@ -234,15 +314,17 @@ def image_size(items: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 class LoadSetImaged(Transform):
     """Load an item's image, of whichever kind, as (3, rows, columns) float32 in [-1, 1].
 
-    - of a data list: as :func:`nodule_plugin.data.transforms.nodule_transform` cuts it, of ``size``;
-    - a picture: its grey values, its own size;
-    - a NIfTI file with one slice: Hounsfield units through the window, its own size;
+    - of a data list: as :func:`nodule_plugin.data.transforms.nodule_transform` cuts it, by the item's own ``kernel``
+      where it has one;
+    - a picture: its grey values;
+    - a NIfTI file with one slice: Hounsfield units through the window;
     - noise: uniform in [-1, 1].
 
     Args:
-        size: (rows, columns) of regions of interest from a data list.
+        size: (rows, columns) of the result. Pictures and slices of another size are resampled; one of another shape
+            is refused.
         window_hu: (lower, upper) end of the window for Hounsfield units.
-        kernel: of the resampling of regions of interest.
+        kernel: of the resampling.
     """
 
     def __init__(
@@ -251,8 +333,9 @@ class LoadSetImaged(Transform):
         window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
         kernel: str = DEFAULT_KERNEL,
     ) -> None:
-        self.size, self.window_hu = tuple(size), window_hu
-        self._cut = nodule_transform(self.size, window_hu, kernel)
+        rows, columns = size
+        self.size, self.window_hu, self.kernel = (rows, columns), window_hu, kernel
+        nodule_transform(self.size, window_hu, kernel)  # refuses senseless settings before the first image
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         image = self._image(data)
@@ -266,10 +349,16 @@ class LoadSetImaged(Transform):
             generator = torch.Generator().manual_seed(item["noise_seed"])
             return torch.rand(1, *item["size"], generator=generator) * 2 - 1
         if "centre" in item:
-            return self._cut(item)["image"]
+            return nodule_transform(self.size, self.window_hu, item.get("kernel", self.kernel))(item)["image"]
         if str(item["image"]).endswith(NIFTI):
-            return torch.from_numpy(hu_to_unit(_read_slice(Path(item["image"])), self.window_hu))[None]
-        return torch.from_numpy(read_picture(item["image"]))[None]
+            unit = hu_to_unit(_read_slice(Path(item["image"])), self.window_hu)
+        else:
+            unit = read_picture(item["image"])
+        if unit.shape[0] * self.size[1] != unit.shape[1] * self.size[0]:
+            raise InputError(
+                f"image: {item['image']} has {_by(unit.shape)} pixels, another shape than {_by(self.size)}; cut it so"
+            )
+        return torch.from_numpy(resized(unit, self.size, self.kernel))[None]
 
 
 def _folder_items(folder: str | Path, key: SetKey, window_hu: Sequence[float] | None) -> list[dict[str, Any]]:
@@ -284,7 +373,17 @@ def _folder_items(folder: str | Path, key: SetKey, window_hu: Sequence[float] | 
     files = [path for path in visible_files(root) if path.name.lower().endswith((*PICTURES, *NIFTI))]
     if not files:
         raise InputError(f"real images: {root} holds no image ({', '.join((*PICTURES, *NIFTI))}); correct real_dir")
-    return [{"image": str(file), "set": key, "record": ImageRecord(file.name.split(".")[0])} for file in files]
+    return [{"image": str(file), "set": key, "record": _file_record(file)} for file in files]
+
+
+def _file_record(file: Path) -> ImageRecord:
+    """Of an image of which only the file is known. A slice in HU says how large it is."""
+    name = file.name.split(".")[0]
+    if file.name.lower().endswith(NIFTI):
+        image = open_nifti(file)
+        pixels = image.shape[0]
+        return ImageRecord(name, roi_mm=pixels * float(image.header.get_zooms()[0]), native_pixels=pixels)
+    return ImageRecord(name, native_pixels=picture_kind(file)[0][1])
 
 
 def _asked_ratings(findings: Mapping[str, int] | None, prompt: str | None) -> dict[str, int]:

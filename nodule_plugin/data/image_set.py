@@ -38,6 +38,10 @@ class SetKey:
     guidance_scale: float | None = None
 
 
+OTHER_KERNEL = SetKey(CONTROL, "real images, other kernel")
+"""The real images resampled by another kernel: what a difference of convention alone moves."""
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """What is known of one image.
@@ -50,6 +54,8 @@ class ImageRecord:
         ratings: rating -> code, as the readers gave it or the prompt asked for it; empty where not known.
         seed: that it was generated with.
         phantom: True for an image of the reference set that is no patient's.
+        roi_mm: side of the square that it shows, mm.
+        native_pixels: pixels along that side before it was brought to the image's size: of the scan, or of a file.
     """
 
     id: str
@@ -59,6 +65,8 @@ class ImageRecord:
     ratings: Mapping[str, int] = field(default_factory=dict)
     phantom: bool = False
     seed: int | None = None
+    roi_mm: float | None = None
+    native_pixels: float | None = None
 
 
 class LoadedImages(Sequence[Tensor]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,23 @@ def read_picture(path: str | Path) -> np.ndarray:
         InputError: if the file is missing, damaged or too large, is no single picture, or its kind (floating point,
             signed, transparent) does not say what is black and what is white.
     """
+    with _opened(path) as picture:
+        grey, white = _grey_values(path, picture)
+    return grey * np.float32(2 / white) - 1
+
+
+def picture_kind(path: str | Path) -> tuple[tuple[int, int], int]:
+    """(rows, columns) of a picture and its bits a pixel, 8 or 16, by its header; nothing is decoded.
+
+    Raises:
+        InputError: if the file is missing, damaged or too large, or is no single picture.
+    """
+    with _opened(path) as picture:
+        return (picture.height, picture.width), 16 if picture.mode.startswith("I;16") else 8
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
     if not Path(path).is_file():
         raise InputError(f"image: there is no file {path}")
     try:
@@ -36,12 +55,11 @@ def read_picture(path: str | Path) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as picture:
                 _check_header(path, picture)
-                grey, white = _grey_values(path, picture)
+                yield picture
     except InputError:
         raise
     except Exception as error:  # a damaged file leads decoders to errors of many kinds
         raise InputError(f"image: {path} cannot be read as a picture: {error or type(error).__name__}") from error
-    return grey * np.float32(2 / white) - 1
 
 
 def _check_header(path: str | Path, picture: Image.Image) -> None:

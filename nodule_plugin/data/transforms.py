@@ -188,9 +188,23 @@ def resample_roi(
     unit = hu_to_unit(np.pad(hu, beyond, constant_values=AIR_HU) if np.any(beyond) else hu, window_hu)
     rows_before, columns_before = beyond[0][0], beyond[1][0]
     box = (left + columns_before, top + rows_before, right + columns_before, bottom + rows_before)
+    return resized(unit, size, kernel, box)
+
+
+def resized(
+    unit: np.ndarray,
+    size: tuple[int, int],
+    kernel: str | Image.Resampling = DEFAULT_KERNEL,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """(rows, columns) values in [-1, 1] on a grid of ``size`` (H, W), which divides ``box`` (left, top, right, bottom).
+
+    Of the size that it has already, the whole comes back as it is.
+    """
+    if box is None and unit.shape == size:
+        return unit
     chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
-    resampled = Image.fromarray(unit).resize(size[::-1], chosen, box)
-    return np.asarray(resampled).clip(-1, 1)
+    return np.asarray(Image.fromarray(unit).resize(size[::-1], chosen, box)).clip(-1, 1)
 
 
 ORIENTATIONS = 8

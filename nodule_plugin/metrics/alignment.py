@@ -7,7 +7,7 @@ Zhang et al., "BiomedCLIP", arXiv:2303.00915. The reference method puts no words
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,10 @@ class AlignmentMeasure(Measure):
     @property
     def unavailable(self) -> str | None:
         return self.scorer.unavailable
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        return self.scorer.clip.convention
 
     def encoders(self, kind: str) -> list[Encoder]:
         return [self.scorer.clip] if kind in MEASURED else []

@@ -7,7 +7,7 @@ To add a network, name an extractor and the statistics wanted of its features; t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -27,10 +27,11 @@ from nodule_plugin.metrics.frechet import (
     frechet_distance,
     frechet_error,
 )
-from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance, mean_rows, spectrum_distance
+from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance, mean_rows
 from nodule_plugin.metrics.intervals import proportion_interval
 from nodule_plugin.metrics.kernel import cmmd, cmmd_error, kernel_distance, kernel_error
 from nodule_plugin.metrics.measures import HIGHER, MEASURED, Measure, Scale, Value, missing
+from nodule_plugin.metrics.noise_power import noise_power_distance, sized_powers
 from nodule_plugin.metrics.two_samples import MIN_IMAGES, checked_pair, half_sample_error
 
 Details = dict[str, Any]
@@ -49,12 +50,14 @@ class Statistic:
         error: of the same -> its standard error; NaN where it is not known.
         scale: how the number is to be read.
         objection: of the same -> why these two cannot be compared, or None.
+        features: a set, the real one and the extractor's id -> the set's features, where they need what is known of it.
     """
 
     value: Callable[[FeatureRows, FeatureRows], tuple[float, Details]]
     error: Callable[[FeatureRows, FeatureRows], float]
     scale: Scale
     objection: Callable[[FeatureRows, FeatureRows], str | None] = lambda real, fake: None
+    features: Callable[[ImageSet, ImageSet, str], FeatureRows] = lambda images, real, name: images.features_of(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,10 @@ class DistanceMeasure(Measure):
     def unavailable(self) -> str | None:
         return self.extractor.unavailable
 
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        return getattr(self.extractor, "convention", {})
+
     def encoders(self, kind: str) -> list[Encoder]:
         return [self.extractor] if kind in MEASURED else []
 
@@ -108,7 +115,8 @@ class DistanceMeasure(Measure):
         return Value(value, known, len(images), details={"real_count": len(real), **details})
 
     def _features(self, images: ImageSet, real: ImageSet) -> tuple[FeatureRows, FeatureRows]:
-        return real.features_of(self.extractor.id), images.features_of(self.extractor.id)
+        one, other = (self.statistic.features(own, real, self.extractor.id) for own in (real, images))
+        return one, other
 
 
 @dataclass(frozen=True)
@@ -225,17 +233,21 @@ def _in_units_of_spread(real: FeatureRows, fake: FeatureRows) -> tuple[FeatureRo
 
 
 def _histogram(settings: Distances, extractor: GreyValueFeatures) -> Statistic:
-    return _of_means(settings, partial(histogram_distance, window_hu=extractor.window_hu))
-
-
-def _spectrum(settings: Distances, extractor: GreyValueFeatures) -> Statistic:
-    return _of_means(settings, spectrum_distance)
-
-
-def _of_means(settings: Distances, distance: Callable[[np.ndarray, np.ndarray], float]) -> Statistic:
     def between(real: FeatureRows, fake: FeatureRows) -> float:
-        return distance(mean_rows(real), mean_rows(fake))
+        return histogram_distance(mean_rows(real), mean_rows(fake), extractor.window_hu)
 
+    return _by_halves(settings, between)
+
+
+def _noise_power(settings: Distances, extractor: Any) -> Statistic:
+    def objection(real: FeatureRows, fake: FeatureRows) -> str | None:
+        uncovered = math.isnan(noise_power_distance(real, fake))
+        return f"no frequency at which {MIN_IMAGES} images of both sets count" if uncovered else None
+
+    return replace(_by_halves(settings, noise_power_distance), objection=objection, features=sized_powers)
+
+
+def _by_halves(settings: Distances, between: Callable[[FeatureRows, FeatureRows], float]) -> Statistic:
     return Statistic(
         lambda real, fake: (between(real, fake), {}),
         lambda real, fake: half_sample_error(between, real, fake, settings.repeats, settings.seed),
@@ -283,7 +295,7 @@ STATISTICS: dict[str, tuple[str, Callable[[Distances, Any], Statistic]]] = {
     "frd": ("Fréchet radiomics distance", partial(_of_spread, _frechet)),
     "krd": ("Kernel radiomics distance", partial(_of_spread, _kernel)),
     "hu_histogram": ("HU histogram distance (HU)", _histogram),
-    "power_spectrum": ("Power spectrum distance (dB)", _spectrum),
+    "noise_power": ("Noise power difference (dB)", _noise_power),
     "precision": ("Precision", partial(_covered, "precision")),
     "recall": ("Recall", partial(_covered, "recall")),
     "density": ("Density", partial(_covered, "density")),

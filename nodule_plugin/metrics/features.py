@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +29,8 @@ class FeatureExtractor(Encoder, Protocol):
     Attributes:
         name: as tables name it.
         unavailable: why it cannot be used (no weights were given), or None.
+
+    It may have a ``convention``: input size, resampling and layer by name, which travel with every number.
     """
 
     @property
@@ -53,6 +56,9 @@ class InceptionFeatures:
     """
 
     name = "Inception v3 (2015-12-05)"
+    convention: Mapping[str, Any] = MappingProxyType(
+        {"input_size": 299, "resampling": "bilinear, as TensorFlow 1", "layer": "pooled, 2048"}
+    )
 
     def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu") -> None:
         if weights is not None and not Path(weights).is_file():
@@ -152,6 +158,11 @@ class BackboneFeatures:
         self.name = name or f"{architecture.partition('/')[2]} ({self.weights.name})"
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
         self.device = torch.device(device)
+
+    @property
+    def convention(self) -> Mapping[str, Any]:
+        """Of the preprocessing, and the layer."""
+        return {"input_size": self.image_size, "resampling": "bilinear, antialiased", "layer": "pooled"}
 
     @property
     def id(self) -> str:

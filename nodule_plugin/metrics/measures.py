@@ -92,11 +92,13 @@ class Measure(ABC):
         name: heading.
         group: the table that the column stands in; a measure in "published" is the metric the literature knows by its
             name.
+        convention: how the images that it measures were made, by name; what differs in it must not be compared.
     """
 
     key: str
     name: str
     group: str = field(default=STAND_IN, kw_only=True)
+    convention: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     @abstractmethod
@@ -112,6 +114,11 @@ class Measure(ABC):
     @abstractmethod
     def unavailable(self) -> str | None:
         """Why no number can be computed at all, or None."""
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """What the network does with an image, and which of its layers is looked at, by name: a part of the number."""
+        return {}
 
     def encoders(self, kind: str) -> list[Encoder]:
         """What the measure needs from images of one kind, see :class:`nodule_plugin.data.image_set.SetKey`."""
@@ -143,20 +150,24 @@ class Measure(ABC):
             "standard": self.group == PUBLISHED,
             "interval": self.scale.interval,
             "unavailable": self.unavailable,
+            "convention": {**self.convention, **self.preprocessing},
         }
 
 
-def columns(tables: Mapping[str, Sequence[Measure | Sequence[Measure]]]) -> list[Measure]:
+def columns(
+    tables: Mapping[str, Sequence[Measure | Sequence[Measure]]], convention: Mapping[str, Any] | None = None
+) -> list[Measure]:
     """The measures of all tables in one list, each with its table as its group.
 
     Args:
         tables: group -> measures, and lists of measures.
+        convention: of the images, see :func:`nodule_plugin.data.evaluation_images.image_convention`.
 
     Raises:
         InputError: if two have the same key.
     """
     listed = [
-        replace(measure, group=group)
+        replace(measure, group=group, convention=convention or {})
         for group, entries in tables.items()
         for entry in entries
         for measure in ([entry] if isinstance(entry, Measure) else entry)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,6 +54,10 @@ class OpenCLIPModel:
         device: where the towers run.
         name: as tables name it; None for the model's own.
     """
+
+    convention: Mapping[str, Any] = MappingProxyType(
+        {"resampling": "as the model's own config states", "layer": "image embedding"}
+    )
 
     def __init__(
         self,

@@ -9,7 +9,9 @@ Standardization Initiative", Radiology 2020;295:328-338. The features' names are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,6 +142,7 @@ class RadiomicFeatures:
 
     name = f"{len(FEATURES)} radiomic features"
     unavailable: str | None = None
+    convention: Mapping[str, Any] = MappingProxyType({"bin_hu": BIN_HU})
 
     def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
         self.window_hu = checked_window(window_hu)

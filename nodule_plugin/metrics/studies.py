@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,13 +15,19 @@ from nodule_plugin.metrics.attributes import FindingMeasure
 from nodule_plugin.metrics.copies import CopyMeasure
 from nodule_plugin.metrics.distances import DistanceMeasure
 from nodule_plugin.metrics.dose_response import dose_curves
-from nodule_plugin.metrics.grey_values import BANDS, BINS, GreyValueFeatures, grey_value_curves
+from nodule_plugin.metrics.grey_values import BINS, GreyValueFeatures, grey_value_curves
 from nodule_plugin.metrics.intervals import Rate
 from nodule_plugin.metrics.measures import Measure
 from nodule_plugin.metrics.memorization import CopyDetector, Inspection, attack_result, nearness
+from nodule_plugin.metrics.noise_power import NoisePowerFeatures, noise_power_curves
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
 
 CLOSEST_PAIRS = 12
+NO_STUDIES: dict[str, Any] = {
+    **{"memorization": None, "dose_response": [], "readers": {}, "grey_values": None, "noise_power": None}
+}
+"""What :func:`run_studies` gives where nothing is there to study."""
+T = TypeVar("T")
 
 
 def run_studies(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any]:
@@ -34,13 +40,14 @@ def run_studies(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[s
     Returns:
         In plain JSON types: ``memorization`` (None without training images), ``dose_response`` (a list of curves),
         ``readers`` (agreement by rating; empty where no finding is measured), ``grey_values`` (real and generated sets'
-        mean histograms and power spectra; None where they are not measured).
+        mean histograms) and ``noise_power`` (their noise power spectra), None where they are not measured.
     """
     return {
         "memorization": _memorization(sets, measures),
         "dose_response": _dose_response(sets, measures),
         "readers": _readers(measures),
         "grey_values": _grey_values(sets, measures),
+        "noise_power": _noise_power(sets, measures),
     }
 
 
@@ -69,25 +76,36 @@ def _readers(measures: Sequence[Measure]) -> dict[str, Any]:
     return {rating: asdict(agreements[CALCIFIED if rating == "calcification" else rating]) for rating in ratings}
 
 
+def _shown(sets: Sequence[ImageSet]) -> list[ImageSet]:
+    """What curves are drawn of: the real images first, then generated sets."""
+    return [images for kind in (REAL, GENERATED) for images in _of_kind(sets, kind)]
+
+
+def _extractor(measures: Sequence[Measure], kind: type[T]) -> T | None:
+    extractors: list[Any] = [measure.extractor for measure in measures if isinstance(measure, DistanceMeasure)]
+    return next((extractor for extractor in extractors if isinstance(extractor, kind)), None)
+
+
 def _grey_values(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any] | None:
-    extractors = [measure.extractor for measure in measures if isinstance(measure, DistanceMeasure)]
-    extractor = next((extractor for extractor in extractors if isinstance(extractor, GreyValueFeatures)), None)
+    extractor = _extractor(measures, GreyValueFeatures)
     if extractor is None:
         return None
     low, high = extractor.window_hu
-    shown = [images for kind in (REAL, GENERATED) for images in _of_kind(sets, kind)]
     return {
         "hu": (low + (high - low) * (np.arange(BINS) + 0.5) / BINS).tolist(),
-        "cycles_per_pixel": ((np.arange(BANDS) + 0.5) / (2 * BANDS)).tolist(),
         "sets": [
-            {
-                "kind": images.key.kind,
-                **_row(images),
-                **grey_value_curves(images, extractor.id),
-            }
-            for images in shown
+            {"kind": images.key.kind, **_row(images), **grey_value_curves(images, extractor.id)}
+            for images in _shown(sets)
         ],
     }
+
+
+def _noise_power(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any] | None:
+    extractor = _extractor(measures, NoisePowerFeatures)
+    if extractor is None:
+        return None
+    shown = _shown(sets)
+    return noise_power_curves(shown, shown[0], extractor.id)
 
 
 def _memorization(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any] | None:

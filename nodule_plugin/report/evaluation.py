@@ -34,6 +34,8 @@ class EvaluationReport:
         training_patients: JSON file that lists, under "training", patients whose images the bundle's small models were
             trained on; reference images of these are counted in the verdict. None: not known.
         show_real: show real images on the page. They must not leave the machine by chance, so the default is no.
+        converted: what was changed about pictures to compare them, see
+            :func:`nodule_plugin.data.evaluation_images.conversions`.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class EvaluationReport:
         seed: int = 0,
         show_real: bool | str = False,
         training_patients: str | Path | None = None,
+        converted: Sequence[str] = (),
     ) -> None:
         self.training_patients = read_patients(training_patients)
         self.collector, self.output_dir, self.measures = collector, Path(output_dir), list(measures)
         self.settings, self.seed, self.show_real = dict(settings), seed, as_flag("show_real", show_real)
+        self.converted = list(converted)
         self.results: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -76,6 +80,7 @@ class EvaluationReport:
         chosen = chosen_on_sentences(
             reference, self.settings.get("generated", []), self.settings.get("training_datalist")
         )
-        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared, chosen + flat)
+        warnings = [*chosen, *flat, *self.converted]
+        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared, warnings)
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))

@@ -143,8 +143,8 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         ("histogram", "hu", "Histogram", ("HU", "fraction of pixels")),
         ("spectrum", "cycles_per_pixel", "Power spectrum", ("cycles / pixel", "dB over 1 HU² pixel²")),
     ):
-        if curves is None:
-            break
+        if curves is None or across not in curves:
+            continue
         axis = _new_axis((4.6, 3.2), *units, title)
         for own in curves["sets"]:
             style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)

@@ -13,6 +13,7 @@ from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.results_table import FLOOR, Row
+from nodule_plugin.metrics.studies import NO_STUDIES
 from nodule_plugin.report.numbers import rate_text, with_error
 from nodule_plugin.report.sweep import guidance_sweep
 
@@ -64,7 +65,7 @@ def build_results(
         "not_held_out": not_held_out,
         "warnings": [warning.replace(REAL_IMAGES, reference) for warning in warnings],
         "rows": [_row(row, reference) for row in rows],
-        "studies": dict(studies or {"memorization": None, "dose_response": [], "readers": {}, "grey_values": None}),
+        "studies": dict(studies or NO_STUDIES),
     }
     results["sweep"] = guidance_sweep(results)
     results["verdict"] = verdict(results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nodule_plugin.metrics.measures import BACKBONES, BEYOND, FINDINGS, PUBLISHED, STAND_IN
@@ -93,13 +93,23 @@ def csv_text(results: Mapping[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     headings = [name for key in keys for name in (key, f"{key}_standard_error", f"{key}_low", f"{key}_high")]
-    writer.writerow(["kind", "model", "guidance_scale", "images", *headings])
+    writer.writerow(["kind", "model", "guidance_scale", "images", *headings, "convention"])
+    convention = shared_convention(results["measures"])
     for row in results["rows"]:
         numbers = []
         for value in (row["values"][key] for key in keys):
             numbers += [value["value"], value["standard_error"], *(value["ci95"] or (None, None))]
-        writer.writerow([row["kind"], row["model"], row["guidance_scale"], row["images"], *numbers])
+        writer.writerow([row["kind"], row["model"], row["guidance_scale"], row["images"], *numbers, convention])
     return text.getvalue()
+
+
+def shared_convention(measures: Sequence[Mapping[str, Any]]) -> str:
+    """What the conventions of all measures have in common, which is how the images were made, in one line."""
+    conventions = [measure["convention"] for measure in measures]
+    shared = conventions[0] if conventions else {}
+    return "; ".join(
+        f"{name} {value}" for name, value in shared.items() if all(own.get(name) == value for own in conventions)
+    )
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -11,16 +11,19 @@ from PIL import Image
 
 from nodule_plugin.data.evaluation_images import (
     LoadSetImaged,
+    conversions,
     describe_generated,
     generated_items,
+    image_convention,
     image_size,
     joined_items,
     noise_items,
+    other_kernel_items,
     real_items,
     study_items,
 )
 from nodule_plugin.data.generated import FORMAT, NOTICE
-from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, REAL
+from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, OTHER_KERNEL, REAL, ImageRecord, SetKey
 from nodule_plugin.errors import InputError
 
 
@@ -122,8 +125,9 @@ def test_a_folder_of_pictures_and_slices_is_real_images(tmp_path: Path) -> None:
     for name in ("notes.txt", "._one.jpg", "._two.nii.gz"):  # macOS's are no images, whatever they are called
         (tmp_path / name).write_text("not an image")
     items = real_items(real_dir=tmp_path)
-    load = LoadSetImaged(window_hu=(-1000, 400))
-    picture, volume = (load(item) for item in items)
+    picture, volume = (
+        LoadSetImaged(size, window_hu=(-1000, 400))(item) for size, item in zip(((10, 20), (8, 12)), items)
+    )
     assert [item["record"].id for item in (picture, volume)] == ["one", "two"]
     assert picture["image"].shape == (3, 10, 20)
     assert picture["image"].mean() == pytest.approx(128 / 127.5 - 1, abs=0.02)
@@ -131,6 +135,49 @@ def test_a_folder_of_pictures_and_slices_is_real_images(tmp_path: Path) -> None:
     assert volume["image"].shape == (3, 8, 12)
     assert volume["image"][0, 5, 3] == 1
     assert volume["image"][0, 0, 0] == 0
+
+
+def test_pictures_of_another_size_or_depth_are_converted_with_a_word(tmp_path: Path) -> None:
+    grey = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
+    for name, picture in {
+        "large": Image.fromarray(grey).resize((64, 64), Image.Resampling.BICUBIC),
+        "same": Image.fromarray(grey),
+        "deep": Image.fromarray(grey.astype(np.uint16) * 257),
+    }.items():
+        picture.save(tmp_path / f"{name}.png")
+    items = real_items(real_dir=tmp_path)
+    assert [item["record"].native_pixels for item in items] == [32, 64, 32]
+    deep, large, same = (LoadSetImaged((32, 32))(item)["image"] for item in items)
+    torch.testing.assert_close(same, deep)
+    assert large.shape == same.shape
+    assert (large - same).abs().max() < 0.1
+    sized, rounded = conversions(items, (32, 32))
+    assert sized.startswith("1 of 3 real images were of another size (64 x 64 pixels) and are brought to 32 x")
+    assert "1 of 3 real images had 16 bits" in rounded
+    assert conversions(items[2:], (32, 32)) == []
+    with pytest.raises(InputError, match=r"large\.png has 64 x 64 pixels, another shape than 32 x 48"):
+        LoadSetImaged((32, 48))(items[1])
+
+
+def test_the_same_regions_are_cut_by_the_other_kernel(tmp_path: Path) -> None:
+    ct = np.random.default_rng(0).normal(-300, 200, (40, 40, 1)).astype(np.int16)
+    nibabel.Nifti1Image(ct, np.diag([0.7, 0.7, 1.0, 1.0])).to_filename(tmp_path / "a.nii.gz")
+    nodule = {"image": str(tmp_path / "a.nii.gz"), "slice_index": 0, "centre": [20.0, 20.0], "spacing": [0.7, 0.7]}
+    real = [{**nodule, "roi_mm": 14.0, "set": SetKey(REAL, "real images"), "record": ImageRecord("a")}]
+    (again,) = other_kernel_items(real, "cubic")
+    assert again["set"] == OTHER_KERNEL
+    load = LoadSetImaged((64, 64), kernel="cubic")
+    cubic, linear = load(real[0])["image"], load(again)["image"]
+    assert not torch.equal(cubic, linear)
+    assert torch.equal(linear, LoadSetImaged((64, 64), kernel="linear")(real[0])["image"])
+    assert other_kernel_items([{"image": "a.png"}]) == []
+
+
+def test_how_images_were_made_is_said_in_words_and_numbers() -> None:
+    assert image_convention("roi-linear-2", (-1000, 400), (64, 64)) == {
+        **{"chain": "roi-linear-2", "kernel": "linear", "window_hu": "-1000 to 400", "bits": 8, "image_size": "64 x 64"}
+    }
+    assert image_convention(None)["kernel"] == "not known"
 
 
 def test_real_images_may_come_with_prompts(tmp_path: Path) -> None:

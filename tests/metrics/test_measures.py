@@ -98,6 +98,13 @@ def test_a_column_stands_in_the_table_that_lists_it(clip_folder: Path) -> None:
         columns({PUBLISHED: [Distances()(network, "fd")], STAND_IN: [Distances()(network, "fd")]})
 
 
+def test_a_number_carries_how_its_images_were_made_and_what_the_network_does_with_them() -> None:
+    distances = [Distances()(InceptionFeatures(), "fid"), AlignmentMeasure("clip_score", "CLIPScore", CLIPScorer())]
+    fid, score = (measure.describe()["convention"] for measure in columns({PUBLISHED: distances}, {"bits": 8}))
+    assert fid == {"bits": 8, "input_size": 299, "resampling": "bilinear, as TensorFlow 1", "layer": "pooled, 2048"}
+    assert (score["bits"], score["layer"]) == (8, "image embedding")
+
+
 def test_a_metrics_name_belongs_to_its_network(clip_folder: Path) -> None:
     network = OpenCLIPImageFeatures(clip_folder, name="one")
     with pytest.raises(InputError, match="kid is of Inception's features, not of one; take fd or kd"):

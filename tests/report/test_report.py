@@ -18,6 +18,7 @@ from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
 from nodule_plugin.metrics.measures import PUBLISHED, STAND_IN, Measure, Value, columns, missing
 from nodule_plugin.metrics.results_table import FLOOR, Row
+from nodule_plugin.metrics.studies import NO_STUDIES
 from nodule_plugin.report.files import write_report
 from nodule_plugin.report.numbers import rate_text, with_error, with_interval
 from nodule_plugin.report.page import render_page, varied_prompts
@@ -83,7 +84,7 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
             "verdict",
         )
     }
-    assert results["studies"] == {"memorization": None, "dose_response": [], "readers": {}, "grey_values": None}
+    assert results["studies"] == NO_STUDIES
     assert "interval" in results["measures"][0]
     assert [row["ceiling"] for row in results["rows"]] == [False, False, False, False, True]
     assert results["measures"][0]["unavailable"] == "no weights given"
@@ -189,6 +190,15 @@ def test_the_verdict_says_where_the_chain_is_not_recorded(
 def test_verdict_without_any_distance() -> None:
     rows = [_row(KEYS[0], missing("1 real image, 2 needed"), missing("images without prompts"))]
     assert "could be computed" in build_results(rows, _measures(), {})["verdict"][0]
+
+
+def test_csv_names_the_convention_once() -> None:
+    made = {"chain": "roi-cubic-2", "bits": 8}
+    results = _results()
+    results["measures"] = [
+        measure | {"convention": made | {"layer": n}} for n, measure in enumerate(results["measures"])
+    ]
+    assert csv_text(results).splitlines()[1].endswith(",chain roi-cubic-2; bits 8")
 
 
 def test_csv_has_numbers_and_blanks() -> None:

@@ -18,7 +18,7 @@ from nodule_plugin.metrics.grey_values import GreyValueFeatures
 from nodule_plugin.metrics.measures import BEYOND, FINDINGS, columns
 from nodule_plugin.metrics.memorization import planted_copies
 from nodule_plugin.metrics.results_table import measure_rows
-from nodule_plugin.metrics.studies import run_studies
+from nodule_plugin.metrics.studies import NO_STUDIES, run_studies
 from nodule_plugin.report.page import render_page
 from nodule_plugin.report.results import build_results
 from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
@@ -87,7 +87,7 @@ def results(sets: list[ImageSet]) -> dict[str, Any]:
 
 def test_studies_are_plain_json(results: dict[str, Any]) -> None:
     studies = json.loads(json.dumps(results))["studies"]
-    assert set(studies) == {"memorization", "dose_response", "readers", "grey_values"}
+    assert set(studies) == {"memorization", "dose_response", "readers", "grey_values", "noise_power"}
     assert studies["readers"]["margin"]["exact"] == pytest.approx(0.44, abs=0.005)
     (curve,) = studies["dose_response"]
     assert (curve["rating"], curve["chains"], curve["monotone"]) == ("margin", 3, True)
@@ -149,7 +149,7 @@ def test_only_copies_are_called_so(results: dict[str, Any], sets: list[ImageSet]
 
 def test_nothing_to_study_is_said_by_absence(sets: list[ImageSet]) -> None:
     found = run_studies(sets[:1], [])
-    assert found == {"memorization": None, "dose_response": [], "readers": {}, "grey_values": None}
+    assert found == NO_STUDIES
     empty = {"studies": found, "measures": [], "rows": []}
     assert agreement_table(empty) is dose_table(empty) is copies_table(empty) is None
     assert detector_sentences(empty) == []
