@@ -173,28 +173,24 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def noise_power_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """Noise power against spatial frequency, as CT physicists draw it; none where it was not measured."""
+    """Noise power against spatial frequency, and its ratio to the real images'; none where it was not measured."""
     study = results["studies"].get("noise_power")
-    if not study:
+    frequencies = study and (study.get("frequency") or study["frequency_per_mm"])
+    if not frequencies:
         return {}
-    axis = _new_axis((4.6, 3.2), "cycles / mm", study["unit"], "Noise power")
-    for own in study["sets"]:
-        real = own["kind"] == REAL
-        drawn = [
-            (frequency, power, ends)
-            for frequency, power, ends in zip(study["frequency_per_mm"], own["power"], own["ci95"])
-            if power is not None and ends is not None
-        ]
-        if not drawn:
-            continue
-        frequencies, powers, intervals = zip(*drawn)
-        title = set_title(own["model"], own["guidance_scale"])
-        (line,) = axis.plot(
-            frequencies, powers, "--" if real else "-", color="black" if real else None, linewidth=1, label=title
-        )
-        axis.fill_between(frequencies, *np.array(intervals).T, alpha=0.15, color=line.get_color())
-    axis.set_yscale("log")
-    return {"Noise power": _panel(axis)}
+    across = study.get("frequency_unit", "cycles / mm")
+    power = _new_axis((4.6, 3.2), across, study["unit"], "Noise power")
+    ratio = _new_axis((4.6, 3.2), across, "dB", f"Noise power over that of {results['reference']}")
+    for axis, key, sets in ((power, "power", study["sets"]), (ratio, "value", study["ratio_db"])):
+        for own in sets:
+            real = own.get("kind") == REAL
+            style: dict[str, Any] = {"color": "black", "linestyle": "--"} if real else {}
+            title = set_title(own["model"], own["guidance_scale"])
+            (line,) = axis.plot(frequencies, own[key], linewidth=1, label=title, **style)
+            axis.fill_between(frequencies, *np.array(own["ci95"]).T, alpha=0.15, color=line.get_color())
+    power.set_yscale("log")
+    ratio.axhline(0.0, color="black", linewidth=1, linestyle="--", label=results["reference"])
+    return {"Noise power": _panel(power), "Noise power against frequency, in dB": _panel(ratio)}
 
 
 def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title: str = "") -> Axes:

@@ -94,6 +94,11 @@ def judge(results: Mapping[str, Any], sensitivity: Mapping[str, Any]) -> tuple[d
     return best, [_light(question, results, row, sight) for question in QUESTIONS]
 
 
+def in_sentence(name: str) -> str:
+    """A name as it stands within a sentence; abbreviations keep their capitals."""
+    return name if name[:2].isupper() else name[:1].lower() + name[1:]
+
+
 class _Sight:
     """What is known of what measures see."""
 
@@ -141,7 +146,7 @@ class _Sight:
             below = [step for step, at in zip(fault["steps"], values) if at is not None and at <= value]
             if below and measure["better"] == LOWER:
                 beyond = "at least as far as" if below[-1] == fault["steps"][-1] else "about as far as"
-                return f"{beyond} real images with {fault['name'].lower()} of {below[-1]:g} {fault['unit']}"
+                return f"{beyond} real images with {in_sentence(fault['name'])} of {below[-1]:g} {fault['unit']}"
         return None
 
 

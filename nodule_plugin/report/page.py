@@ -20,7 +20,7 @@ from nodule_plugin.report.html import data_url, render
 from nodule_plugin.report.lights import SHAPES, WORDS
 from nodule_plugin.report.pictures import closest_pairs, dose_strips, sample_grids
 from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
-from nodule_plugin.report.tables import LEGEND, csv_text, light_details, more_sentence, tables
+from nodule_plugin.report.tables import csv_text, legend, light_details, more_sentence, tables
 
 CAPTIONS = {
     "findings": "Asked for and read: one rating moves, all else and the seed stay; the dashed line is the mean read "
@@ -55,7 +55,7 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
         sweep=results["sweep"],
         sweep_panels=_urls(sweep_panels(results)),
         tables=tables(results),
-        legend=LEGEND.replace("real images", results["reference"]),
+        legend=legend(results),
         more=more_sentence(results),
         csv="data:text/csv;base64," + base64.b64encode(csv_text(results).encode()).decode("ascii"),
         agreement=agreement_table(results),
@@ -69,7 +69,7 @@ def render_page(results: Mapping[str, Any], sets: Sequence[ImageSet], show_real:
 def question_figures(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For each question that anything can be drawn of: its name, its panels by their titles and a caption."""
     beside = {
-        "findings": dose_panels(results),
+        "findings": {f"{rating}: asked for and read": panel for rating, panel in dose_panels(results).items()},
         "copies": nearness_panels(results),
         "noise": grey_value_panels(results) | noise_power_panels(results),
     }

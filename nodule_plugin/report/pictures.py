@@ -117,7 +117,7 @@ def dose_strips(sets: Sequence[ImageSet]) -> list[dict[str, Any]]:
             }
             if len(indices) > 1:
                 pictures = [data_url(small_png(images.images[indices[c]])) if c in indices else None for c in codes]
-                rows.append({"rating": rating.capitalize(), "pictures": pictures})
+                rows.append({"title": rating.capitalize(), "prompt": "", "pictures": pictures})
         strips.append({"model": set_title(images.key.model, images.key.guidance_scale), "codes": codes, "rows": rows})
     return strips
 

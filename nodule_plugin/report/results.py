@@ -13,7 +13,7 @@ from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.results_table import FLOOR, Row
 from nodule_plugin.metrics.sensitivity import load_sensitivity
-from nodule_plugin.report.lights import AMBER, GREEN, GREY, RED, WORDS, floor_of, judge
+from nodule_plugin.report.lights import AMBER, GREEN, GREY, RED, WORDS, floor_of, in_sentence, judge
 from nodule_plugin.report.numbers import with_interval
 from nodule_plugin.report.sweep import guidance_sweep
 
@@ -150,13 +150,17 @@ def _lights_sentence(lights: Sequence[Mapping[str, Any]], reference: str) -> str
         colour: [light["name"].lower() for light in lights if light["light"] == colour]
         for colour in (RED, AMBER, GREEN, GREY)
     }
-    parts = [f"{WORDS[colour]} in {' and '.join(names)}" for colour, names in groups.items() if names]
+    parts = [f"{WORDS[colour]} in {_listed(names)}" for colour, names in groups.items() if names]
     return f"Beside {reference} it is {'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _sight_sentence(lights: Sequence[Mapping[str, Any]]) -> str:
     """Which faults could be there unseen."""
-    unseen = list(dict.fromkeys(fault.lower() for light in lights for fault in light["cannot_see"]))
+    unseen = list(dict.fromkeys(in_sentence(fault) for light in lights for fault in light["cannot_see"]))
     if unseen:
         return f"What no measure computed here is known to see: {', '.join(unseen)}."
     if any(light["light"] == GREY for light in lights):

@@ -11,7 +11,7 @@ from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED
 from nodule_plugin.metrics.measures import BACKBONES, BEYOND, FINDINGS, PUBLISHED, STAND_IN
-from nodule_plugin.report.lights import SHAPES, WORDS
+from nodule_plugin.report.lights import SHAPES, WORDS, in_sentence
 from nodule_plugin.report.numbers import with_interval
 from nodule_plugin.report.results import arrow
 
@@ -105,7 +105,7 @@ def _table(results: Mapping[str, Any], group: str) -> Table | None:
     letters = dict(zip(noted, string.ascii_lowercase))
     return Table(
         TITLES[group],
-        ["Images of", "Guidance scale", *(f"{m['name']} {arrow(m)}" for m in measures), "Number"],
+        ["Set", "Guidance scale", *(f"{m['name']} {arrow(m)}" for m in measures), "Images"],
         [
             [
                 Cell(row_name(row)),
@@ -117,7 +117,7 @@ def _table(results: Mapping[str, Any], group: str) -> Table | None:
         ],
         {letter: reason for reason, letter in letters.items()},
         EXPLANATIONS[group].replace("real images", results["reference"]),
-        _networks(measures),
+        _networks(measures, shared_convention(results["measures"])),
     )
 
 
@@ -165,16 +165,28 @@ def _reason(results: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     return measure["unavailable"] or (reasons[0] if reasons else "no generated images")
 
 
-def _networks(measures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What columns rest on and, where it is recorded, how images get there; each network once."""
+def shared_convention(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the conventions of all measures have in common: how the images were made."""
+    conventions = [measure.get("convention", {}) for measure in measures]
+    first = conventions[0] if conventions else {}
+    return {name: value for name, value in first.items() if all(own.get(name) == value for own in conventions)}
+
+
+def convention_line(convention: Mapping[str, Any]) -> str:
+    """A convention in one line."""
+    return "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in convention.items())
+
+
+def _networks(measures: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]) -> list[str]:
+    """What columns rest on and what is done to an image there, beyond what all have in common; each network once."""
     by_network: dict[str, list[Mapping[str, Any]]] = {}
     for measure in measures:
         by_network.setdefault(measure["extractor"], []).append(measure)
     lines = []
     for network, own in by_network.items():
-        convention = ", ".join(f"{name} {value}" for name, value in own[0].get("convention", {}).items())
+        its_own = {name: value for name, value in own[0].get("convention", {}).items() if name not in shared}
         names = ", ".join(measure["name"] for measure in own)
-        lines.append(f"{network}: {names}" + (f" ({convention})" if convention else ""))
+        lines.append(f"{network}: {names}" + (f" ({convention_line(its_own)})" if its_own else ""))
     return lines
 
 
@@ -189,8 +201,15 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += [f"## {table.title}", "\n".join(lines), table.explanation]
         parts += ["; ".join(f"({letter}) {reason}" for letter, reason in table.notes.items()) + "."] * bool(table.notes)
         parts.append(f"Networks: {'; '.join(table.networks)}.")
-    parts += [LEGEND.replace("real images", results["reference"]), more_sentence(results) or "", results["attribution"]]
+    parts += [legend(results), more_sentence(results) or "", results["attribution"]]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def legend(results: Mapping[str, Any]) -> str:
+    """How the tables' numbers are to be read, and how the images behind them were made."""
+    convention = convention_line(shared_convention(results["measures"]))
+    made = f" All images: {convention}." if convention else ""
+    return LEGEND.replace("real images", results["reference"]) + made
 
 
 def _marked(one: Cell) -> str:
@@ -214,7 +233,7 @@ def light_details(light: Mapping[str, Any]) -> str:
     if light["unmeasured"]:
         sentences.append(f"Not measured what it sees: {', '.join(light['unmeasured'])}.")
     if light["evidence"] and light["cannot_see"]:
-        sentences.append(f"Cannot be seen by this: {', '.join(fault.lower() for fault in light['cannot_see'])}.")
+        sentences.append(f"Cannot be seen by this: {', '.join(map(in_sentence, light['cannot_see']))}.")
     if light["blind"]:
         sentences.append(f"Blind to the faults in question: {', '.join(light['blind'])}.")
     return " ".join(sentences)

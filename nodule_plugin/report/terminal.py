@@ -15,7 +15,7 @@ NAME, SCALE, COLUMN = 24, 8, 13
 
 
 def terminal_text(results: Mapping[str, Any], report: Path) -> str:
-    """One column a question (the first measure that its light rests on), the lights, the report's path.
+    """The warnings; one column a question (the first measure that its light rests on), the lights, the report's path.
 
     Args:
         results: the content of metrics.json.
@@ -27,15 +27,14 @@ def terminal_text(results: Mapping[str, Any], report: Path) -> str:
     first = [light["candidates"][0] for light in results["lights"] if light["candidates"]]
     measures = [next(m for m in results["measures"] if m["key"] == key) for key in first]
     rows = [row for row in results["rows"] if any(row["values"][key]["value"] is not None for key in first)]
-    lines = _headings([measure["name"] for measure in measures])
+    lines = [line for sentence in results["warnings"] for line in (*textwrap.wrap(sentence, WIDTH), "")]
+    lines += _headings([measure["name"] for measure in measures])
     lines.append("-" * (NAME + SCALE + sum(COLUMN + 1 for _ in measures)))
     for row in rows:
         cells = [_number(row["values"][key]) for key in first]
         name = row_name(row)
         lines.append(_line(name if len(name) <= NAME else f"{name[: NAME - 1]}…", scale_text(row), cells))
-    for sentence in [*results["warnings"], *results["verdict"]]:
-        lines += ["", *textwrap.wrap(sentence, WIDTH)]
-    lines.append("")
+    lines += ["", *textwrap.wrap(" ".join(results["verdict"]), WIDTH), ""]
     for light in results["lights"]:
         lines += textwrap.wrap(light_line(light), WIDTH, subsequent_indent="  ", max_lines=3, placeholder=" …")
     return "\n".join([*lines, "", f"Report: {report}"])
@@ -46,7 +45,7 @@ def _headings(names: Sequence[str]) -> list[str]:
     wrapped = [textwrap.wrap(name, COLUMN, max_lines=4, placeholder="…") for name in names]
     height = max((len(lines) for lines in wrapped), default=1)
     filled = [[""] * (height - len(lines)) + lines for lines in wrapped]
-    names_of_rows = [""] * (height - 1) + ["images of"]
+    names_of_rows = [""] * (height - 1) + ["set"]
     scales = [""] * (height - 1) + ["guidance"]
     return [_line(name, scale, cells) for name, scale, *cells in zip(names_of_rows, scales, *filled)]
 
@@ -60,4 +59,4 @@ def _number(value: Mapping[str, Any]) -> str:
 
 
 def _line(name: str, scale: str, cells: Sequence[str]) -> str:
-    return f"{name:<{NAME}}{scale:>{SCALE}}" + "".join(f" {cell:>{COLUMN}}" for cell in cells)
+    return (f"{name:<{NAME}}{scale:>{SCALE}}" + "".join(f" {cell:>{COLUMN}}" for cell in cells)).rstrip()

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _results() -> dict[str, Any]:
         _row(KEYS[1], Value(3.0, 0.2, 20), score),
         _row(SetKey(CONTROL, "uniform noise"), Value(123456789.0, 4000.0, 20), missing("images without prompts")),
     ]
-    return build_results(rows, _measures(), {"seed": 0}, sensitivity=SENSITIVITY)
+    return build_results(rows, _measures(), {"chain": "roi-cubic-2"}, sensitivity=SENSITIVITY)
 
 
 def _sets() -> list[ImageSet]:
@@ -111,7 +112,7 @@ def test_metrics_json_has_stable_keys_and_plain_types() -> None:
 
 def test_tables_hold_only_what_was_computed() -> None:
     (table,) = tables(_results())
-    assert table.headings == ["Images of", "Guidance scale", "KD (tiny nodule encoder) ↓", "Tiny CLIPScore ↑", "Number"]
+    assert table.headings == ["Set", "Guidance scale", "KD (tiny nodule encoder) ↓", "Tiny CLIPScore ↑", "Images"]
     rows = [[cell.text for cell in row] for row in table.rows]
     assert rows[0] == ["real images", "–", "–", "0.200 [0.180, 0.220]", "20"]
     assert rows[2] == ["tiny", "5", "0.50 [0.30, 0.70]", "0.200 [0.180, 0.220]", "20"]
@@ -134,7 +135,7 @@ def test_one_line_says_what_else_could_be_computed() -> None:
 def test_stand_ins_are_never_called_by_the_published_names() -> None:
     stand_ins = markdown(_results()).split("## Stand-in metrics")[1]
     assert "must not be set beside published numbers" in stand_ins
-    header = next(line for line in stand_ins.splitlines() if line.startswith("| Images"))
+    header = next(line for line in stand_ins.splitlines() if line.startswith("| Set"))
     assert not re.search(r"\| (FID|KID|LPIPS|CLIPScore|BioCLIPScore)\b", header)
 
 
@@ -145,7 +146,7 @@ def test_the_verdict_has_three_sentences() -> None:
         "0.50 [0.30, 0.70], two halves of the real images have 0.10 [0.00, 0.20] (not to be set beside published FID "
         "or KID)."
     )
-    assert second.startswith("Beside real images it is not judged in distance and ")
+    assert second.startswith("Beside real images it is not judged in distance, findings followed, ")
     assert third.startswith("What no measure computed here is known to see: ")
 
 
@@ -305,7 +306,7 @@ def test_the_page_goes_from_the_verdict_to_the_settings() -> None:
     assert sections == ["Verdict", "Pictures", "Curves", "Tables", "How this was made"]
     levels = [level for level, _ in outline.headings]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:]))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     warned = build_results([], _measures(), {}, phantoms=True)
     assert [text for _, text in _Outline(render_page(warned, [])).headings[1:3]] == ["Before you read on", "Verdict"]
 
@@ -358,7 +359,7 @@ def test_the_terminal_table_fits_a_hundred_columns(name: str) -> None:
     *lines, last = terminal_text(results, Path("/out/report.html")).splitlines()
     assert last == "Report: /out/report.html"
     assert max(map(len, lines)) <= WIDTH == 100
-    assert "5     0.50 ± 0.10   0.200 ± 0.010" in "\n".join(lines)
+    assert "5   0.50 ± 0.10 0.200 ± 0.010" in "\n".join(lines)
 
 
 def test_real_images_are_shown_only_when_asked_for() -> None:
