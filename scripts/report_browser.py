@@ -4,7 +4,8 @@
     python scripts/report_browser.py EVALUATION/report.html --axe package/axe.min.js --output FOLDER
 
 The page must load nothing, fit its width, have no issue of WCAG 2.2 AA that axe-core finds in either colour scheme,
-sort its tables by mouse and keyboard, and say in words what its lights say in colour. FOLDER gets screenshots and a PDF.
+sort its tables by mouse and keyboard, and say in words what its lights say in colour. FOLDER gets
+screenshots and a PDF.
 """
 
 from __future__ import annotations

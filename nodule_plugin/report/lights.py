@@ -99,6 +99,10 @@ def in_sentence(name: str) -> str:
     return name if name[:2].isupper() else name[:1].lower() + name[1:]
 
 
+SHARED = ("chain", "image_size", "bits")
+"""What two numbers of a measure must have in common to be compared, of what its convention says."""
+
+
 class _Sight:
     """What is known of what measures see."""
 
@@ -120,10 +124,8 @@ class _Sight:
         return [fault for fault in keys if own.get(fault, {}).get("first_step_seen") is not None]
 
     def ranked(self, question: Question, measures: Rows) -> list[Mapping[str, Any]]:
-        """Measures, those first that see most of a question's faults, then those of which it is not known."""
-        return sorted(
-            measures, key=lambda m: (-len(self.seen(m["key"], question)), self.knows(m["key"]))
-        )  # sorted() keeps the order of equals
+        """Those first that see most of a question's faults, then those of which it is not known; equals in order."""
+        return sorted(measures, key=lambda m: (-len(self.seen(m["key"], question)), self.knows(m["key"])))
 
     def resting(self, question: Question, measures: Rows) -> list[Mapping[str, Any]]:
         """As few measures as together see every fault of a question that any of them sees."""
@@ -137,8 +139,8 @@ class _Sight:
 
     def like(self, measure: Mapping[str, Any], question: Question, value: float) -> str | None:
         """Real images with which fault are as far away by a distance, such as "Blur of 0.8 pixels"; None if unknown."""
-        convention = measure.get("convention", {})
-        if any(convention.get(name, of) != of for name, of in self.convention.items() if name in SHARED):
+        own = measure.get("convention", {})
+        if any(str(own.get(name, self.convention.get(name))) != str(self.convention.get(name)) for name in SHARED):
             return None
         for key in self.seen(measure["key"], question):
             fault = next(fault for fault in self.faults if fault["key"] == key)
@@ -148,10 +150,6 @@ class _Sight:
                 beyond = "at least as far as" if below[-1] == fault["steps"][-1] else "about as far as"
                 return f"{beyond} real images with {in_sentence(fault['name'])} of {below[-1]:g} {fault['unit']}"
         return None
-
-
-SHARED = ("chain", "image_size", "window_hu", "bits")
-"""What two numbers of a measure must have in common to be compared, of what its convention says."""
 
 
 def _computed(measures: Rows, generated: Rows, question: Question) -> list[Mapping[str, Any]]:

@@ -135,13 +135,12 @@ def _nearest_sentence(results: Mapping[str, Any], best: Mapping[str, Any] | None
     measure = next(measure for measure in results["measures"] if measure["key"] == best["measure"])
     rows = [row for row in results["rows"] if row["kind"] == GENERATED and _value(row, measure["key"]) is not None]
     row = next(row for row in rows if is_set(row, best))
-    compared = f"Of {len(rows)} generated sets {label(row)} is closest to" if len(rows) > 1 else f"{label(row)} beside"
+    several = f"Of {len(rows)} generated sets {label(row)} is closest to the {reference}: it"
     floor = floor_of(measure["key"], results["rows"])
     halves = "" if floor is None else f", two halves of the {reference} have {_number(floor)}"
     apart = "" if measure["standard"] else " (not to be set beside published FID or KID)"
-    return (
-        f"{compared} the {reference}: it has {measure['name']} {_number(row['values'][measure['key']])}{halves}{apart}."
-    )
+    own = f"{measure['name']} {_number(row['values'][measure['key']])}"
+    return f"{several if len(rows) > 1 else label(row)} has {own}{halves}{apart}."
 
 
 def _lights_sentence(lights: Sequence[Mapping[str, Any]], reference: str) -> str:

@@ -11,7 +11,7 @@ from nodule_plugin.report.numbers import with_error
 from nodule_plugin.report.tables import light_line, row_name, scale_text
 
 WIDTH = 100
-NAME, SCALE, COLUMN = 24, 8, 13
+NAME, SCALE, COLUMN = 22, 8, 13
 
 
 def terminal_text(results: Mapping[str, Any], report: Path) -> str:

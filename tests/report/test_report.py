@@ -21,6 +21,7 @@ from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
 from nodule_plugin.metrics.measures import PUBLISHED, STAND_IN, Measure, Value, columns, missing
 from nodule_plugin.metrics.results_table import FLOOR, Row
+from nodule_plugin.report.figures import noise_power_panels
 from nodule_plugin.report.files import write_report
 from nodule_plugin.report.numbers import rate_text, with_error, with_interval
 from nodule_plugin.report.page import render_page
@@ -211,6 +212,38 @@ def test_a_warning_says_where_the_chain_is_not_recorded(
     assert [warning.startswith(str(expected)) for warning in warnings] == ([True] if expected else [])
 
 
+def test_real_images_of_another_kernel_are_neither_floor_nor_ceiling() -> None:
+    other = SetKey(CONTROL, "real images, other kernel")
+    rows = [_row(key, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20)) for key in (REAL_KEY, FLOOR, KEYS[0], other)]
+    results = build_results(rows, _measures(), {}, sensitivity=SENSITIVITY)
+    assert [row["control"] for row in results["rows"]] == [None, None, None, "other kernel"]
+    assert not results["rows"][3]["ceiling"]
+    assert tables(results)[0].rows[3][0].text == "real images, other kernel"
+
+
+def test_conventions_are_told_once() -> None:
+    results = _results()
+    for measure, side in zip(results["measures"], (299, 64, 64)):
+        measure["convention"] = {"chain": "roi-cubic-2", "bits": 8, "input_size": side}
+    page = render_page(results, _sets())
+    assert page.count("All images: chain roi-cubic-2; bits 8") == 1
+    assert "Tiny CLIPScore (input size 64)" in page
+
+
+def test_noise_power_is_drawn_where_it_was_measured() -> None:
+    curve = {"model": "tiny", "guidance_scale": 3.0, "ci95": [[1.0, 3.0], [0.5, 1.5]]}
+    study = {
+        "unit": "HU² mm²",
+        "frequency_per_mm": [0.1, 0.2],
+        "sets": [curve | {"kind": GENERATED, "power": [2.0, 1.0]}, curve | {"kind": REAL, "power": [2.0, 1.0]}],
+        "ratio_db": [curve | {"value": [0.0, -1.0]}],
+    }
+    assert noise_power_panels({"studies": {}, "reference": "real images"}) == {}
+    panels = noise_power_panels({"studies": {"noise_power": study}, "reference": "real images"})
+    assert list(panels) == ["Noise power", "Noise power against frequency, in dB"]
+    assert all(Image.open(io.BytesIO(panel)).width > 400 for panel in panels.values())
+
+
 def test_verdict_without_any_distance() -> None:
     rows = [_row(KEYS[0], missing("1 real image, 2 needed"), missing("images without prompts"))]
     assert "could be computed" in build_results(rows, _measures(), {})["verdict"][0]
@@ -356,6 +389,8 @@ def test_the_terminal_table_fits_a_hundred_columns(name: str) -> None:
         row["model"] = name
     for measure in results["measures"]:
         measure["name"] = f"Distance ({name})"
+    for light in results["lights"]:  # as many columns as there can be
+        light["candidates"] = light["candidates"] or ["kd_tiny"]
     *lines, last = terminal_text(results, Path("/out/report.html")).splitlines()
     assert last == "Report: /out/report.html"
     assert max(map(len, lines)) <= WIDTH == 100
