@@ -62,6 +62,8 @@ class EncodeImages:
         }
         self.cache_dir = cache_dir
         self._caches: dict[str, FeatureCache] = {}
+        self.announce: Callable[[str], Any] = lambda name: None
+        """Called with the name of the network that is about to look at images."""
 
     def cache(self, encoder: Encoder) -> FeatureCache:
         """The cache of one encoder's features; loads its weights to know them by."""
@@ -76,6 +78,7 @@ class EncodeImages:
         for kind in {item["set"].kind for item in batch}:
             own = [index for index, item in enumerate(batch) if item["set"].kind == kind]
             for encoder in self.by_kind[kind].values():
+                self.announce(encoder.name)
                 self.cache(encoder).encode([images[index] for index in own], [keys[index] for index in own])
         return [(item["index"], key) for item, key in zip(batch, keys)]
 
@@ -120,13 +123,15 @@ class ImageSetCollector:
 
     def _start(self, engine: Engine) -> None:
         self._keys.clear()
-        self._progress = tqdm(total=engine.state.epoch_length, desc="features", disable=idist.get_rank() > 0)
+        count = len(own_indices(len(self.items)))
+        self._progress = tqdm(total=count, desc="encoding", unit="image", disable=idist.get_rank() > 0)
+        self.encode.announce = self._progress.set_postfix_str
 
     def _gather(self, engine: Engine) -> None:
         output: Any = engine.state.output
         self._keys.update(output)
         if self._progress is not None:
-            self._progress.update()
+            self._progress.update(len(output))
 
     def _join(self, engine: Engine) -> None:
         if self._progress is not None:

@@ -36,9 +36,13 @@ class Encoder(Protocol):
     """What turns images into features.
 
     Attributes:
+        name: in words.
         id: tells within a run which encoders are one and the same; loads nothing.
         fingerprint: tells between runs: a hash of the weights and of what is done to an image before them. May load.
     """
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def id(self) -> str: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -47,33 +48,53 @@ def measure_rows(sets: Sequence[ImageSet], measures: Sequence[Measure], seed: in
     generated = [images for images in sets if images.key.kind == GENERATED]
     generated.sort(key=lambda images: (images.key.model, images.key.guidance_scale or 0.0))
     controls = [images for images in sets if images.key.kind == CONTROL]
-    rows = [_row(real, real, training, measures)]
-    if len(real) > 1:
-        rows.append(_floor_row(real, training, measures, seed))
     others = [*generated, *controls]
     if (wrong := _wrong_prompts(real, seed)) is not None:
         others.append(wrong)
-    return rows + [_row(images, real, training, measures) for images in tqdm(others, desc="rows")]
+    floor = len(real) > 1
+    with tqdm(total=(1 + floor + len(others)) * len(measures), desc="measuring", unit="number") as progress:
+        rows = [_row(real, real, training, measures, progress)]
+        if floor:
+            rows.append(_floor_row(real, training, measures, seed, progress))
+        return rows + [_row(images, real, training, measures, progress) for images in others]
 
 
-def _row(images: ImageSet, reference: ImageSet, training: ImageSet | None, measures: Sequence[Measure]) -> Row:
-    values = {measure.key: measure.measure(images, reference, training) for measure in measures}
+def _row(
+    images: ImageSet,
+    reference: ImageSet,
+    training: ImageSet | None,
+    measures: Sequence[Measure],
+    progress: tqdm[Any],
+) -> Row:
+    values = {}
+    for measure in measures:
+        _announce(progress, measure, images)
+        values[measure.key] = measure.measure(images, reference, training)
+        progress.update()
     prompts = {record.prompt for record in images.records if record.prompt is not None}
     return Row(images.key, len(images), len(prompts), values)
 
 
-def _floor_row(real: ImageSet, training: ImageSet | None, measures: Sequence[Measure], seed: int) -> Row:
+def _announce(progress: tqdm[Any], measure: Measure, images: ImageSet) -> None:
+    """Say what is computed: the measure, and of which images."""
+    scale = "" if images.key.guidance_scale is None else f" at {images.key.guidance_scale:g}"
+    progress.set_description(f"measuring {measure.name}: {images.key.model}{scale}")
+
+
+def _floor_row(
+    real: ImageSet, training: ImageSet | None, measures: Sequence[Measure], seed: int, progress: tqdm[Any]
+) -> Row:
     """Distances between sets as mean and standard deviation over many halvings; the rest from the first of them."""
     halvings = [real_halves(real, seed + index) for index in range(HALVINGS)]
     single = [measure for measure in measures if not isinstance(measure, DistanceMeasure)]
-    row = _row(*halvings[0], training, single)
-    values = {
-        measure.key: _over_halvings(measure, halvings)
-        if isinstance(measure, DistanceMeasure)
-        else row.values[measure.key]
-        for measure in measures
-    }
-    return Row(row.key, row.count, row.prompts, values)
+    row = _row(*halvings[0], training, single, progress)
+    values = dict(row.values)
+    for measure in measures:
+        if isinstance(measure, DistanceMeasure):
+            _announce(progress, measure, halvings[0][0])
+            values[measure.key] = _over_halvings(measure, halvings)
+            progress.update()
+    return Row(row.key, row.count, row.prompts, {measure.key: values[measure.key] for measure in measures})
 
 
 def _over_halvings(measure: DistanceMeasure, halvings: Sequence[tuple[ImageSet, ImageSet]]) -> Value:

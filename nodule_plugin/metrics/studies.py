@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from nodule_plugin.data.image_set import ATTACK, DOSE, GENERATED, REAL, TRAINING, ImageSet
 from nodule_plugin.errors import InputError
@@ -42,13 +43,19 @@ def run_studies(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[s
         ``readers`` (agreement by rating; empty where no finding is measured), ``grey_values`` (real and generated sets'
         mean histograms) and ``noise_power`` (their noise power spectra), None where they are not measured.
     """
-    return {
-        "memorization": _memorization(sets, measures),
-        "dose_response": _dose_response(sets, measures),
-        "readers": _readers(measures),
-        "grey_values": _grey_values(sets, measures),
-        "noise_power": _noise_power(sets, measures),
+    studies: dict[str, Callable[[Sequence[ImageSet], Sequence[Measure]], Any]] = {
+        "memorization": _memorization,
+        "dose_response": _dose_response,
+        "readers": _readers,
+        "grey_values": _grey_values,
+        "noise_power": _noise_power,
     }
+    found = {}
+    with tqdm(studies.items(), unit="study") as progress:
+        for name, study in progress:
+            progress.set_description(f"study: {name.replace('_', ' ')}")
+            found[name] = study(sets, measures)
+    return found
 
 
 def _of_kind(sets: Sequence[ImageSet], kind: str) -> list[ImageSet]:
@@ -68,7 +75,7 @@ def _dose_response(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> lis
     return [{**asdict(curve), "monotone": curve.monotone} for curve in curves]
 
 
-def _readers(measures: Sequence[Measure]) -> dict[str, Any]:
+def _readers(sets: Sequence[ImageSet], measures: Sequence[Measure]) -> dict[str, Any]:
     ratings = [measure.rating for measure in measures if isinstance(measure, FindingMeasure)]
     if not ratings:
         return {}

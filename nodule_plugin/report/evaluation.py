@@ -17,13 +17,14 @@ from nodule_plugin.metrics.results_table import measure_rows
 from nodule_plugin.metrics.studies import run_studies
 from nodule_plugin.report.files import write_report
 from nodule_plugin.report.results import build_results
+from nodule_plugin.report.terminal import terminal_text
 from nodule_plugin.settings import as_flag
 
 _logger = logging.getLogger(__name__)
 
 
 class EvaluationReport:
-    """Measure every row once all images are through, and write ``metrics.json``, CSV, Markdown, figure and page.
+    """Measure every row once all images are through, write the files, print a table and where the page is.
 
     Args:
         collector: attached to the same engine before this handler.
@@ -82,5 +83,7 @@ class EvaluationReport:
         )
         warnings = [*chosen, *flat, *self.converted]
         self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared, warnings)
+        _logger.info("drawing the report")
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))
+        print(terminal_text(self.results, (self.output_dir / "report.html").resolve()))

@@ -1,4 +1,4 @@
-"""The figures: metrics against the guidance scale, the sweep, dose response, grey values, nearness to training."""
+"""The figures: measures against the guidance scale, the sweep, dose response, grey values, nearness to training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from nodule_plugin.report.numbers import set_title
 from nodule_plugin.report.results import arrow
 
 COLUMNS = 3
+PANELS = 3
+"""Measures of one question that are drawn."""
 DPI = 120
 
 
 def guidance_figure(results: Mapping[str, Any]) -> bytes | None:
     """A PNG with one small plot a measure, or None where no generated set has both a guidance scale and a number.
 
-    Bars are 95 % intervals; the dashed line is what real images score, the dotted one what their two halves do.
+    Bars and bands are 95 % intervals; dashed is what real images score, dotted what their two halves do, dash-dotted
+    what another resampling of the same real images does.
     """
     shown = _shown(results)
     if not shown:
@@ -38,13 +41,19 @@ def guidance_figure(results: Mapping[str, Any]) -> bytes | None:
     return figure_png(figure)
 
 
-def guidance_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """The same plots one by one, by the measure's name: a page can set them below each other on a narrow screen."""
-    panels = {}
-    for measure in _shown(results):
-        axis = _new_axis((3.6, 2.9))
-        _plot(axis, results, measure)
-        panels[measure["name"]] = _panel(axis)
+def question_panels(results: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:
+    """For each question the curves of up to :data:`PANELS` measures about it, those its light rests on first.
+
+    Returns:
+        Key of the question -> name of the measure -> PNG: a page can set them below each other on a narrow screen.
+    """
+    shown = {measure["key"]: measure for measure in _shown(results)}
+    panels: dict[str, dict[str, bytes]] = {}
+    for light in results["lights"]:
+        for key in [key for key in light["candidates"] if key in shown][:PANELS]:
+            axis = _new_axis((3.9, 3.0))
+            _plot(axis, results, shown[key])
+            panels.setdefault(light["question"], {})[shown[key]["name"]] = _panel(axis)
     return panels
 
 
@@ -163,6 +172,27 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
     return panels
 
 
+def noise_power_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """Noise power against spatial frequency, and its ratio to the real images'; none where it was not measured."""
+    study = results["studies"].get("noise_power")
+    frequencies = study and (study.get("frequency") or study["frequency_per_mm"])
+    if not frequencies:
+        return {}
+    across = study.get("frequency_unit", "cycles / mm")
+    power = _new_axis((4.6, 3.2), across, study["unit"], "Noise power")
+    ratio = _new_axis((4.6, 3.2), across, "dB", f"Noise power over that of {results['reference']}")
+    for axis, key, sets in ((power, "power", study["sets"]), (ratio, "value", study["ratio_db"])):
+        for own in sets:
+            real = own.get("kind") == REAL
+            style: dict[str, Any] = {"color": "black", "linestyle": "--"} if real else {}
+            title = set_title(own["model"], own["guidance_scale"])
+            (line,) = axis.plot(frequencies, own[key], linewidth=1, label=title, **style)
+            axis.fill_between(frequencies, *np.array(own["ci95"]).T, alpha=0.15, color=line.get_color())
+    power.set_yscale("log")
+    ratio.axhline(0.0, color="black", linewidth=1, linestyle="--", label=results["reference"])
+    return {"Noise power": _panel(power), "Noise power against frequency, in dB": _panel(ratio)}
+
+
 def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title: str = "") -> Axes:
     """The axis of a small plot of its own."""
     axis = Figure(figsize=inches, layout="constrained").subplots()
@@ -175,7 +205,7 @@ def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title
 
 def _panel(axis: Axes) -> bytes:
     """The finished plot as a PNG, with its legend."""
-    axis.legend(fontsize=6)
+    axis.legend(fontsize=6, framealpha=0.6)
     assert isinstance(axis.figure, Figure)
     return figure_png(axis.figure)
 
@@ -214,10 +244,13 @@ def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) ->
             axis.errorbar(scales, values, _bars(values, intervals), marker="o", capsize=3, label=model)
             heights += values
     for row in results["rows"]:
-        value = row["values"][key]["value"]
-        if value is not None and (row["kind"] == REAL or row["floor"]):
-            style = "--" if row["kind"] == REAL else ":"
-            axis.axhline(value, color="black", linewidth=1, linestyle=style, label=row["model"])
+        value = row["values"][key]
+        style = "--" if row["kind"] == REAL else ":" if row["floor"] else "-." if row["control"] else None
+        if value["value"] is not None and style is not None:
+            colour = "tab:brown" if row["control"] else "black"
+            axis.axhline(value["value"], color=colour, linewidth=1, linestyle=style, label=row["model"])
+            if value["ci95"] is not None:
+                axis.axhspan(*value["ci95"], color=colour, alpha=0.12, linewidth=0)
     axis.set_title(f"{measure['name']} {arrow(measure)}", fontsize=9)
     axis.set_xlabel("guidance scale", fontsize=8)
     _spread_out(axis, {row["guidance_scale"] for row in results["rows"] if row["guidance_scale"] is not None})

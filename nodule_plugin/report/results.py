@@ -10,22 +10,23 @@ from typing import Any
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
 from nodule_plugin.lidc.citation import ATTRIBUTION
-from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.results_table import FLOOR, Row
+from nodule_plugin.metrics.sensitivity import load_sensitivity
 from nodule_plugin.metrics.studies import NO_STUDIES
-from nodule_plugin.report.numbers import rate_text, with_error
+from nodule_plugin.report.lights import AMBER, GREEN, GREY, RED, WORDS, floor_of, in_sentence, judge
+from nodule_plugin.report.numbers import with_interval
 from nodule_plugin.report.sweep import guidance_sweep
 
 FORMAT = "nodule-plugin evaluation"
-VERSION = 2
+VERSION = 3
 NOTICE = "Synthetic images. For research use only; not for diagnosis."
 FEW_IMAGES = 20
-"""Fewer reference images than this are said to be too few in the verdict's first sentences."""
+"""Fewer reference images than this are warned of as too few."""
 REAL_IMAGES, PHANTOMS = "real images", "phantoms"
 PACKAGES = ("nodule-plugin", "torch", "monai", "torchmetrics", "torch-fidelity", "open_clip_torch", "lpips")
-# Which column names the best row: the published ones first, distances that are unbiased in the number of images first.
-DECIDING = ("kid", "fid", "kd_imagenet", "kd_tiny", "fd_tiny")
+OTHER_KERNEL = "other kernel"
+"""The control that shows what another resampling of the same real images moves; neither floor nor ceiling."""
 
 
 def build_results(
@@ -37,6 +38,7 @@ def build_results(
     studies: Mapping[str, Any] | None = None,
     not_held_out: int = 0,
     warnings: Sequence[str] = (),
+    sensitivity: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
 
@@ -48,7 +50,9 @@ def build_results(
         seen_in_training: how many reference images are of patients that the project's small models were trained on.
         studies: as :func:`nodule_plugin.metrics.studies.run_studies` gives them; None: none were run.
         not_held_out: how many are of patients of the training split that copies are looked for in.
-        warnings: sentences about the images themselves, for the beginning of the verdict.
+        warnings: sentences about the images themselves.
+        sensitivity: what each measure can see; None: as measured on the crops, see
+            :func:`nodule_plugin.metrics.sensitivity.load_sensitivity`.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -63,21 +67,24 @@ def build_results(
         "reference": reference,
         "seen_in_training": seen_in_training,
         "not_held_out": not_held_out,
-        "warnings": [warning.replace(REAL_IMAGES, reference) for warning in warnings],
         "rows": [_row(row, reference) for row in rows],
         "studies": dict(studies or NO_STUDIES),
     }
     results["sweep"] = guidance_sweep(results)
+    results["warnings"] = warning_sentences(results, warnings)
+    results["best"], results["lights"] = judge(results, sensitivity or load_sensitivity())
     results["verdict"] = verdict(results)
     return results
 
 
 def _row(row: Row, reference: str) -> dict[str, Any]:
     generated = row.key.kind == GENERATED
+    other_kernel = row.key.kind == CONTROL and row.key.model == f"{REAL_IMAGES}, {OTHER_KERNEL}"
     return {
         "kind": row.key.kind,
+        "control": OTHER_KERNEL if other_kernel else None,
         "floor": row.key == FLOOR,
-        "ceiling": row.key.kind == CONTROL and row.key != FLOOR,
+        "ceiling": row.key.kind == CONTROL and row.key != FLOOR and not other_kernel,
         "model": row.key.model if generated else row.key.model.replace(REAL_IMAGES, reference),
         "guidance_scale": row.key.guidance_scale,
         "images": row.count,
@@ -86,10 +93,15 @@ def _row(row: Row, reference: str) -> dict[str, Any]:
     }
 
 
-def verdict(results: Mapping[str, Any]) -> list[str]:
-    """What the numbers say in a few sentences: the best row, how far from real images, whether prompts matter."""
+def warning_sentences(results: Mapping[str, Any], flat: Sequence[str] = ()) -> list[str]:
+    """What must be known before any number is read.
+
+    Args:
+        results: the content of metrics.json but for these sentences, the lights and the verdict.
+        flat: sentences about the images themselves.
+    """
     reference = results["reference"]
-    sentences = [*results.get("warnings", [])]
+    sentences = [warning.replace(REAL_IMAGES, reference) for warning in flat]
     if reference == PHANTOMS:
         sentences.append(
             "The reference images are phantoms (synthetic CT): the numbers show that the steps work and say "
@@ -108,28 +120,61 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     few = [row["images"] for row in results["rows"] if row["kind"] == REAL and row["images"] < FEW_IMAGES]
     if few:
         sentences.append(f"There are only {few[0]} {reference}: no distance to so few can be trusted.")
-    generated = [row for row in results["rows"] if row["kind"] == GENERATED]
-    deciding = next((key for key in DECIDING if any(_value(row, key) is not None for row in generated)), None)
-    if deciding is None:
-        return [
-            *sentences,
-            f"No distance between {reference} and generated images could be computed; the table says why.",
-            *chain_sentences(results["settings"]),
-        ]
-    measure = next(measure for measure in results["measures"] if measure["key"] == deciding)
-    computed = [row for row in generated if _value(row, deciding) is not None]
-    best = min(computed, key=lambda row: row["values"][deciding]["value"])
-    sentences.append(f"Closest to the {reference} by {measure['name']}: {label(best)}, {_number(best, deciding)}.")
-    if not measure["standard"]:
-        sentences.append(
-            f"{measure['name']} is a stand-in measured with this project's own small network. It compares sets "
-            "measured alike and must not be set beside published FID or KID."
-        )
-    floor = next((row for row in results["rows"] if row["floor"]), None)
-    if floor is not None and _value(floor, deciding) is not None:
-        sentences.append(_against_floor(best, floor, deciding, f"Two halves of the {reference} have {measure['name']}"))
-    sentences += [*_alignment_sentences(results, best), *_study_sentences(results, best)]
     return sentences + chain_sentences(results["settings"])
+
+
+def verdict(results: Mapping[str, Any]) -> list[str]:
+    """What the numbers say, in three sentences: how near the nearest set is, how it stands, what nobody looked for."""
+    best, lights = results["best"], results["lights"]
+    return [_nearest_sentence(results, best), _lights_sentence(lights, results["reference"]), _sight_sentence(lights)]
+
+
+def _nearest_sentence(results: Mapping[str, Any], best: Mapping[str, Any] | None) -> str:
+    reference = results["reference"]
+    if best is None or best["measure"] is None:
+        return f"No distance between {reference} and generated images could be computed; the tables' notes say why."
+    measure = next(measure for measure in results["measures"] if measure["key"] == best["measure"])
+    rows = [row for row in results["rows"] if row["kind"] == GENERATED and _value(row, measure["key"]) is not None]
+    row = next(row for row in rows if is_set(row, best))
+    several = f"Of {len(rows)} generated sets {label(row)} is closest to the {reference}: it"
+    floor = floor_of(measure["key"], results["rows"])
+    halves = "" if floor is None else f", two halves of the {reference} have {_number(floor)}"
+    apart = "" if measure["standard"] else " (not to be set beside published FID or KID)"
+    own = f"{measure['name']} {_number(row['values'][measure['key']])}"
+    return f"{several if len(rows) > 1 else label(row)} has {own}{halves}{apart}."
+
+
+def _lights_sentence(lights: Sequence[Mapping[str, Any]], reference: str) -> str:
+    """The questions by their lights, the worst first."""
+    groups = {
+        colour: [light["name"].lower() for light in lights if light["light"] == colour]
+        for colour in (RED, AMBER, GREEN, GREY)
+    }
+    parts = [f"{WORDS[colour]} in {_listed(names)}" for colour, names in groups.items() if names]
+    return f"Beside {reference} it is {'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _sight_sentence(lights: Sequence[Mapping[str, Any]]) -> str:
+    """Which faults could be there unseen."""
+    unseen = list(dict.fromkeys(in_sentence(fault) for light in lights for fault in light["cannot_see"]))
+    if unseen:
+        return f"What no measure computed here is known to see: {', '.join(unseen)}."
+    if any(light["light"] == GREY for light in lights):
+        return "Where nothing is judged, no measure was computed that is known to see the question's faults."
+    return "Together the measures that this rests on see every fault that was tried."
+
+
+def is_set(row: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
+    """Whether a row is the generated set that has this model and guidance scale."""
+    return (row["model"], row["guidance_scale"]) == (named["model"], named["guidance_scale"])
+
+
+def _number(value: Mapping[str, Any]) -> str:
+    return with_interval(value["value"], value["ci95"])
 
 
 def chain_sentences(settings: Mapping[str, Any]) -> list[str]:
@@ -147,65 +192,6 @@ def chain_sentences(settings: Mapping[str, Any]) -> list[str]:
     return [f"{cut}{learnt}. Part of a distance may come from a difference of the cut."]
 
 
-def _against_floor(best: Mapping[str, Any], floor: Mapping[str, Any], key: str, halves: str) -> str:
-    above = best["values"][key]["value"] - floor["values"][key]["value"]
-    errors = [row["values"][key]["standard_error"] for row in (best, floor)]
-    stated = f"{halves} {_number(floor, key)}"
-    if None in errors:
-        return f"{stated}; the images are too few to say whether the difference is one."
-    error = (errors[0] ** 2 + errors[1] ** 2) ** 0.5
-    if above > NORMAL_95 * error:
-        return f"{stated}: the generated images differ from these by more than chance."
-    return f"{stated}: at this number of images the difference is within chance."
-
-
-def _alignment_sentences(results: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    sentences = []
-    for measure in results["measures"]:
-        value = row["values"][measure["key"]]
-        above, error = value.get("above_shuffled"), value.get("above_shuffled_error")
-        if above is None or error is None:
-            continue
-        follows = (
-            "The images follow their prompts"
-            if above > NORMAL_95 * error
-            else "That the images follow their prompts is not shown"
-        )
-        sentences.append(
-            f"{follows}: {measure['name']} is {with_error(value['value'], value['standard_error'])}, "
-            f"{with_error(above, error)} above that with shuffled prompts."
-        )
-    return sentences
-
-
-def _study_sentences(results: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:
-    sentences = []
-    memorization, curves = results["studies"]["memorization"], results["studies"]["dose_response"]
-    if memorization is not None:
-        row = next(
-            row
-            for row in memorization["sets"]
-            if (row["model"], row["guidance_scale"]) == (best["model"], best["guidance_scale"])
-        )
-        detector = memorization["detector"]
-        sentences.append(
-            f"Copies of training images there: {rate_text(row['copies'])}; the detector takes "
-            f"{rate_text(detector['false_alarms'])} of held-out {results['reference']} for copies and misses "
-            f"{rate_text(detector['misses'])} of planted ones."
-        )
-    if curves:
-        moved = [curve for curve in curves if curve["p_value"] < 0.05 and curve["change"] > 0]
-        rising = sorted({curve["rating"] for curve in moved if curve["monotone"]})
-        partly = sorted({curve["rating"] for curve in moved} - set(rising))
-        ignored = sorted({curve["rating"] for curve in curves} - {curve["rating"] for curve in moved})
-        sentences.append(
-            "When one rating moves and all else stays, what is read off the pictures rises throughout for "
-            f"{', '.join(rising) or 'no rating'}; with reversals for {', '.join(partly) or 'none'}; and is not shown "
-            f"to rise for {', '.join(ignored) or 'none'}."
-        )
-    return sentences
-
-
 def label(row: Mapping[str, Any]) -> str:
     """A row's name in words."""
     scale = row["guidance_scale"]
@@ -219,7 +205,3 @@ def arrow(measure: Mapping[str, Any]) -> str:
 
 def _value(row: Mapping[str, Any], key: str) -> float | None:
     return row["values"].get(key, {}).get("value")
-
-
-def _number(row: Mapping[str, Any], key: str) -> str:
-    return with_error(row["values"][key]["value"], row["values"][key]["standard_error"])

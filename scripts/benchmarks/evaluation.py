@@ -36,7 +36,7 @@ BATCH = 500
 class Random:
     """Features that depend on nothing but the image's first pixels, which hold its number."""
 
-    id = fingerprint = FINGERPRINT
+    id = name = fingerprint = FINGERPRINT
 
     def __init__(self, dimensions: int) -> None:
         self.dimensions = dimensions

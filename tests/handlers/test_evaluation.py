@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_every_image_is_encoded_once_whatever_its_size(tmp_path: Path) -> None:
     assert isinstance(gathered[GENERATED].images, LoadedImages)
     assert report.results["rows"][2]["values"]["fd_a"] == report.results["rows"][2]["values"]["fd_b"]
     assert (tmp_path / "report.html").is_file()
+
+
+def test_a_run_says_what_it_computes_and_ends_with_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run([*_items(REAL, 7, 8), *_items(GENERATED, 6, 8)], _measures(MeanFeatures()), tmp_path)
+    out, err = capsys.readouterr()
+    assert re.search(r"encoding: +\d+%.*/13 .*image.*mean", err)
+    assert re.search(r"measuring FD \(mean\): generated at 3: +\d+%.*/8 ", err)  # four rows, two measures
+    assert "study: memorization" in err
+    assert out.splitlines()[-1] == f"Report: {(tmp_path / 'report.html').resolve()}"
 
 
 def test_a_second_run_encodes_nothing(tmp_path: Path) -> None:

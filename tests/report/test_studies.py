@@ -116,9 +116,10 @@ def test_tables_say_what_was_found(results: dict[str, Any]) -> None:
     assert any("Attack on tiny through 3 prompts" in sentence for sentence in detector_sentences(results))
 
 
-def test_the_verdict_names_copies_and_findings(results: dict[str, Any]) -> None:
-    # No distance was measured here, so there is no best row to speak of.
-    assert "No distance" in results["verdict"][0]
+def test_findings_and_copies_have_lights(results: dict[str, Any]) -> None:
+    assert results["best"]["measure"] == "hu_histogram"  # the only distance here
+    shown = {light["question"]: [one["key"] for one in light["evidence"]] for light in results["lights"]}
+    assert (shown["findings"], shown["copies"], shown["noise"]) == (["finding_margin"], ["copies"], [])
 
 
 @pytest.mark.parametrize("show_real", [False, True])
@@ -126,17 +127,12 @@ def test_the_page_shows_training_images_only_when_asked(
     show_real: bool, results: dict[str, Any], sets: list[ImageSet]
 ) -> None:
     page = render_page(results, sets, show_real)
-    for heading in (
-        "Agreement with the finding asked for",
-        "Dose response",
-        "Hounsfield units and noise",
-        "Copies of training images",
-    ):
-        assert f"<h2>{heading}</h2>" in page
-    pairs = page.split("<h3>Closest pairs</h3>")[1].split("<h2>")[0]
+    for heading in ("Agreement with the finding asked for", "Dose response", "Noise", "Copies of training images"):
+        assert f"<h3>{heading}</h3>" in page
+    pairs = page.split("<h3>Closest pairs</h3>")[1].split("<h3>")[0]
     shown = len(results["studies"]["memorization"]["closest_pairs"])
-    assert pairs.count('alt="generated"') == shown
-    assert pairs.count('alt="nearest training image"') == (shown if show_real else 0)
+    assert pairs.count('alt="generated image ') == shown
+    assert pairs.count('alt="nearest training image of ') == (shown if show_real else 0)
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
