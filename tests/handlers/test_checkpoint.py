@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -232,6 +234,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(base: Path, tmp_path: Path,
     blocked.mkdir() if path.endswith(".lock") else blocked.touch()
     with pytest.raises(InputError, match=rf"training: {blocked} cannot be written.*goes on from the start"):
         Run(base, tmp_path / "checkpoints").train()
+
+
+def test_a_file_system_without_locks_is_one_line(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(
+        InputError, match=f"checkpoints in {tmp_path}: its file system has no locks; give an output_dir"
+    ):
+        Run(base, tmp_path).train()
 
 
 RECIPE = {"learning_rate": 1e-3, "window_hu": [-1000, 400], "chain": "roi-cubic-2", "lora_rank": None}
