@@ -21,7 +21,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_sd(tmp_path_factory.mktemp("base"), "v_prediction")
+    return make_tiny_sd(tmp_path_factory.mktemp("base"), "v_prediction", levels=2)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from nodule_plugin.errors import InputError
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_sd(tmp_path_factory.mktemp("sd"))
+    return make_tiny_sd(tmp_path_factory.mktemp("sd"), levels=2)
 
 
 @pytest.fixture(scope="module")
