@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from nodule_plugin.diffusion.fine_tuned import load_weights
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import decode_latents
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 from nodule_plugin.files import replacing
 from nodule_plugin.weights import save_tensors
 
@@ -114,9 +114,8 @@ def export_network(network: nn.Module, path: Path, shapes: dict[str, tuple[int, 
     Raises:
         InputError: see :func:`export_onnx`; also if the network is too large for one file.
     """
-    missing = _missing_packages()
-    if missing:
-        raise InputError(f"ONNX export needs {', '.join(missing)}; pip install 'nodule-plugin[onnx]'")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        check_installed(package, "onnx")
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     if size > _LARGEST:
         raise InputError(f"{path}: ONNX holds at most 2 GiB in one file, and the network has {size / 2**30:.1f} GiB")
@@ -137,10 +136,6 @@ def export_network(network: nn.Module, path: Path, shapes: dict[str, tuple[int, 
         if not difference <= TOLERANCE:
             raise InputError(f"{path}: the exported network differs from PyTorch's by {difference:.2g} (> {TOLERANCE})")
     return difference
-
-
-def _missing_packages() -> list[str]:
-    return [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
 
 
 def _inputs(shapes: dict[str, tuple[int, ...]], batch: int, seed: int) -> dict[str, Tensor]:

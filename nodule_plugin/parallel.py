@@ -15,13 +15,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import joblib
 from joblib import Parallel, delayed
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -68,7 +68,8 @@ def _processes(count: int, _address: str | None) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _dask(count: int, address: str | None) -> Iterator[None]:
-    distributed = _import("dask", "distributed")
+    check_installed("distributed", "dask")
+    distributed = importlib.import_module("distributed")
     with ExitStack() as stack:
         if address is None:
             # No dashboard: it would take a port, and ask for a package that nothing else here needs.
@@ -87,7 +88,8 @@ def _dask(count: int, address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _ray(count: int, address: str | None) -> Iterator[None]:
-    ray = _import("ray", "ray")
+    check_installed("ray", "ray")
+    ray = importlib.import_module("ray")
     with ExitStack() as stack:
         if not ray.is_initialized():
             where = {"num_cpus": count, "include_dashboard": False} if address is None else {"address": address}
@@ -117,15 +119,6 @@ BACKENDS: dict[str, Callable[[int, str | None], AbstractContextManager[Any]]] = 
     "ray": _ray,
 }
 """Who can do the work."""
-
-
-def _import(backend: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise InputError(
-            f"parallel: {backend!r} needs the package {package!r}; run pip install 'nodule-plugin[{backend}]'"
-        ) from error
 
 
 def in_order(

@@ -9,7 +9,6 @@ what was typed.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -83,12 +83,7 @@ class Setting:
         return given
 
     def _number(self, kind: str, given: Any) -> float | int:
-        number = _number(self.name, given)
-        if kind == "number":
-            return number
-        if int(number) != number:
-            raise InputError(f"{self.name}: a whole number is needed, not {given!r}")
-        return int(number)
+        return as_number(self.name, given) if kind == "number" else as_whole_number(self.name, given)
 
     def _text(self, kind: str, given: Any) -> Any:
         if not isinstance(given, _PLAIN):
@@ -113,7 +108,7 @@ def _one(kind: str) -> str:
 @cache
 def settings_table() -> dict[str, Setting]:
     """All settings of the bundle's configurations by their names."""
-    content = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    content = read_json(Path(__file__).with_suffix(".json"))
     return {name: Setting(name, kind, meaning) for name, (kind, meaning) in content.items()}
 
 
@@ -128,10 +123,10 @@ def read_settings(parser: ConfigParser | None = None, arguments: Sequence[str] |
         InputError: if a setting is unknown, has another name now, or its value cannot be used.
     """
     parser = parser or _evaluating_parser()
-    _refuse_unread(parser)
     if arguments is None:
         arguments = sys.argv[1:] if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py") else []
     typed = typed_settings(arguments)
+    _refuse_unread(parser, typed)
     for name, setting in settings_table().items():
         item = parser.ref_resolver.items.get(name.replace("#", "::"))
         if item is not None:
@@ -167,15 +162,24 @@ def _evaluating_parser() -> ConfigParser:
     raise RuntimeError("read_settings: call it in a configuration, or give a parser")
 
 
-def _refuse_unread(parser: ConfigParser) -> None:
-    """Refuse a top-level value that is no setting and that no expression refers to: it would do nothing."""
+def _refuse_unread(parser: ConfigParser, typed: Mapping[str, str]) -> None:
+    """Refuse a top-level value that is no setting and that no expression refers to: it would do nothing.
+
+    So would a setting of other configurations than the one on the command line; it passes where it was not typed, since
+    overlays are laid over several.
+    """
     from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
     table, resolver = settings_table(), parser.ref_resolver
     texts = (text for item in resolver.items.values() if isinstance(text := item.get_config(), str))
     read = {reference.partition("::")[0] for text in texts for reference in resolver.match_refs_pattern(text)}
     for name, value in parser.get().items():
-        if name in table or name in read or name in DEFAULT_MLFLOW_SETTINGS["configs"] or not _is_plain(value):
+        if name in read or name in DEFAULT_MLFLOW_SETTINGS["configs"] or not _is_plain(value):
+            continue
+        if name in table:
+            known, files = _configurations(name, str(parser.get("bundle_root", "."))), typed.get("config_file")
+            if name in typed and files and known and not any(f"{one}.json" in files for one in known):
+                raise InputError(f"{name}: nothing reads it here; it is a setting of {', '.join(known)}")
             continue
         known = [setting for setting in table if setting in resolver.items]
         if RENAMED.get(name) in known:
@@ -183,6 +187,12 @@ def _refuse_unread(parser: ConfigParser) -> None:
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all"
         raise InputError(f"{name}: there is no such setting; {hint}")
+
+
+def _configurations(name: str, bundle_root: str) -> list[str]:
+    """Which of the bundle's configurations have a setting."""
+    files = sorted(Path(in_bundle(bundle_root, "configs")).glob("*.json"))
+    return [file.stem for file in files if name in read_json(file)]
 
 
 def _is_plain(value: Any) -> bool:
@@ -237,6 +247,37 @@ def as_flag(name: str, value: bool | str) -> bool:
     return flag
 
 
+def as_number(name: str, given: Any) -> float | int:
+    """A setting that is a number, given as one or as text.
+
+    Raises:
+        InputError: if it is none, not finite, or its size is 2**63 or above.
+    """
+    value = given
+    if isinstance(value, str):
+        try:
+            value = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
+        except ValueError as error:
+            raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10") from error
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10")
+    if not abs(value) < 2**63:
+        raise InputError(f"{name}: a number below 2**63 is needed, not {value}")
+    return value
+
+
+def as_whole_number(name: str, given: Any) -> int:
+    """:func:`as_number` that is whole.
+
+    Raises:
+        InputError: if it is not.
+    """
+    number = as_number(name, given)
+    if int(number) != number:
+        raise InputError(f"{name}: a whole number is needed, not {given!r}")
+    return int(number)
+
+
 def as_numbers(name: str, given: Any) -> list[float | int]:
     """The distinct numbers in a number, a list or a text, as a command line or a configuration gives them.
 
@@ -248,7 +289,7 @@ def as_numbers(name: str, given: Any) -> list[float | int]:
         values = [values]
     if not values:
         raise InputError(f"{name}: at least one number is needed")
-    numbers = [_number(name, value) for value in values]
+    numbers = [as_number(name, value) for value in values]
     for index, number in enumerate(numbers):
         if number in numbers[:index]:
             raise InputError(f"{name}: {number} is given twice")
@@ -268,14 +309,15 @@ def as_seeds(name: str, given: Any) -> list[int]:
     return [int(seed) for seed in seeds]
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """A setting that is a whole number from ``least`` on.
+def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """A setting that is a whole number from ``least`` on, to ``most`` where there is one.
 
     Raises:
         InputError: if it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}: a whole number of {least} or above is needed, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        allowed = f"of {least} or above" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name}: a whole number {allowed} is needed, not {value!r}")
     return value
 
 
@@ -292,16 +334,3 @@ def in_bundle(bundle_root: str, name: str) -> str:
     """
     own, nested = Path(bundle_root, name), Path(bundle_root, "bundle", name)
     return str(nested if nested.exists() and not own.exists() else own)
-
-
-def _number(name: str, value: Any) -> float | int:
-    if isinstance(value, str):
-        try:
-            value = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
-        except ValueError as error:
-            raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10") from error
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10")
-    if not abs(value) < 2**63:
-        raise InputError(f"{name}: a number below 2**63 is needed, not {value}")
-    return value

@@ -90,7 +90,7 @@ def test_settings_that_are_none(arguments: tuple[Any, ...], message: str) -> Non
 @pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_what_to_install(monkeypatch: pytest.MonkeyPatch, backend: str, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = rf"parallel: '{backend}' needs the package '{package}'; run pip install 'nodule-plugin\[{backend}\]'"
+    message = rf"{package}: not installed; run pip install 'nodule-plugin\[{backend}\]'"
     with pytest.raises(InputError, match=message), workers(1, backend):
         pass
 

@@ -180,6 +180,17 @@ def test_a_scheduler_is_still_asked_for_by_its_class(repository: Path) -> None:
         read(repository, "inference", "steps", "--scheduler", "PNDMScheduler")
 
 
+def test_a_typed_setting_of_another_configuration_is_refused(repository: Path) -> None:
+    bundle = {"bundle_root": str(repository / "bundle")}
+    parser = parsed(repository, "prepare", ["--seed", "3"], **bundle)
+    with pytest.raises(InputError, match=r"^seed: nothing reads it here; it is a setting of .*evaluate.*, train$"):
+        read_settings(parser, ["--config_file", "configs/prepare.json", "--seed", "3"])
+    assert read(repository, "prepare", "split_seed", seed=3) == 0  # as where an overlay of several says it
+    given = ["--bundle_root", bundle["bundle_root"], "--base_model", "a", "--scorer", "b", "--output_dir", "c"]
+    parser = parsed(repository, "train", given)  # now nothing refers to bundle_root, which is its setting all the same
+    read_settings(parser, ["--config_file", "configs/train.json", *given])
+
+
 @pytest.mark.parametrize("config", [*CONFIGS, "train+sd15+lora", "train+from_scratch", "train+low_memory",
                                     "train+multi_gpu_train", "inference+sd2", "inference+attack",
                                     "inference+dose_response"])  # fmt: skip

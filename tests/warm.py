@@ -2,7 +2,7 @@
 
 A server (``multiprocessing``'s fork server, one for each process of the tests) imports them once; every command is a
 child of it: a process of its own, with its own arguments, environment, folder and streams. Tests that are about the
-start itself (signals, launchers, a clean environment) start Python as users do.
+start itself (launchers, a clean environment) start Python as users do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,20 +48,56 @@ def run_python(
     Raises:
         subprocess.TimeoutExpired: if it took longer; it is then killed.
     """
-    assert command[0] == sys.executable, command
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [str(Path(folder) / name) for name in ("stdout", "stderr")]
+    return WarmProcess(command, cwd, environment).finish(timeout)
+
+
+def run_ranks(
+    count: int, command: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None, timeout: float = 600
+) -> list[subprocess.CompletedProcess[str]]:
+    """A command in as many processes as torchrun starts of it on one machine, with the variables that it gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
+    given = dict(os.environ if environment is None else environment) | shared
+    own = [given | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(count)]
+    processes = [WarmProcess(command, cwd, variables) for variables in own]
+    return [process.finish(timeout) for process in processes]
+
+
+class WarmProcess:
+    """A command that has been started, see :func:`run_python`."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None) -> None:
+        assert command[0] == sys.executable, command
+        self.command = list(command)
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = [str(Path(self._folder.name) / name) for name in ("stdout", "stderr")]
         variables = dict(os.environ if environment is None else environment)
-        child = _FORKS.Process(target=_main, args=(list(command[1:]), str(cwd), variables, streams))
-        child.start()
-        child.join(timeout)
-        if late := child.is_alive():
-            child.kill()
-            child.join()
-        texts = [Path(stream).read_text(encoding="utf-8") for stream in streams]
-    if late:
-        raise subprocess.TimeoutExpired(list(command), timeout, *texts)
-    return subprocess.CompletedProcess(list(command), child.exitcode or 0, *texts)
+        self._child = _FORKS.Process(target=_main, args=(self.command[1:], str(cwd), variables, self._streams))
+        self._child.start()
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._child.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """To a process that runs."""
+        assert self._child.pid is not None
+        os.kill(self._child.pid, number)
+
+    def finish(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; see :func:`run_python`."""
+        self._child.join(timeout)
+        if late := self._child.is_alive():
+            self._child.kill()
+            self._child.join()
+        with self._folder:
+            texts = [Path(stream).read_text(encoding="utf-8") for stream in self._streams]
+        if late:
+            raise subprocess.TimeoutExpired(self.command, timeout, *texts)
+        return subprocess.CompletedProcess(self.command, self._child.exitcode or 0, *texts)
 
 
 def _main(words: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
@@ -70,6 +108,7 @@ def _main(words: list[str], cwd: str, environment: dict[str, str], streams: list
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background are told to ignore
     sys.path[0:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     try:
         if words[0] == "-m":

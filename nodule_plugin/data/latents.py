@@ -24,7 +24,7 @@ from torch import Tensor
 from nodule_plugin.data.order import SampleKey, sample_seed, seeded_generator
 from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing, write_text_atomically
+from nodule_plugin.files import read_json, replacing, write_text_atomically
 
 _ENTRY = np.dtype([("entry", "<u4"), ("checksum", "<u4")])
 
@@ -151,8 +151,8 @@ class LatentCache:
 
     def _is_ours(self, label: Path) -> bool:
         try:
-            return json.loads(label.read_text(encoding="utf-8")) == self._label
-        except (OSError, ValueError):
+            return read_json(label) == self._label
+        except InputError:
             return False
 
     def _refresh(self) -> None:

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 from nodule_plugin.weights import UNREADABLE, one_line, some
 
 _PEFT_PREFIX = "base_model.model."
@@ -108,7 +109,7 @@ def merge_into_unet(updates: LowRankUpdates, unet: Any) -> None:
         InputError: see :func:`check_updates`; also if peft is not installed.
     """
     check_updates(updates, unet)
-    check_peft("weights")
+    check_installed("peft", "train")
     options = {"network_alphas": updates.alphas, "metadata": updates.settings}
     StableDiffusionLoraLoaderMixin.load_lora_into_unet(updates.tensors, unet=unet, **options)
     unet.fuse_lora()
@@ -124,7 +125,7 @@ def merge_into_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:
     tensors = updates.of("text_encoder")
     if not tensors:
         return
-    check_peft("weights")
+    check_installed("peft", "train")
     options = {"network_alphas": updates.alphas, "metadata": updates.settings}
     try:
         StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(updates.tensors, text_encoder=encoder, **options)
@@ -140,18 +141,6 @@ def merge_into_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:
         )
     fuse_text_encoder_lora(encoder)
     recurse_remove_peft_layers(encoder)
-
-
-def check_peft(setting: str) -> None:
-    """Make sure that low-rank updates can be made or merged.
-
-    Raises:
-        InputError: if peft is not installed.
-    """
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{setting}: low-rank updates need peft; pip install 'nodule-plugin[train]'") from error
 
 
 def _settings(path: Path, is_pefts: bool) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from nodule_plugin.diffusion.components import load_unet
-from nodule_plugin.diffusion.lora import check_peft
+from nodule_plugin.extras import check_installed
 from nodule_plugin.settings import as_flag, whole_number
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -107,7 +107,7 @@ def add_lora(
         InputError: if the rank is none, or peft is not installed.
     """
     whole_number("lora_rank", rank)  # null is for all weights
-    check_peft("lora_rank")
+    check_installed("peft", "train")
     from peft import LoraConfig
 
     unet.requires_grad_(False)

@@ -205,6 +205,10 @@ class TrainingCheckpoint:
                 f"checkpoints in {self.directory}: another process trains into this folder; wait for its end or give"
                 " another output_dir"
             ) from None
+        except NotImplementedError as error:
+            raise InputError(
+                f"checkpoints in {self.directory}: its file system has no locks; give an output_dir on another"
+            ) from error
 
     def _hold_signals(self) -> None:
         try:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import logging
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from nodule_plugin.data.entries import file_safe_id
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 from nodule_plugin.files import read_json, replacing
 from nodule_plugin.settings import as_flag
 
@@ -193,7 +195,7 @@ class GeneratedSetWriter:
 
     def _is_written(self, request: Mapping[str, Any]) -> bool:
         files = [self.folder / path for path in _paths(request["id"], self.formats).values()]
-        return all(file.is_file() and file.stat().st_size > 0 for file in files)  # a crash may leave empty ones
+        return all(_is_whole(file) for file in files)
 
     def _spacing(self, request: Mapping[str, Any]) -> float:
         return float(request["roi_mm"]) / self.image_size
@@ -314,14 +316,9 @@ def _checked_formats(formats: str | Sequence[str]) -> list[str]:
 
 
 def _dicom_encoder(run: Mapping[str, Any], created: str) -> DicomEncoder:
-    try:
-        from nodule_plugin.dicom import DicomEncoder, parse_created
-    except ModuleNotFoundError as error:
-        if error.name != "highdicom":
-            raise
-        raise InputError(
-            'formats: dicom needs the package highdicom; pip install "nodule-plugin[dicom]", or leave dicom out'
-        ) from error
+    check_installed("highdicom", "dicom", ", or leave dicom out of formats")
+    from nodule_plugin.dicom import DicomEncoder, parse_created
+
     return DicomEncoder(run, parse_created(created))
 
 
@@ -353,6 +350,19 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
     if "dtype" in run["settings"]:  # what 0.1 first called it
         run["settings"]["precision"] = run["settings"].pop("dtype")
     return run
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of a set is there to its end: a full disk or a broken copy may have left less."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".png":
+            Image.open(io.BytesIO(content), formats=["PNG"]).load()
+        elif path.suffix == ".gz":
+            gzip.decompress(content)
+    except (OSError, EOFError, SyntaxError, ValueError, zlib.error):
+        return False
+    return bool(content)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 from nodule_plugin.files import visible_entries
 from nodule_plugin.lidc.citation import CITATION, LICENCE, LICENCE_URL
 from nodule_plugin.lidc.database import load_scans
@@ -28,7 +29,6 @@ LAYOUT = "%PatientID/%StudyInstanceUID/%SeriesInstanceUID"
 """Folders below the chosen one, in idc-index's terms: those that The Cancer Imaging Archive makes."""
 BATCH = 25
 """Series handed over at a time (3 GB): what an interruption costs at most, since a series is fetched whole."""
-_MISSING_PACKAGE = "idc-index: not installed; run pip install 'nodule-plugin[download]', or pip install idc-index"
 _COLUMNS = [
     "PatientID",
     "StudyInstanceUID",
@@ -96,10 +96,9 @@ def list_series(
 
 
 def _read_index() -> list[RemoteSeries]:
-    try:
-        from idc_index_data import IDC_INDEX_PARQUET_FILEPATH
-    except ImportError as error:
-        raise InputError(_MISSING_PACKAGE) from error
+    check_installed("idc_index_data", "download")
+    from idc_index_data import IDC_INDEX_PARQUET_FILEPATH
+
     rows = pd.read_parquet(
         str(IDC_INDEX_PARQUET_FILEPATH),
         columns=_COLUMNS,
@@ -228,10 +227,9 @@ def idc_transfer() -> Callable[[list[str], Path], None]:
     Raises:
         InputError: if idc-index is not installed.
     """
-    try:
-        from idc_index import IDCClient
-    except ImportError as error:
-        raise InputError(_MISSING_PACKAGE) from error
+    check_installed("idc_index", "download")
+    from idc_index import IDCClient
+
     client = IDCClient()
 
     def transfer(uids: list[str], root: Path) -> None:

@@ -209,31 +209,29 @@ def _add_link(commands: Any) -> None:
 def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="check key, images, description and answers against the commitment")
     verify.add_argument("study", metavar="STUDY")
-    verify.add_argument("--key", required=True)
-    verify.add_argument(
-        "--link",
-        action="append",
-        default=[],
-        metavar="NUMBER-LINK",
-        help="a link of the answers' chain that was published",
-    )
+    _add_seal(verify)
     verify.set_defaults(run=_verify)
 
 
 def _add_analyse(commands: Any) -> None:
     analyse = commands.add_parser("analyse", help="open the seal and write the report")
     analyse.add_argument("study", metavar="STUDY")
-    analyse.add_argument("--key", required=True)
+    _add_seal(analyse)
     analyse.add_argument("--output", help="folder of the report (default: STUDY.results, beside the study)")
     analyse.add_argument("--bootstrap", type=int, default=1000, help="draws for intervals of agreement (default: 1000)")
-    analyse.add_argument(
+    analyse.set_defaults(run=_analyse)
+
+
+def _add_seal(command: argparse.ArgumentParser) -> None:
+    """What the study is checked against."""
+    command.add_argument("--key", required=True)
+    command.add_argument(
         "--link",
         action="append",
         default=[],
         metavar="NUMBER-LINK",
         help="a link of the answers' chain that was published",
     )
-    analyse.set_defaults(run=_analyse)
 
 
 def _add_plan(commands: Any) -> None:

@@ -41,6 +41,7 @@ from nodule_plugin.reader_study.study import (
     Plan,
     new_links,
 )
+from nodule_plugin.settings import whole_number
 
 _logger = logging.getLogger(__name__)
 
@@ -170,9 +171,7 @@ def write_study(
 
 def _check(settings: Settings, root: Path, outside: Sequence[Path]) -> None:
     for name in ("cases", "repeats", "practice"):
-        least = 2 if name == "cases" else 0
-        if getattr(settings, name) < least:
-            raise InputError(f"{name}: a whole number of {least} or above is needed, not {getattr(settings, name)}")
+        whole_number(name, getattr(settings, name), least=2 if name == "cases" else 0)
     if not settings.readers or len(set(settings.readers)) < len(settings.readers) or not all(settings.readers):
         raise InputError(f"readers: different names are needed, not {', '.join(settings.readers) or 'none'}")
     plan = settings.plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from scipy.stats import nct
 from scipy.stats import t as student
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 from nodule_plugin.reader_study.statistics.crossed import Components, standard_error
 
 MOST_CASES = 500
@@ -113,10 +113,10 @@ def pilot_components(results: str | Path, item: str, model: str | None = None) -
     Raises:
         InputError: if the file is not of a study, or does not hold these variances.
     """
+    content = read_json(Path(results), "give a study's results.json")
     try:
-        content = json.loads(Path(results).read_text(encoding="utf-8"))
         lines = [line for line in content["comparisons"] if line["item"] == item and model in (None, line["model"])]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"pilot: {results} cannot be read as results of a study: {error!r}; give its results.json"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 from nodule_plugin.reader_study.study import load_study, read_links
 from nodule_plugin.reader_study.web import HEADERS, create_app
 
@@ -131,8 +131,8 @@ def refuse_key(folder: Path) -> None:
     """
     for path in sorted(folder.rglob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = read_json(path)
+        except InputError:
             continue
         if isinstance(content, dict) and "nonce" in content and "images" in content:
             raise InputError(f"serve: {path} is a key; move it to another place, best to another machine")

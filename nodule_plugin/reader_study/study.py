@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import read_json, write_text_atomically
 
 FORMAT = "nodule-plugin reader study"
 VERSION = 1
@@ -137,14 +137,7 @@ def load_study(folder: str | Path) -> Study:
         InputError: if the folder is not a whole study.
     """
     path = Path(folder) / STUDY_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"study: {path} cannot be read ({error.strerror}); give the folder that design wrote"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"study: {path} is not JSON ({error}); restore the file that design wrote") from error
+    content = read_json(path, "give the folder that design wrote")
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise InputError(f"study: {path} is not a reader study of this release; give the folder that design wrote")
     if missing := [name for name in _FIELDS if name not in content]:
@@ -183,10 +176,7 @@ def read_links(study: Study) -> dict[str, str]:
         InputError: if there is no such file, or it names other readers.
     """
     path = study.folder / LINKS_FILE
-    try:
-        digests = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"study: {path} cannot be read: {error}; make new links with the command 'link'") from error
+    digests = read_json(path, "make new links with the command 'link'")
     if not isinstance(digests, dict) or not set(digests) <= set(study.readers):
         raise InputError(f"study: {path} does not fit the study's readers; make new links with the command 'link'")
     return {digest: reader for reader, digest in digests.items()}

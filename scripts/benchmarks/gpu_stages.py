@@ -302,7 +302,7 @@ def _train_small(setup: Setup, seconds: float) -> list[Row]:
                 "network": "$@ema.model",
                 "folder": str(setup.output),
                 "progress": str(progress),
-                "until": time.time() + seconds - 20,
+                "until": time.time() + (seconds - 20 if setup.cuda else 5),
                 "every": 30.0 if setup.cuda else 5.0,
                 "most_bytes": OUTPUT_BYTES,
             }

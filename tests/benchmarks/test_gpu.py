@@ -8,14 +8,12 @@ import sys
 import time
 import zipfile
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
-from warm import run_python
 
 from nodule_plugin.data.latents import LatentCache
 from nodule_plugin.diffusion.components import load_vae
@@ -54,18 +52,7 @@ def latents(script: Script, tmp_path: Path) -> tuple[Path, Path]:
     return folder / "latents", datalist
 
 
-def warm_run(
-    clock: Any,
-    command: list[str],
-    seconds: float = float("inf"),
-    environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-) -> None:
-    """``limits.Clock.run`` with a process that has imported PyTorch already; the limits have tests of their own."""
-    done = run_python(command, folder or Path.cwd(), environment, min(seconds, clock.left))
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
+@pytest.mark.usefixtures("warm_processes")
 def test_every_stage_is_rehearsed(
     script: Script, repository: Path, latents: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +62,6 @@ def test_every_stage_is_rehearsed(
     options += ["--latents", str(latents[0]), "--datalist", str(latents[1])]
     monkeypatch.setattr(sys, "argv", ["gpu.py", str(out), *options])
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr(script("limits").Clock, "run", warm_run)
     script("gpu").main()
     stages = json.loads((out / "gpu.json").read_text())["stages"]
     problems = [
@@ -229,11 +215,12 @@ run([stage], Results(__import__("pathlib").Path({str(tmp_path / "out")!r}), [sta
     ]
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_steps_of_a_killed_process_are_kept(script: Script, tmp_path: Path) -> None:
-    """The peer goes on for ever: what its file says after a second counts."""
+    """The peer is killed after some 2 seconds: what its file says after one counts."""
     throughput = script("train_throughput")
-    endless = PEER.replace("optimizer.step()", "optimizer.step(); __import__('time').sleep(0.05)")
-    (tmp_path / "peer.py").write_text(endless.replace("1000", "10**6"))
+    killed = "    __import__('time').sleep(0.05)\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "peer.py").write_text(PEER.replace("options.max_train_steps + 1000", "40") + killed)
     stand_in = Path(throughput.__file__).parent / "peer_datasets"
     path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(stand_in)])
     environment = os.environ | {"PEER": str(tmp_path / "peer.py"), "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
@@ -241,7 +228,7 @@ def test_steps_of_a_killed_process_are_kept(script: Script, tmp_path: Path) -> N
     case = throughput.Case("tiny", 64, 1, "float32")
     room.image_folder(case)
     room.model("tiny")
-    run = room.run("peer", case, 10**6, phases=False, seconds=60)
+    run = room.run("peer", case, 10**6, phases=False)
     assert run.steps > 2
     assert run.step == pytest.approx(0.05, rel=1)
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,15 +24,21 @@ for _ in range(options.max_train_steps):
 """
 
 
-def test_both_train_and_are_timed_alike(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("warm_processes")
+def test_both_train_and_are_timed_alike(
+    script: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The project's real training, and a stand-in for the peer, which needs a package that the tests do not."""
     (tmp_path / "peer.py").write_text(PEER)
-    script = repository / "scripts" / "benchmarks" / "train_throughput.py"
-    command = [sys.executable, str(script), "--peer", "peer.py", "--output", "report.json", "--device", "cpu"]
-    options = ["--small", "--only", "64 x 64, batch 1, bfloat16", "--plan", "gpu", "--eager", "--batch_size", "1"]
+    monkeypatch.chdir(tmp_path)
+    options = ["--peer", "peer.py", "--output", "report.json", "--device", "cpu"]
+    options += ["--small", "--only", "64 x 64, batch 1, bfloat16", "--plan", "gpu", "--eager", "--batch_size", "1"]
     options += ["--steps", "2", "--warmup", "2", "--repeats", "1"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.setattr(sys, "argv", ["train_throughput.py", *options])
+    script("train_throughput").main()
     report = json.loads((tmp_path / "report.json").read_text())
     [case] = report["cases"]
     [project], [peer] = case["project"], case["peer"]
@@ -41,7 +46,7 @@ def test_both_train_and_are_timed_alike(repository: Path, tmp_path: Path) -> Non
     assert project["phases"]["U-Net forward"] > 0
     assert project["phases"].get("image encoding", 0) == 0  # all latents came from the cache
     assert peer["phases"]["backward"] > 0
-    assert "images/s, peer" in done.stdout
+    assert "images/s, peer" in capsys.readouterr().out
 
 
 def test_a_failing_program_ends_the_benchmark_with_its_error(

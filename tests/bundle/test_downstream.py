@@ -29,7 +29,7 @@ def datalist(repository: Path, tmp_path: Path) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     config = repository / "bundle" / "configs" / "prepare.json"
-    settings = {"dataset_dir": str(crops), "datalist": str(tmp_path / "datalist.json")}
+    settings = {"dataset_dir": str(crops), "datalist": str(tmp_path / "datalist.json"), "page": False}
     run(config_file=str(config), bundle_root=str(repository / "bundle"), **settings)
     return tmp_path / "datalist.json"
 

@@ -62,6 +62,7 @@ def test_the_documented_command_with_every_published_metric(
         clip_model=repository / "bundle" / "models" / "tiny_scorer",
         biomedclip_model=biomedclip,
         noise_images=4,
+        error_repeats=3,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     results = json.loads((output / "metrics.json").read_text())

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from dicom_files import SQUARE, nodule_xml, write_message, write_series
 from monai.bundle import run
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
-from warm import run_python
+from warm import WarmProcess, run_python
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.errors import InputError, find_input_error
@@ -33,7 +32,7 @@ def _command(repository: Path, *arguments: str) -> dict[str, Any]:
     """What to give to subprocess."""
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
     command += [str(repository / "bundle" / "configs" / "prepare.json"), "--bundle_root", str(repository / "bundle")]
-    return {"args": [*command, *arguments], "env": os.environ | {"PYTHONPATH": str(repository)}, "text": True}
+    return {"args": [*command, *arguments], "env": os.environ | {"PYTHONPATH": str(repository)}}
 
 
 def _prepare(repository: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,11 +41,11 @@ def _prepare(repository: Path, cwd: Path, *arguments: str) -> subprocess.Complet
 
 
 def _prepare_here(repository: Path, **settings: Any) -> None:
-    """The same without the seconds that another process takes to import MONAI."""
+    """The same in this process, without the page unless it is asked for."""
     run(
         config_file=str(repository / "bundle" / "configs" / "prepare.json"),
         bundle_root=str(repository / "bundle"),
-        **settings,
+        **{"page": False, **settings},
     )
 
 
@@ -79,7 +78,7 @@ def test_series_by_the_readers_xml(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dataset", ["lidc_idri", "lidc_nodule_crops"])
 def test_real_data(repository: Path, real_data: Path, tmp_path: Path, dataset: str) -> None:
     datalist = tmp_path / "datalist.json"
-    _prepare_here(repository, dataset_dir=str(real_data / dataset), datalist=str(datalist))
+    _prepare_here(repository, dataset_dir=str(real_data / dataset), datalist=str(datalist), page=True)
     content = json.loads(datalist.read_text())
     counts = [content[f"num{split}"] for split in ("Training", "Validation", "Test")]
     assert sum(counts) == {"lidc_idri": 5, "lidc_nodule_crops": 838}[dataset]
@@ -117,7 +116,7 @@ def test_the_data_list_outlives_a_failure_of_its_page(repository: Path, tmp_path
     instance.save_as(slices[1])
     datalist = tmp_path / "list.json"
     with pytest.raises((InputError, RuntimeError)) as caught:
-        _prepare_here(repository, dataset_dir=str(tmp_path / "tree"), datalist=str(datalist))
+        _prepare_here(repository, dataset_dir=str(tmp_path / "tree"), datalist=str(datalist), page=True)
     page = tmp_path / "list.html"
     expected = f"page {page}: not written; the data list {datalist} stands: image: {slices[1]}"
     assert str(find_input_error(caught.value)).startswith(expected)
@@ -171,16 +170,16 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def slow_disk(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH that makes every header take four milliseconds, so that there is time to interrupt."""
-    folder = tmp_path / "slow"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import time, pydicom\n"
+def slow_disk(tmp_path: Path) -> list[str]:
+    """MONAI's command where every header takes four milliseconds, so that there is time to interrupt."""
+    program = tmp_path / "slow.py"
+    program.write_text(
+        "import runpy, time, pydicom\n"
         "read = pydicom.dcmread\n"
         "pydicom.dcmread = lambda *given, **named: (time.sleep(0.004), read(*given, **named))[1]\n"
+        "runpy.run_module('monai.bundle', run_name='__main__')\n"
     )
-    return folder
+    return [sys.executable, str(program)]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
@@ -188,25 +187,22 @@ def test_an_interrupted_run_goes_on_where_it_was(
     repository: Path,
     tmp_path: Path,
     many: Path,
-    slow_disk: Path,
+    slow_disk: list[str],
     capfd: pytest.CaptureFixture[str],
     sent: signal.Signals,
 ) -> None:
     datalist = tmp_path / "out" / "list.json"
     kept = tmp_path / "out" / "list.json.headers.jsonl"
     command = _command(repository, "--dataset_dir", str(many), "--datalist", str(datalist))
-    command["env"]["PYTHONPATH"] = os.pathsep.join([str(slow_disk), str(repository)])
-    # Who runs the tests in the background may have told them to ignore SIGINT, and children would inherit that.
-    command["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(**command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and _lines(kept) < 3:
-            time.sleep(0.002)
-        process.send_signal(sent)
-        errors = process.communicate(timeout=60)[1]
-    assert process.returncode != 0
+    process = WarmProcess([*slow_disk, *command["args"][3:]], tmp_path, command["env"])
+    while process.poll() is None and _lines(kept) < 3:
+        time.sleep(0.002)
+    process.send_signal(sent)
+    ended = process.finish(60)
+    assert ended.returncode != 0
     if sent == signal.SIGINT:
-        assert errors.endswith("\ninterrupted\n")
-        assert "Traceback" not in errors
+        assert ended.stderr.endswith("\ninterrupted\n")
+        assert "Traceback" not in ended.stderr
     assert 3 <= _lines(kept) < 20  # of 41
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
@@ -249,7 +245,7 @@ def test_files_that_may_not_grow(repository: Path, tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 
-    done = subprocess.run(**command, cwd=tmp_path, capture_output=True, preexec_fn=limit, check=False)
+    done = subprocess.run(**command, cwd=tmp_path, capture_output=True, preexec_fn=limit, check=False, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         f"error: {out}/list.json.headers.jsonl: cannot be written (File too large); give another folder for it,"

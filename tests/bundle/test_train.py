@@ -15,13 +15,16 @@ import mlflow
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.bundle import run as bundle_run
 from tiny_clip import make_tiny_clip
 from tiny_sd import make_tiny_sd
-from warm import run_python
+from warm import WarmProcess, run_python, run_ranks
 
+from nodule_plugin.data import sources
+from nodule_plugin.data.sources import make_phantoms
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.provenance import DISPLAYED_SCALES, chosen_on, guidance_scales
-from nodule_plugin.errors import InputError
+from nodule_plugin.errors import InputError, find_input_error
 
 QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8}
 
@@ -53,13 +56,6 @@ def training_command(
     return command
 
 
-def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
-    """In a warm process, but for launchers of further processes."""
-    if "torch.distributed.run" in command:
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
-    return run_python(command, cwd)
-
-
 def read_weights(output: Path) -> dict[str, torch.Tensor]:
     return torch.load(output / "models" / "model.pt", weights_only=True)
 
@@ -71,9 +67,9 @@ def read_curves(output: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def whole(repository: Path, room: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run of two epochs with two steps each, never stopped."""
+    """The output of a run of two epochs with two steps each, never stopped and tracked by MLflow."""
     folder = tmp_path_factory.mktemp("whole")
-    done = run(training_command(repository, room, output_dir=folder / "out"), folder)
+    done = run_python(training_command(repository, room, output_dir=folder / "out", tracking="mlflow"), folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "epoch=2, step=4, loss=" in done.stderr
     assert "Training stops after epoch 2: it was the last." in done.stdout + done.stderr
@@ -125,15 +121,15 @@ def test_a_stopped_run_goes_on_to_the_bit(
 ) -> None:
     output = tmp_path / "out"
     command = training_command(repository, room, output_dir=output, checkpoint_steps=1)
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        wait_for(output / "checkpoints", process)
-        process.send_signal(number)
-        text = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL), text[-3000:]
+    process = WarmProcess(command, tmp_path)
+    wait_for(output / "checkpoints", process)
+    process.send_signal(number)
+    stopped = process.finish()
+    assert stopped.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL), stopped.stderr[-3000:]
     if number == signal.SIGTERM:
-        assert "Stopped by SIGTERM after step" in text
+        assert "Stopped by SIGTERM after step" in stopped.stdout + stopped.stderr
     # The cache of what was encoded must not decide anything either.
-    resumed = run(command, tmp_path)
+    resumed = run_python(command, tmp_path)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "Resumed from" in resumed.stdout + resumed.stderr
     expected = read_weights(whole)
@@ -141,30 +137,30 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert (output / "curves.csv").read_text() == (whole / "curves.csv").read_text()
 
 
-def wait_for(checkpoints: Path, process: subprocess.Popen) -> None:
+def wait_for(checkpoints: Path, process: WarmProcess | subprocess.Popen) -> None:
     """Until the first checkpoint is there."""
     for _ in range(3000):
         if list(checkpoints.glob("step_*.pt")):
             return
-        assert process.poll() is None, process.communicate()[0].decode()[-3000:]
+        assert process.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.1)
     raise AssertionError("no checkpoint after five minutes")
-
-
-LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def test_two_processes_give_the_result_of_one(repository: Path, room: dict, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     settings = {"output_dir": output, "batch_size": QUICK["batch_size"] // 2}
-    done = run(training_command(repository, room, ["multi_gpu_train.json"], LAUNCHER, **settings), tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in run_ranks(2, training_command(repository, room, ["multi_gpu_train.json"], **settings), tmp_path):
+        assert done.returncode == 0, done.stderr[-3000:]
     expected = read_weights(whole)
     assert max((value - expected[name]).abs().max().item() for name, value in read_weights(output).items()) < 1e-5
     for row, other in zip(read_curves(output), read_curves(whole), strict=True):
         for name in ("step", "loss", "held_out_loss", "training_set_loss", "kd_imagenet"):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4, abs=1e-5)
     assert len(list((output / "tensorboard").iterdir())) == 1, "only the first process writes"
+
+
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def test_a_process_that_dies_ends_the_job(repository: Path, room: dict, tmp_path: Path) -> None:
@@ -193,18 +189,15 @@ def process_of_rank(rank: int, argument: str) -> int:
 
 def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(repository: Path, room: dict, tmp_path: Path) -> None:
     command = [*training_command(repository, room, output_dir=tmp_path / "out"), "--dry-run"]
-    done = run(command, tmp_path)
+    done = run_python(command, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     for words in ("trained parameters", "peak memory", "2 an epoch, 4 in 2 epochs", "expected time"):
         assert words in done.stdout
     assert not (tmp_path / "out").exists()
 
 
-def test_mlflow_tracks_a_run(repository: Path, room: dict, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    done = run([*training_command(repository, room, output_dir=output), "--tracking", "mlflow"], tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    client = mlflow.MlflowClient(f"sqlite:///{output}/mlruns.db")
+def test_mlflow_tracks_a_run(whole: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{whole}/mlruns.db")
     (found,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert found.info.status == "FINISHED"
     assert {"train_loss", "kd_imagenet", "kd_imagenet_low", "held_out_loss"} <= set(found.data.metrics)
@@ -213,8 +206,8 @@ def test_mlflow_tracks_a_run(repository: Path, room: dict, tmp_path: Path) -> No
 @pytest.mark.parametrize("overlay", ["low_memory", "lora"])
 def test_overlays_that_save_memory_train(repository: Path, room: dict, tmp_path: Path, overlay: str) -> None:
     output = tmp_path / "out"
-    settings = {"epochs": 1, "batch_size": 2, "precision": "bfloat16", "output_dir": output}
-    done = run(training_command(repository, room, [f"{overlay}.json"], **settings), tmp_path)
+    settings = {"epochs": 1, "batch_size": 4, "precision": "bfloat16", "output_dir": output}
+    done = run_python(training_command(repository, room, [f"{overlay}.json"], **settings), tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     network = DiffusionUNet.from_base(room["base_model"])
     projection = network.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
@@ -303,26 +296,37 @@ def test_overlays_name_the_hub_models(repository: Path, overlay: str) -> None:
 )
 def test_one_clear_error(repository: Path, room: dict, tmp_path: Path, settings: dict, culprit: str) -> None:
     output = tmp_path / "out"
-    done = run(training_command(repository, QUICK | room | settings, output_dir=output), tmp_path)
-    assert done.returncode == 1
-    lines = done.stderr.strip().splitlines()
-    assert lines[-1].startswith("error: ")
-    assert culprit in lines[-1]
-    assert "Traceback" not in done.stderr
+    workflow = make_workflow(repository, room, **QUICK | {"output_dir": str(output)} | settings)
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        workflow.initialize()
+        workflow.run()
+    assert culprit in str(find_input_error(caught.value))
     assert not (output / "models").exists()
 
 
-def test_a_copied_bundle_trains_by_itself_from_elsewhere(repository: Path, room: dict, tmp_path: Path) -> None:
+def test_an_error_is_the_commands_last_line(repository: Path, room: dict, tmp_path: Path) -> None:
+    done = run_python(training_command(repository, room, output_dir=tmp_path, base_model="/nowhere/sd"), tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "/nowhere/sd" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_copied_bundle_trains_by_itself_from_elsewhere(
+    repository: Path, room: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The commands of the Model Zoo: inside the bundle, nothing prepared; the embedded default is phantoms."""
     bundle = tmp_path / "somewhere" / "lung_nodule"
     shutil.copytree(repository / "bundle", bundle, ignore=shutil.ignore_patterns("output", "models"))
     (bundle / "models").mkdir()
     shutil.copytree(room["base_model"], bundle / "models" / "tiny")
     shutil.copytree(room["scorer"], bundle / "models" / "tiny_scorer")
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json"]
-    settings = ["--epochs", "1", "--val_interval", "1", "--val_images", "2", "--val_steps", "1"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command + settings, cwd=bundle, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.chdir(bundle)
+    monkeypatch.setattr(
+        sources, "make_phantoms", lambda folder, nodules, seed: make_phantoms(folder, nodules // 10, seed)
+    )
+    settings = {"epochs": 1, "val_interval": 1, "val_images": 2, "val_steps": 1}
+    bundle_run("training", config_file="configs/train.json", **settings)
     assert (bundle / "output" / "models" / "model.pt").is_file()
     assert json.loads((bundle / "output" / "datalist.json").read_text())["synthetic"] is True

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, Flip, Resized, ScaleIntensityRanged
+from warm import WarmProcess
 
 from nodule_plugin.data.latents import LatentCache, LatentDataset, collate_samples, data_fingerprint
 from nodule_plugin.data.order import SampleKey
@@ -78,8 +78,11 @@ cache.put([(int(sys.argv[2]), 0)], torch.full((1, 8, 2, 2), float(sys.argv[2])))
 @pytest.mark.slow
 def test_processes_share_one_cache(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
-    processes = [subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path), str(number)]) for number in range(2)]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    program = tmp_path / "fill.py"
+    program.write_text(FILL)
+    command = [sys.executable, str(program), str(tmp_path)]
+    processes = [WarmProcess([*command, str(number)], tmp_path) for number in range(2)]
+    assert [process.finish(120).returncode for process in processes] == [0, 0]
     assert [float(cache.get(number, 0).mean()) for number in range(2)] == [0.0, 1.0]
 
 

@@ -222,7 +222,7 @@ def test_what_is_not_given_is_as_info_says(client: Client) -> None:
         ({"prompt": "nodule " * 99}, "tokens, and the text encoder takes 77; shorten it"),
         ({"prompt": "a\nb"}, "prompt: one line makes one image"),
         ({"guidance_scale": -1}, "guidance_scale: a number of 0 or above is needed, not -1"),
-        ({"guidance_scale": "high"}, "guidance_scale: one number is needed, not 'high'"),
+        ({"guidance_scale": "high"}, "guidance_scale: 'high' is not a number"),
         ({"seed": 1.5}, "seed: a whole number"),
         ({"steps": 100000}, "steps: a whole number from 1 to 1000"),
         ({"weights": "../../secret"}, "weights: there are none of the name '../../secret'; choose one of bundle, base"),

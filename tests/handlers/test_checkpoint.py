@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from full_disk import full_disk
 from ignite.engine import Engine, Events
 from tiny_sd import make_tiny_sd
@@ -20,7 +21,7 @@ from nodule_plugin.errors import InputError
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_sd(tmp_path_factory.mktemp("sd"))
+    return make_tiny_sd(tmp_path_factory.mktemp("sd"), levels=2)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +233,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(base: Path, tmp_path: Path,
     blocked.mkdir() if path.endswith(".lock") else blocked.touch()
     with pytest.raises(InputError, match=rf"training: {blocked} cannot be written.*goes on from the start"):
         Run(base, tmp_path / "checkpoints").train()
+
+
+def test_a_file_system_without_locks_is_one_line(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(lock: FileLock) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)  # as its older versions do
+    with pytest.raises(InputError, match=f"checkpoints in {tmp_path}: its file system has no locks; give an output_"):
+        Run(base, tmp_path).train()
 
 
 RECIPE = {"learning_rate": 1e-3, "window_hu": [-1000, 400], "chain": "roi-cubic-2", "lora_rank": None}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from distributed_evaluation import evaluate
 from ignite.engine import Engine
 from monai.engines import Evaluator
 from PIL import Image
+from warm import run_ranks
 
 from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, LoadedImages, SetKey
 from nodule_plugin.errors import InputError
@@ -144,10 +144,9 @@ def test_several_processes_with_uneven_shares_equal_one(clip_folder: Path, tmp_p
             Image.fromarray(picture.numpy()).save(tmp_path / name / f"{place}.png")
     outputs = {processes: tmp_path / f"of-{processes}" for processes in (1, 2)}
     evaluate(tmp_path, clip_folder, outputs[1])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, distributed_evaluation.__file__, str(tmp_path), str(clip_folder), str(outputs[2])]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    command = [sys.executable, distributed_evaluation.__file__, str(tmp_path), str(clip_folder), str(outputs[2])]
+    for ran in run_ranks(2, command, tmp_path, timeout=240):
+        assert ran.returncode == 0, ran.stderr[-3000:]
     results = {}
     for processes, output in outputs.items():
         rows = json.loads((output / "metrics.json").read_text())["rows"]

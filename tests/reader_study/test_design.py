@@ -306,5 +306,5 @@ def test_a_study_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give the folder that design wrote"):
         load_study(tmp_path)
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="not JSON"):
         load_study(tmp_path)

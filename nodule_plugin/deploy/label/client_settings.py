@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.settings import as_number, as_whole_number, whole_number
 
 MAX_STEPS = 1000
 """As many as the noise schedules have: more gain nothing and would occupy the server."""
@@ -53,42 +53,12 @@ def image_settings(given: Mapping[str, Any]) -> ImageSettings:
         raise InputError(f"prompt: a text that is not empty is needed, not {prompt!r}")
     if len(prompt.strip().splitlines()) > 1:
         raise InputError(f"prompt: one line makes one image; send a request for each line, not {prompt!r}")
-    scale = number("guidance_scale", given["guidance_scale"])
+    scale = as_number("guidance_scale", given["guidance_scale"])
     if scale < 0:
         raise InputError(f"guidance_scale: a number of 0 or above is needed, not {given['guidance_scale']!r}")
-    seed = whole_number("seed", given["seed"], 0, 2**63 - 1)
-    steps = whole_number("steps", given["steps"], 1, MAX_STEPS)
-    return ImageSettings(prompt.strip(), scale, seed, steps)
-
-
-def number(name: str, value: Any) -> float:
-    """A finite number, given as one or as text.
-
-    Raises:
-        InputError: if it is none.
-    """
-    try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError
-        result = float(value)
-        if not math.isfinite(result):
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise InputError(f"{name}: one number is needed, not {value!r}") from None
-    return result
-
-
-def whole_number(name: str, value: Any, least: int, most: int) -> int:
-    """A whole number between ``least`` and ``most``, given as one or as text.
-
-    Raises:
-        InputError: if it is none.
-    """
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    digits = re.fullmatch(r"[0-9]{1,19}", text.strip())
-    if isinstance(value, bool) or digits is None or not least <= int(text) <= most:
-        raise InputError(f"{name}: a whole number from {least} to {most} is needed, not {value!r}")
-    return int(text)
+    seed = whole_number("seed", as_whole_number("seed", given["seed"]), least=0)
+    steps = whole_number("steps", as_whole_number("steps", given["steps"]), most=MAX_STEPS)
+    return ImageSettings(prompt.strip(), float(scale), seed, steps)
 
 
 def run_name(value: Any) -> str:

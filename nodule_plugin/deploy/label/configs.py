@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,7 @@ class BundleFiles:
         Raises:
             InputError: if it is missing or not JSON.
         """
-        path = self._find("metadata.json")
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"bundle: {path} cannot be read as JSON: {error}") from error
+        content: dict[str, Any] = read_json(self._find("metadata.json"))
         return content
 
     def _find(self, name: str) -> Path:

@@ -14,10 +14,11 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from nodule_plugin.data.datalist import load_datalist
-from nodule_plugin.deploy.label.client_settings import number, run_name, whole_number
+from nodule_plugin.deploy.label.client_settings import run_name
 from nodule_plugin.deploy.label.configs import BundleFiles
 from nodule_plugin.errors import InputError, unwrapped_input_errors
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import read_json, write_text_atomically
+from nodule_plugin.settings import as_number, as_whole_number, whole_number
 from nodule_plugin.weights import file_sha256
 
 DATALIST = "datalist.json"
@@ -57,11 +58,12 @@ def training_settings(given: Mapping[str, Any]) -> TrainingSettings:
         if name not in given:
             continue
         if name == "learning_rate":
-            overrides[target] = number(name, given[name])
+            overrides[target] = float(as_number(name, given[name]))
             if not 0 < overrides[target] < 1:
                 raise InputError(f"{name}: a number between 0 and 1 is needed, not {given[name]!r}")
         else:
-            overrides[target] = whole_number(name, given[name], 0 if name == "seed" else 1, 10**9)
+            least = 0 if name == "seed" else 1
+            overrides[target] = whole_number(name, as_whole_number(name, given[name]), least, 10**9)
     now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     return TrainingSettings(run_name(given.get("run") or now), overrides)
 
@@ -84,7 +86,7 @@ class TrainingRuns:
 
     def results(self) -> dict[str, dict[str, Any]]:
         """What :meth:`train` returned, for each run that came to its end."""
-        return {path.parent.name: json.loads(path.read_text()) for path in sorted(self.folder.glob(f"*/{RESULT}"))}
+        return {path.parent.name: read_json(path) for path in sorted(self.folder.glob(f"*/{RESULT}"))}
 
     def train(self, datalist: Path, settings: TrainingSettings, device: torch.device | None = None) -> dict[str, Any]:
         """Train to the end.
