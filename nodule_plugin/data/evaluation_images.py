@@ -259,7 +259,7 @@ def image_convention(
 
 
 def conversions(items: Sequence[Mapping[str, Any]], size: Sequence[int], kernel: str = DEFAULT_KERNEL) -> list[str]:
-    """What :class:`LoadSetImaged` changes about real and generated pictures, a sentence each.
+    """What :class:`LoadSetImaged` with ``one_size`` changes about real and generated pictures, a sentence each.
 
     Args:
         items: of the evaluation.
@@ -321,10 +321,10 @@ class LoadSetImaged(Transform):
     - noise: uniform in [-1, 1].
 
     Args:
-        size: (rows, columns) of the result. Pictures and slices of another size are resampled; one of another shape
-            is refused.
+        size: (rows, columns) of regions of interest from a data list.
         window_hu: (lower, upper) end of the window for Hounsfield units.
         kernel: of the resampling.
+        one_size: bring pictures and slices to ``size`` too, and refuse those of another shape; else they keep theirs.
     """
 
     def __init__(
@@ -332,8 +332,10 @@ class LoadSetImaged(Transform):
         size: Sequence[int] = (64, 64),
         window_hu: Sequence[float] = DEFAULT_WINDOW_HU,
         kernel: str = DEFAULT_KERNEL,
+        one_size: bool = False,
     ) -> None:
         rows, columns = size
+        self.one_size = one_size
         self.size, self.window_hu, self.kernel = (rows, columns), window_hu, kernel
         nodule_transform(self.size, window_hu, kernel)  # refuses senseless settings before the first image
 
@@ -354,6 +356,8 @@ class LoadSetImaged(Transform):
             unit = hu_to_unit(_read_slice(Path(item["image"])), self.window_hu)
         else:
             unit = read_picture(item["image"])
+        if not self.one_size:
+            return torch.from_numpy(unit)[None]
         if unit.shape[0] * self.size[1] != unit.shape[1] * self.size[0]:
             raise InputError(
                 f"image: {item['image']} has {_by(unit.shape)} pixels, another shape than {_by(self.size)}; cut it so"

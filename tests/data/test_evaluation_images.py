@@ -125,9 +125,8 @@ def test_a_folder_of_pictures_and_slices_is_real_images(tmp_path: Path) -> None:
     for name in ("notes.txt", "._one.jpg", "._two.nii.gz"):  # macOS's are no images, whatever they are called
         (tmp_path / name).write_text("not an image")
     items = real_items(real_dir=tmp_path)
-    picture, volume = (
-        LoadSetImaged(size, window_hu=(-1000, 400))(item) for size, item in zip(((10, 20), (8, 12)), items)
-    )
+    load = LoadSetImaged(window_hu=(-1000, 400))
+    picture, volume = (load(item) for item in items)
     assert [item["record"].id for item in (picture, volume)] == ["one", "two"]
     assert picture["image"].shape == (3, 10, 20)
     assert picture["image"].mean() == pytest.approx(128 / 127.5 - 1, abs=0.02)
@@ -147,7 +146,7 @@ def test_pictures_of_another_size_or_depth_are_converted_with_a_word(tmp_path: P
         picture.save(tmp_path / f"{name}.png")
     items = real_items(real_dir=tmp_path)
     assert [item["record"].native_pixels for item in items] == [32, 64, 32]
-    deep, large, same = (LoadSetImaged((32, 32))(item)["image"] for item in items)
+    deep, large, same = (LoadSetImaged((32, 32), one_size=True)(item)["image"] for item in items)
     torch.testing.assert_close(same, deep)
     assert large.shape == same.shape
     assert (large - same).abs().max() < 0.1
@@ -156,7 +155,7 @@ def test_pictures_of_another_size_or_depth_are_converted_with_a_word(tmp_path: P
     assert "1 of 3 real images had 16 bits" in rounded
     assert conversions(items[2:], (32, 32)) == []
     with pytest.raises(InputError, match=r"large\.png has 64 x 64 pixels, another shape than 32 x 48"):
-        LoadSetImaged((32, 48))(items[1])
+        LoadSetImaged((32, 48), one_size=True)(items[1])
 
 
 def test_the_same_regions_are_cut_by_the_other_kernel(tmp_path: Path) -> None:
