@@ -121,6 +121,8 @@ def floor_spread(measure: DistanceMeasure, real: FeatureRows, repeats: int = 50)
         InputError: if there are fewer than four, or they are all the same.
     """
     draw = np.random.default_rng(0)
+    rows = real.read()
+    real = FeatureRows(rows[np.lexsort(rows.T)])  # the halves must not depend on how processes share the images
     distances = []
     for _ in range(repeats if len(real) >= 2 * MIN_IMAGES else 0):
         order = draw.permutation(len(real))

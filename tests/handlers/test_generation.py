@@ -33,7 +33,7 @@ def image_of(request: dict[str, Any]) -> torch.Tensor:
 def writer_of(folder: Path, scales: str = "1,5", **options: Any) -> GeneratedSetWriter:
     requests = generation_requests(prompts=[PROMPT, "two"], guidance_scales=scales, seeds="0,1", roi_mm=16)
     settings = {"requests": requests, "settings": SETTINGS, "base_model": "owner/name", "revision": "c0ffee"}
-    settings["chain"] = "roi-cubic-2"
+    settings |= {"chain": "roi-cubic-2", "chosen_on": "validation"}
     return GeneratedSetWriter(folder, **{**settings, "weights_sha256": "abc", "image_size": SIZE, **options})
 
 
@@ -71,6 +71,7 @@ def test_written_set_can_be_read_back(tmp_path: Path) -> None:
         "weights_sha256": "abc",
         "prediction_type": "epsilon",
         "chain": "roi-cubic-2",
+        "chosen_on": "validation",
     }
     assert set(generated.manifest["software"]) == {"nodule_plugin", "torch", "diffusers", "monai"}
     item = generated.items[2]

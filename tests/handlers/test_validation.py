@@ -105,6 +105,7 @@ def test_the_unit_of_a_measure_is_what_chance_makes_of_it() -> None:
     halves = [kernel_distance(measure.extractor(images_of(0.0, 20, s)), measure.extractor(images_of(0.0, 20, s + 99)))
               for s in range(1, 60)]  # fmt: skip
     assert floor_spread(measure, rows) == pytest.approx(np.std([distance.mean for distance in halves]), rel=0.5)
+    assert floor_spread(measure, rows.take(np.arange(40)[::-1])) == pytest.approx(floor_spread(measure, rows))
 
 
 def test_several_measures_need_images_that_differ() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from crops_folder import write_volume
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from warm import run_python
 
 from nodule_plugin.data.image_set import REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.data.transforms import nodule_transform
@@ -270,6 +274,35 @@ def test_what_cannot_be_tried_is_one_clear_error(settings: dict[str, Any], messa
     measures = settings.pop("measures", Distances()(Brightness(), "kd", suffix="m"))
     with pytest.raises(InputError, match=message):
         _run(tmp_path, measures, ["blur"], **settings)
+
+
+@pytest.mark.slow
+def test_the_command_tries_the_measures_of_evaluate_on_a_folder_of_pictures(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for index, item in enumerate(_items(8)):
+        picture = ((item["image"][0] + 1) * 127.5).numpy().astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "real" / f"{index}.png")
+    words = [
+        "--real_dir",
+        "real",
+        "--output_dir",
+        "out",
+        "--halvings",
+        "2",
+        "--base_model",
+        "null",
+        "--error_repeats",
+        "2",
+    ]
+    command = [sys.executable, "-m", "nodule_plugin.cli", "sensitivity", *words]
+    done = run_python(command, tmp_path, os.environ | {"PYTHONPATH": str(repository)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "out" / "sensitivity.json").read_text(encoding="utf-8"))
+    assert [fault["key"] for fault in results["faults"]] == [
+        fault.key for fault in FAULTS if fault.on_image and not fault.needs
+    ]
+    assert {"kd_imagenet", "krd", "hu_histogram"} <= {measure["key"] for measure in results["measures"]}
+    assert done.stdout.split()[-1].endswith("sensitivity.json")
 
 
 def test_the_shipped_table_is_as_its_readers_take_it() -> None:
