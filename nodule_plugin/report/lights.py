@@ -13,7 +13,7 @@ from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED, REAL
 from nodule_plugin.metrics.intervals import NORMAL_95
-from nodule_plugin.metrics.measures import HIGHER, LOWER
+from nodule_plugin.metrics.measures import HIGHER, LOWER, STAND_IN
 from nodule_plugin.report.numbers import with_interval
 
 GREEN, AMBER, RED, GREY = "green", "amber", "red", "grey"
@@ -127,15 +127,21 @@ class _Sight:
         return [fault for fault in keys if own.get(fault, {}).get("first_step_seen") is not None]
 
     def ranked(self, question: Question, measures: Rows) -> list[Mapping[str, Any]]:
-        """Those first that see most of a question's faults, then those of which it is not known; equals in order."""
-        return sorted(measures, key=lambda m: (-len(self.seen(m["key"], question)), self.knows(m["key"])))
+        """Those that :meth:`resting` takes, in its order, then those of which it is not known what they see."""
+        resting = self.resting(question, measures)
+        return resting + sorted((m for m in measures if m not in resting), key=lambda m: self.knows(m["key"]))
 
     def resting(self, question: Question, measures: Rows) -> list[Mapping[str, Any]]:
-        """As few measures as together see every fault of a question that any of them sees."""
+        """As few measures as together see every fault of a question that any of them sees.
+
+        The project's own network, which models may have been chosen with, judges only what no other sees.
+        """
         chosen: list[Mapping[str, Any]] = []
         left = {fault for measure in measures for fault in self.seen(measure["key"], question)}
         while left:
-            best = max(measures, key=lambda measure: len(left.intersection(self.seen(measure["key"], question))))
+            seeing = [measure for measure in measures if left.intersection(self.seen(measure["key"], question))]
+            pool = [measure for measure in seeing if measure["group"] != STAND_IN] or seeing
+            best = max(pool, key=lambda measure: len(left.intersection(self.seen(measure["key"], question))))
             chosen.append(best)
             left.difference_update(self.seen(best["key"], question))
         return chosen

@@ -59,6 +59,7 @@ def _results(distances: dict[str, float], score: float = 0.3, **details: Any) ->
         "reference": "real images",
         "measures": [
             {"key": key, "name": name, "better": better[key], "standard": False, "convention": {"image_size": 64}}
+            | {"group": "beyond"}
             for key, name in MEASURES.items()
         ],
         "rows": [row | {"values": dict.fromkeys(MEASURES, NONE) | known} for row, known in zip(rows, own)],
@@ -102,6 +103,16 @@ def test_a_light_rests_on_those_that_together_see_most() -> None:
     assert "Blind to the faults in question: KD (A)." in told
     without = _lights(_results({"kd_a": 0.05, "kd_b": 0.0}))["distance"]
     assert ([one["key"] for one in without["evidence"]], without["cannot_see"]) == (["kd_b"], ["HU shift", "Rotation"])
+
+
+def test_the_projects_own_network_judges_only_what_no_other_sees() -> None:
+    results = _results({"kd_b": 0.0, "krd": 0.05})
+    for measure in results["measures"]:
+        measure["group"] = "stand-in" if measure["key"] == "krd" else "backbones"
+    best, lights = judge(results, SENSITIVITY)
+    assert best is not None
+    assert best["measure"] == "kd_b"  # though krd sees more
+    assert [one["key"] for one in lights[0]["evidence"]] == ["kd_b", "krd"]
 
 
 @pytest.mark.parametrize(("distance", "light"), [(0.1, GREEN), (0.3, AMBER), (0.7, RED)])
