@@ -33,4 +33,3 @@ run "['$bundle/configs/inference.json','$bundle/configs/attack.json']" --datalis
     --output_dir "$work/attack" "${sampling[@]}" "${few_prompts[@]}"
 run "$bundle/configs/evaluate.json" --datalist "$work/datalist.json" --split "$splits" --generated_dir "$work/generated" \
     --dose_response_dir "$work/dose" --attack_dir "$work/attack" --output_dir "$work/evaluation" "$@"
-echo "Report: $work/evaluation/report.html"

@@ -163,7 +163,7 @@ def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
                 style,
                 color=colour,
                 linewidth=1,
-                label=set_title(own["model"], own["guidance_scale"]),
+                label=_set_label(own, results["reference"]),
             )
             low, high = np.array(own[f"{key}_ci95"]).T
             axis.fill_between(curves[across], low, high, alpha=0.15, color=line.get_color())
@@ -185,12 +185,16 @@ def noise_power_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
         for own in sets:
             real = own.get("kind") == REAL
             style: dict[str, Any] = {"color": "black", "linestyle": "--"} if real else {}
-            title = set_title(own["model"], own["guidance_scale"])
+            title = _set_label(own, results["reference"])
             (line,) = axis.plot(frequencies, own[key], linewidth=1, label=title, **style)
             axis.fill_between(frequencies, *np.array(own["ci95"]).T, alpha=0.15, color=line.get_color())
     power.set_yscale("log")
     ratio.axhline(0.0, color="black", linewidth=1, linestyle="--", label=results["reference"])
     return {"Noise power": _panel(power), "Noise power against frequency, in dB": _panel(ratio)}
+
+
+def _set_label(own: Mapping[str, Any], reference: str) -> str:
+    return reference if own.get("kind") == REAL else set_title(own["model"], own["guidance_scale"])
 
 
 def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title: str = "") -> Axes:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED, REAL
-from nodule_plugin.metrics.measures import HIGHER, LOWER
+from nodule_plugin.metrics.intervals import NORMAL_95
+from nodule_plugin.metrics.measures import HIGHER, LOWER, STAND_IN
+from nodule_plugin.report.numbers import with_interval
 
 GREEN, AMBER, RED, GREY = "green", "amber", "red", "grey"
 FAR = 3.0
@@ -110,6 +112,7 @@ class _Sight:
         self.faults = list(sensitivity["faults"])
         self.convention = sensitivity.get("convention", {})
         self._measures = {measure["key"]: measure["faults"] for measure in sensitivity["measures"]}
+        self._floors = {measure["key"]: measure["floor"]["value"] for measure in sensitivity["measures"]}
 
     def faults_of(self, question: Question) -> list[Mapping[str, Any]]:
         return [fault for fault in self.faults if fault["question"] == question.key]
@@ -124,31 +127,37 @@ class _Sight:
         return [fault for fault in keys if own.get(fault, {}).get("first_step_seen") is not None]
 
     def ranked(self, question: Question, measures: Rows) -> list[Mapping[str, Any]]:
-        """Those first that see most of a question's faults, then those of which it is not known; equals in order."""
-        return sorted(measures, key=lambda m: (-len(self.seen(m["key"], question)), self.knows(m["key"])))
+        """Those that :meth:`resting` takes, in its order, then those of which it is not known what they see."""
+        resting = self.resting(question, measures)
+        return resting + sorted((m for m in measures if m not in resting), key=lambda m: self.knows(m["key"]))
 
     def resting(self, question: Question, measures: Rows) -> list[Mapping[str, Any]]:
-        """As few measures as together see every fault of a question that any of them sees."""
+        """As few measures as together see every fault of a question that any of them sees.
+
+        The project's own network, which models may have been chosen with, judges only what no other sees.
+        """
         chosen: list[Mapping[str, Any]] = []
         left = {fault for measure in measures for fault in self.seen(measure["key"], question)}
         while left:
-            best = max(measures, key=lambda measure: len(left.intersection(self.seen(measure["key"], question))))
+            seeing = [measure for measure in measures if left.intersection(self.seen(measure["key"], question))]
+            pool = [measure for measure in seeing if measure["group"] != STAND_IN] or seeing
+            best = max(pool, key=lambda measure: len(left.intersection(self.seen(measure["key"], question))))
             chosen.append(best)
             left.difference_update(self.seen(best["key"], question))
         return chosen
 
-    def like(self, measure: Mapping[str, Any], question: Question, value: float) -> str | None:
-        """Real images with which fault are as far away by a distance, such as "Blur of 0.8 pixels"; None if unknown."""
+    def like(self, measure: Mapping[str, Any], question: Question, excess: float) -> str | None:
+        """The fault of real images that moves a distance as far above its floor, such as "blur of 0.8 pixels"."""
         own = measure.get("convention", {})
         if any(str(own.get(name, self.convention.get(name))) != str(self.convention.get(name)) for name in SHARED):
             return None
-        for key in self.seen(measure["key"], question):
+        for key in self.seen(measure["key"], question) if measure["better"] == LOWER else ():
             fault = next(fault for fault in self.faults if fault["key"] == key)
             values = self._measures[measure["key"]][key]["values"]
-            below = [step for step, at in zip(fault["steps"], values) if at is not None and at <= value]
-            if below and measure["better"] == LOWER:
-                beyond = "at least as far as" if below[-1] == fault["steps"][-1] else "about as far as"
-                return f"{beyond} real images with {in_sentence(fault['name'])} of {below[-1]:g} {fault['unit']}"
+            floor = self._floors[measure["key"]]
+            below = [s for s, at in zip(fault["steps"], values) if at is not None and at - floor <= excess]
+            if below:
+                return f"{in_sentence(fault['name'])} of {below[-1]:g} {fault['unit']}"
         return None
 
 
@@ -191,6 +200,8 @@ def _evidence(
     measure: Mapping[str, Any], question: Question, row: Mapping[str, Any], rows: Rows, sight: _Sight
 ) -> dict[str, Any]:
     value, floor = row["values"][measure["key"]], floor_of(measure["key"], rows)
+    light = light_of(measure["better"], value, floor)
+    compared = difference_of(measure["better"], value, floor)
     return {
         "key": measure["key"],
         "name": measure["name"],
@@ -198,8 +209,9 @@ def _evidence(
         "ci95": value["ci95"],
         "floor": floor and floor["value"],
         "floor_ci95": floor and floor["ci95"],
-        "light": light_of(measure["better"], value, floor),
-        "like": sight.like(measure, question, value["value"]),
+        "light": light,
+        # What is there where a difference is shown, what could be there unseen where none is.
+        "like": compared and sight.like(measure, question, compared[light == GREEN]),
     }
 
 
@@ -211,31 +223,45 @@ def floor_of(key: str, rows: Rows) -> Mapping[str, Any] | None:
     return None
 
 
-def light_of(better: str, value: Mapping[str, Any], floor: Mapping[str, Any] | None) -> str:
-    """The light of one measure, by how much worse than real images the generated ones are.
+def difference_of(better: str, value: Mapping[str, Any], floor: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """How much worse generated images are than real ones, and how much of that chance explains.
 
-    What chance explains is the 95 % interval of the difference, from the intervals of both numbers: square root of the
-    sum of the squared distances from each number to that end of its interval which faces the other. Source: Zou and
+    The second is the 95 % interval's half of the difference, from the intervals of both numbers: square root of the sum
+    of the squared distances from each number to that end of its interval which faces the other. Source: Zou and
     Donner, "Construction of confidence intervals about effect measures", Statistics in Medicine 27 (2008), 1693-1702.
 
     Args:
         better: "lower", "higher" or "near real".
-        value: of the generated images, with "value" and "ci95", and where a prompt is judged "above_shuffled" and its
-            error.
+        value: of the generated images, with "value" and "ci95".
         floor: of real images.
+
+    Returns:
+        None where a number or an interval is not known.
+    """
+    if floor is None or value["ci95"] is None or floor["ci95"] is None:
+        return None
+    above = value["value"] > floor["value"]
+    facing = (value["ci95"][0], floor["ci95"][1]) if above else (value["ci95"][1], floor["ci95"][0])
+    chance = math.hypot(value["value"] - facing[0], floor["value"] - facing[1])
+    worse = better not in (HIGHER, LOWER) or above == (better == LOWER)
+    return abs(value["value"] - floor["value"]) if worse else 0.0, chance
+
+
+def light_of(better: str, value: Mapping[str, Any], floor: Mapping[str, Any] | None) -> str:
+    """The light of one measure.
+
+    Args:
+        better, value, floor: see :func:`difference_of`; ``value`` with "above_shuffled" and its error where a prompt is
+            judged.
 
     Returns:
         Green within chance; amber beyond it, or where images are not shown to follow their prompts; red beyond three
         times what chance explains; grey where an interval is not known.
     """
-    if floor is None or value["ci95"] is None or floor["ci95"] is None:
+    compared = difference_of(better, value, floor)
+    if compared is None:
         return GREY
-    above = value["value"] > floor["value"]
-    facing = (value["ci95"][0], floor["ci95"][1]) if above else (value["ci95"][1], floor["ci95"][0])
-    chance = math.hypot(value["value"] - facing[0], floor["value"] - facing[1])
-    difference = abs(value["value"] - floor["value"])
-    if (above and better == HIGHER) or (not above and better == LOWER):
-        difference = 0.0
+    difference, chance = compared
     if difference > FAR * chance:
         return RED
     return AMBER if difference > chance or not _shown_to_follow(value) else GREEN
@@ -244,5 +270,29 @@ def light_of(better: str, value: Mapping[str, Any], floor: Mapping[str, Any] | N
 def _shown_to_follow(value: Mapping[str, Any]) -> bool:
     """Whether agreement with prompts is beyond chance; True of what does not ask for any."""
     if value.get("above_shuffled_error") is not None:
-        return bool(value["above_shuffled"] > 1.96 * value["above_shuffled_error"])
+        return bool(value["above_shuffled"] > NORMAL_95 * value["above_shuffled_error"])
     return "exact" not in value or value["ci95"][0] > 0.0
+
+
+def light_line(light: Mapping[str, Any]) -> str:
+    """A light in one line of text: shape, words, measures with value and floor, and what they cannot see."""
+    return f"{SHAPES[light['light']]} {light['name']}: {WORDS[light['light']]}. {light_details(light)}"
+
+
+def light_details(light: Mapping[str, Any]) -> str:
+    """The measures that a light rests on, each with value and floor, and what they cannot see."""
+    sentences = []
+    for one in light["evidence"]:
+        floor = "" if one["floor"] is None else f", floor {with_interval(one['floor'], one['floor_ci95'])}"
+        hidden = "; too few images to show" if one["light"] == GREEN else ", as far as real images with"
+        like = f"{hidden} {one['like']}" if one["like"] else ""
+        sentences.append(f"{one['name']} {with_interval(one['value'], one['ci95'])}{floor}{like}.")
+    if not light["evidence"]:
+        sentences.append("Nothing that answers this was computed.")
+    if light["unmeasured"]:
+        sentences.append(f"Not measured what it sees: {', '.join(light['unmeasured'])}.")
+    if light["evidence"] and light["cannot_see"]:
+        sentences.append(f"Cannot be seen by this: {', '.join(map(in_sentence, light['cannot_see']))}.")
+    if light["blind"]:
+        sentences.append(f"Blind to the faults in question: {', '.join(light['blind'])}.")
+    return " ".join(sentences)

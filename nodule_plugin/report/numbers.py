@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+ROUNDING = 1e-9
+"""Of a number: what is smaller is an error of the arithmetic."""
+
 
 def with_error(value: float, error: float | None) -> str:
     """``value ± error``, both to the error's second digit; without an error four digits of the value.
@@ -32,8 +35,10 @@ def with_interval(value: float, interval: Sequence[float] | None) -> str:
         >>> with_interval(96.3412, [92.75, 99.93])
         '96.3 [92.8, 99.9]'
     """
-    if interval is None or not all(math.isfinite(end) for end in interval) or interval[1] <= interval[0]:
+    if interval is None or not all(math.isfinite(end) for end in interval):
         return f"{value:.3g}"
+    if interval[1] - interval[0] <= ROUNDING * max(1.0, abs(value)):
+        return f"{value if abs(value) > ROUNDING else 0.0:.3g}"
     if abs(value) >= 1e5:
         return f"{value:.2e} [{interval[0]:.2e}, {interval[1]:.2e}]"
     error = (interval[1] - interval[0]) / 3.92

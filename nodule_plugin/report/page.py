@@ -17,10 +17,10 @@ from nodule_plugin.report.figures import (
     sweep_panels,
 )
 from nodule_plugin.report.html import data_url, render
-from nodule_plugin.report.lights import SHAPES, WORDS
+from nodule_plugin.report.lights import SHAPES, WORDS, light_details
 from nodule_plugin.report.pictures import closest_pairs, dose_strips, sample_grids
 from nodule_plugin.report.studies import agreement_table, copies_table, detector_sentences, dose_table
-from nodule_plugin.report.tables import csv_text, legend, light_details, more_sentence, tables
+from nodule_plugin.report.tables import csv_text, legend, more_sentence, tables
 
 CAPTIONS = {
     "findings": "Asked for and read: one rating moves, all else and the seed stay; the dashed line is the mean read "

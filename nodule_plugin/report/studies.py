@@ -17,9 +17,13 @@ Table = tuple[list[str], list[list[str]]]
 def agreement_table(results: Mapping[str, Any]) -> Table | None:
     """Exact agreement, within one, and kappa: the readers among themselves, reference images, each generated row."""
     readers = results["studies"]["readers"]
-    measures = [measure for measure in results["measures"] if measure["group"] == FINDINGS]
     rows = [row for row in results["rows"] if row["kind"] in (REAL, GENERATED)]
-    if not any(row["values"][measure["key"]]["value"] is not None for row in rows for measure in measures):
+    measures = [
+        measure
+        for measure in results["measures"]
+        if measure["group"] == FINDINGS and any(row["values"][measure["key"]]["value"] is not None for row in rows)
+    ]
+    if not measures:
         return None
     headings = ["Finding", "Readers of LIDC-IDRI", *(set_title(row["model"], row["guidance_scale"]) for row in rows)]
     lines = []
@@ -36,7 +40,7 @@ def _of_readers(own: Mapping[str, Any]) -> str:
 
 def _agreement(value: Mapping[str, Any]) -> str:
     if value["value"] is None:
-        return f"not computed: {value['reason']}"
+        return "–"
     low, high = value["exact_ci95"]
     return f"{value['exact']:.2f} [{low:.2f}, {high:.2f}] /\n{value['within_one']:.2f} / {value['value']:.2f}"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED
 from nodule_plugin.metrics.measures import BACKBONES, BEYOND, FINDINGS, PUBLISHED, STAND_IN
-from nodule_plugin.report.lights import SHAPES, WORDS, in_sentence
+from nodule_plugin.report.lights import light_line
 from nodule_plugin.report.numbers import with_interval
 from nodule_plugin.report.results import arrow
 
@@ -214,29 +214,6 @@ def legend(results: Mapping[str, Any]) -> str:
 
 def _marked(one: Cell) -> str:
     return (one.text + (f" ({one.note})" if one.note else "")).replace("|", "\\|")
-
-
-def light_line(light: Mapping[str, Any]) -> str:
-    """A light in one line of text: shape, words, measures with value and floor, and what they cannot see."""
-    return f"{SHAPES[light['light']]} {light['name']}: {WORDS[light['light']]}. {light_details(light)}"
-
-
-def light_details(light: Mapping[str, Any]) -> str:
-    """The measures that a light rests on, each with value and floor, and what they cannot see."""
-    sentences = []
-    for one in light["evidence"]:
-        floor = "" if one["floor"] is None else f", floor {with_interval(one['floor'], one['floor_ci95'])}"
-        like = f": {one['like']}" if one["like"] else ""
-        sentences.append(f"{one['name']} {with_interval(one['value'], one['ci95'])}{floor}{like}.")
-    if not light["evidence"]:
-        sentences.append("Nothing that answers this was computed.")
-    if light["unmeasured"]:
-        sentences.append(f"Not measured what it sees: {', '.join(light['unmeasured'])}.")
-    if light["evidence"] and light["cannot_see"]:
-        sentences.append(f"Cannot be seen by this: {', '.join(map(in_sentence, light['cannot_see']))}.")
-    if light["blind"]:
-        sentences.append(f"Blind to the faults in question: {', '.join(light['blind'])}.")
-    return " ".join(sentences)
 
 
 def csv_text(results: Mapping[str, Any]) -> str:

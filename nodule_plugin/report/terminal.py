@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nodule_plugin.report.lights import light_line
 from nodule_plugin.report.numbers import with_error
-from nodule_plugin.report.tables import light_line, row_name, scale_text
+from nodule_plugin.report.tables import row_name, scale_text
 
 WIDTH = 100
 NAME, SCALE, COLUMN = 22, 8, 13

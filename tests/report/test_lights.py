@@ -6,9 +6,8 @@ import pytest
 
 from nodule_plugin.data.image_set import GENERATED, REAL
 from nodule_plugin.metrics.sensitivity import load_sensitivity
-from nodule_plugin.report.lights import AMBER, GREEN, GREY, QUESTIONS, RED, judge, light_of
+from nodule_plugin.report.lights import AMBER, GREEN, GREY, QUESTIONS, RED, judge, light_details, light_of
 from nodule_plugin.report.results import verdict
-from nodule_plugin.report.tables import light_details
 
 FAULTS = [
     {"key": "blur", "name": "Blur", "question": "distance", "unit": "pixels", "steps": [0.5, 1.0]},
@@ -27,10 +26,10 @@ SENSITIVITY: dict[str, Any] = {
     "convention": {"image_size": 64},
     "faults": FAULTS,
     "measures": [
-        {"key": "kd_a", "faults": _sees(blur=None, shift=None, turn=None)},
-        {"key": "kd_b", "faults": _sees(blur=0.5, shift=None, turn=None)},
-        {"key": "krd", "faults": _sees(blur=1.0, shift=20, turn=None)},
-        {"key": "clip_score_tiny", "faults": _sees(swap=0.2)},
+        {"key": "kd_a", "floor": {"value": 0.0}, "faults": _sees(blur=None, shift=None, turn=None)},
+        {"key": "kd_b", "floor": {"value": 0.0}, "faults": _sees(blur=0.5, shift=None, turn=None)},
+        {"key": "krd", "floor": {"value": 0.0}, "faults": _sees(blur=1.0, shift=20, turn=None)},
+        {"key": "clip_score_tiny", "floor": {"value": 0.3}, "faults": _sees(swap=0.2)},
     ],
 }
 
@@ -60,6 +59,7 @@ def _results(distances: dict[str, float], score: float = 0.3, **details: Any) ->
         "reference": "real images",
         "measures": [
             {"key": key, "name": name, "better": better[key], "standard": False, "convention": {"image_size": 64}}
+            | {"group": "beyond"}
             for key, name in MEASURES.items()
         ],
         "rows": [row | {"values": dict.fromkeys(MEASURES, NONE) | known} for row, known in zip(rows, own)],
@@ -105,6 +105,16 @@ def test_a_light_rests_on_those_that_together_see_most() -> None:
     assert ([one["key"] for one in without["evidence"]], without["cannot_see"]) == (["kd_b"], ["HU shift", "Rotation"])
 
 
+def test_the_projects_own_network_judges_only_what_no_other_sees() -> None:
+    results = _results({"kd_b": 0.0, "krd": 0.05})
+    for measure in results["measures"]:
+        measure["group"] = "stand-in" if measure["key"] == "krd" else "backbones"
+    best, lights = judge(results, SENSITIVITY)
+    assert best is not None
+    assert best["measure"] == "kd_b"  # though krd sees more
+    assert [one["key"] for one in lights[0]["evidence"]] == ["kd_b", "krd"]
+
+
 @pytest.mark.parametrize(("distance", "light"), [(0.1, GREEN), (0.3, AMBER), (0.7, RED)])
 def test_lights_follow_the_numbers(distance: float, light: str) -> None:
     results = _results({"krd": distance})
@@ -117,11 +127,22 @@ def test_lights_follow_the_numbers(distance: float, light: str) -> None:
     assert words[light] in sentences[1]
 
 
-def test_a_distance_is_told_in_steps_of_a_fault() -> None:
-    for distance, told in ((0.1, None), (0.3, "about as far as real images with blur of 0.5 pixels")):
-        assert _lights(_results({"krd": distance}))["distance"]["evidence"][0]["like"] == told
-    far = _lights(_results({"krd": 0.7}))["distance"]["evidence"][0]["like"]
-    assert far == "at least as far as real images with blur of 1 pixels"
+@pytest.mark.parametrize(
+    ("distance", "half", "told"),
+    [
+        (0.3, 0.1, ", as far as real images with blur of 0.5 pixels."),
+        (0.7, 0.1, ", as far as real images with blur of 1 pixels."),
+        (0.0, 0.5, "; too few images to show blur of 0.5 pixels."),
+        (0.0, 0.1, "floor 0.00 [-0.10, 0.10]. Cannot"),
+    ],
+)
+def test_a_distance_is_told_in_steps_of_a_fault(distance: float, half: float, told: str) -> None:
+    results = _results({"krd": distance})
+    results["rows"][2]["values"]["krd"] = _value(distance, half)
+    assert told in light_details(_lights(results)["distance"])
+
+
+def test_another_convention_is_not_told_in_steps_of_a_fault() -> None:
     other_size = _results({"krd": 0.7})
     for measure in other_size["measures"]:
         measure["convention"] = {"image_size": 512}
