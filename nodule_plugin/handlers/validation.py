@@ -96,13 +96,16 @@ class SetDistances(Metric):
         """Metrics by their names, what decides first."""
         if not self._real:
             raise InputError("validation: no image was given; at least 2 are needed")
-        joined = [
-            (measure, *(_joined(batches, measure.extractor.id) for batches in (self._real, self._generated)))
-            for measure in self.measures
-        ]
-        found = {each.key: (each.statistic.value(*rows)[0], each.statistic.error(*rows)) for each, *rows in joined}
-        if len(joined) > 1:
-            self._spreads = self._spreads or {each.key: floor_spread(each, real) for each, real, _ in joined}
+        rows = {
+            each.key: (_joined(self._real, each.extractor.id), _joined(self._generated, each.extractor.id))
+            for each in self.measures
+        }
+        found = {
+            each.key: (each.statistic.value(*rows[each.key])[0], each.statistic.error(*rows[each.key]))
+            for each in self.measures
+        }
+        if len(found) > 1:
+            self._spreads = self._spreads or {each.key: floor_spread(each, rows[each.key][0]) for each in self.measures}
             value, error = np.mean([np.divide(found[key], spread) for key, spread in self._spreads.items()], axis=0)
             found = {COMBINED: (float(value), float(error)), **found}
         return {
