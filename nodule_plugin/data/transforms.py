@@ -6,6 +6,7 @@ Whatever looks at a nodule's pixels (training, validation, evaluation, classifie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,10 +185,11 @@ def resample_roi(
         (H, W) float32 in [-1, 1].
     """
     top, bottom, left, right = bounds
-    beyond = (max(-top, 0), max(bottom - hu.shape[0], 0)), (max(-left, 0), max(right - hu.shape[1], 0))
+    outside = -top, bottom - hu.shape[0], -left, right - hu.shape[1]
+    above, below, before, after = (max(math.ceil(pixels), 0) for pixels in outside)
+    beyond = (above, below), (before, after)
     unit = hu_to_unit(np.pad(hu, beyond, constant_values=AIR_HU) if np.any(beyond) else hu, window_hu)
-    rows_before, columns_before = beyond[0][0], beyond[1][0]
-    box = (left + columns_before, top + rows_before, right + columns_before, bottom + rows_before)
+    box = (left + before, top + above, right + before, bottom + above)
     return resized(unit, size, kernel, box)
 
 

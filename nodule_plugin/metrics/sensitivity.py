@@ -230,7 +230,7 @@ class _Trial:
 
         Not of images made worse, which is slow: how well disguised copies are found is counted in calibration.
         """
-        (copies,) = [measure for measure in self.measures if isinstance(measure, CopyMeasure)] or [None]
+        copies = next((measure for measure in self.measures if isinstance(measure, CopyMeasure)), None)
         if copies is None:
             return
         if self.training is None or self.clean.of_patients(self.training):
@@ -331,7 +331,7 @@ def _number(measure: Measure, images: ImageSet, other: ImageSet, training: Image
 class _CopyFlags:
     """1 for an image that a detector calls a copy, 0 for others, as an encoder."""
 
-    id = "copies"
+    id = name = "copies"
 
     def __init__(self, detector: CopyDetector) -> None:
         self.detector = detector
