@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nodule_plugin.diffusion.single_file import CLIP, OPEN_CLIP, PREDICTIONS, UNET, VAE, published_config
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import NOTICE, FineTunedModel, refuse_difference
+from nodule_plugin.export.model import NOTICE, FineTunedModel, Source, load_model, refuse_difference
 
 FILE_NAME = "model"
 _UNET_LAYERS = {
@@ -92,7 +92,7 @@ def write_single_file(model: FineTunedModel, folder: Path, fp16: bool = False) -
         half = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
         save_file(half, folder / f"{FILE_NAME}.fp16.safetensors", metadata)
         (folder / f"{FILE_NAME}.fp16.yaml").write_text(config, encoding="utf-8")
-    return {file.name: refuse_difference(model, file)}
+    return {file.name: refuse_difference(model, load_model(Source(str(file))))}
 
 
 def original_tensors(unet: Any, vae: Any, text_encoder: Any) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusers import StableDiffusionPipeline
 
-from nodule_plugin.export.model import FineTunedModel, refuse_difference
+from nodule_plugin.export.model import FineTunedModel, Source, load_model, refuse_difference
 
 
 def write_pipeline(model: FineTunedModel, folder: Path, fp16: bool = False) -> dict[str, float]:
@@ -46,7 +46,7 @@ def write_pipeline(model: FineTunedModel, folder: Path, fp16: bool = False) -> d
     pipeline.save_pretrained(folder)
     for config in folder.rglob("*.json"):
         forget_origin(config)
-    return {"model_index.json": refuse_difference(model, folder)}
+    return {"model_index.json": refuse_difference(model, load_model(Source(str(folder))))}
 
 
 def forget_origin(file: Path) -> None:
