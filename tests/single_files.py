@@ -1,4 +1,4 @@
-"""Small Stable Diffusion 1 and 2 with random weights: a folder in diffusers' layout and the same under original names."""
+"""Small Stable Diffusion 1 and 2 with random weights: a folder in diffusers' layout, and tensors by original names."""
 
 from __future__ import annotations
 

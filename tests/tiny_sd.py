@@ -58,12 +58,12 @@ def make_tiny_sd(folder: Path, prediction_type: str = "epsilon", latent_channels
     return folder
 
 
-def make_tuned_weights(base: Path, path: Path, seed: int = 1) -> Path:
+def make_tuned_weights(base: Path, path: Path, seed: int = 1, scale: float = 0.05) -> Path:
     """Write weights of a U-Net that differs a little from the base model's, as training exports them."""
     network = DiffusionUNet.from_base(str(base))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
     torch.save(network.state_dict(), path)
     return path

@@ -26,7 +26,7 @@ _BASE_LICENCES = {
     r"stable-diffusion-2": "openrail++",
 }
 """Of published models, by what their hub id holds: the Hub's identifiers."""
-_LIBRARIES = {"onnx": "onnx", "torch": "pytorch"}
+_LIBRARIES = {"onnx": "onnx", "pt2": "pytorch"}
 _ENVIRONMENT = Environment(
     loader=PackageLoader(__package__, ""), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )

@@ -21,7 +21,7 @@ FORMS: dict[str, Any] = {
     "single-file": write_single_file,
     "lora": write_low_rank,
     "onnx": write_onnx,
-    "torch": write_programs,
+    "pt2": write_programs,
 }
 """Name -> what writes a model into a folder and says how far each file is from it."""
 _WITH_FP16 = ("diffusers", "single-file")

@@ -43,8 +43,8 @@ def write_low_rank(model: FineTunedModel, folder: Path) -> dict[str, float]:
     content = read_content(file, "weights")
     if not is_lora(content):
         raise InputError(
-            f"weights: {file} holds all weights of a U-Net and there is no {LORA_FILE} beside it; give low-rank updates "
-            "(training with lora_rank writes them), or another --format"
+            f"weights: {file} holds all weights of a U-Net and there is no {LORA_FILE} beside it; give low-rank "
+            "updates (training with lora_rank writes them), or another --format"
         )
     base = (source.base_model, source.revision, source.variant)
     parts: dict[str, Any] = {"unet": load_unet(*base), "text_encoder": load_text_encoder(*base)}

@@ -33,7 +33,7 @@ class Source:
 
     Attributes:
         base_model, revision, variant: see :func:`nodule_plugin.diffusion.components.load_unet`.
-        weights: fine-tuned, see :func:`nodule_plugin.diffusion.fine_tuned.load_weights`; "base" for the base model's own.
+        weights: fine-tuned, see :func:`nodule_plugin.diffusion.fine_tuned.load_weights`; "base" for the base model's.
         prediction_type, zero_terminal_snr: see :func:`nodule_plugin.diffusion.components.load_noise_scheduler`.
         scheduler_class: diffusers' scheduler that the exported model samples with.
         image_size: side of the images, pixels; None for that of the training images where ``model.json`` beside the
@@ -57,7 +57,7 @@ class FineTunedModel:
     Attributes:
         source: that it was loaded from.
         network: the U-Net.
-        vae, text_encoder, tokenizer: the base model's; the text encoder with low-rank updates where the weights have some.
+        vae, text_encoder, tokenizer: the base model's, with the weights' low-rank updates of the text encoder, if any.
         scheduler: diffusers', as the sampler would use it.
         sha256: of the weights, as manifests name them.
         image_size: side of the images, pixels.
@@ -145,17 +145,22 @@ def refuse_difference(model: FineTunedModel, copied: FineTunedModel) -> float:
     Raises:
         InputError: if it is more than :data:`TOLERANCE`.
     """
-    difference = max(float((one - other).abs().max()) for one, other in zip(_outputs(model), _outputs(copied)))
+    inputs = _inputs(model)
+    both = zip(_outputs(model, *inputs), _outputs(copied, *inputs))
+    difference = max(float((one - other).abs().max()) for one, other in both)
     if not difference <= TOLERANCE:
         raise InputError(f"export: what was written computes other values, by {difference:.2g} (> {TOLERANCE})")
     return difference
 
 
-@torch.no_grad()
-def _outputs(model: FineTunedModel) -> list[Tensor]:
+def _inputs(model: FineTunedModel) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, *model.latent_shape, generator=generator)
     tokens = torch.randint(0, 1000, (1, model.tokenizer.model_max_length), generator=generator)
+    return torch.randn(1, *model.latent_shape, generator=generator), tokens
+
+
+@torch.no_grad()
+def _outputs(model: FineTunedModel, latents: Tensor, tokens: Tensor) -> list[Tensor]:
     context = model.text_encoder(tokens).last_hidden_state
     prediction = model.network(latents, torch.tensor([500]), context)
     return [context, prediction, decode_latents(model.vae, latents)]

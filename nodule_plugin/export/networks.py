@@ -96,7 +96,7 @@ def write_onnx(model: FineTunedModel, folder: Path) -> dict[str, float]:
 
 
 def write_programs(model: FineTunedModel, folder: Path) -> dict[str, float]:
-    """Write ``unet.pt2``, ``decoder.pt2`` and ``text_encoder.pt2`` for ``torch.export.load``; see :func:`write_onnx`."""
+    """Write ``unet.pt2``, ``decoder.pt2``, ``text_encoder.pt2`` for ``torch.export.load``; see :func:`write_onnx`."""
     return {
         f"{name}.pt2": save_network(network, folder / f"{name}.pt2", shapes, save_program, run_program)
         for name, (network, shapes) in traced_networks(model).items()

@@ -61,7 +61,7 @@ def export_pairs(
     dataset_dir: str | Path | None = None,
     shard_size: int = 1000,
 ) -> dict[str, int]:
-    """Write the pairs of a data list, those left out whose region reaches beyond the image, as training leaves them out.
+    """Write the pairs of a data list; as in training, those whose region reaches beyond the image are left out.
 
     Args:
         form: "imagefolder" or "webdataset".
