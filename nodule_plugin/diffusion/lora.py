@@ -138,6 +138,8 @@ def merge_into_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:
     if updates.of("text_encoder"):
         fuse_text_encoder_lora(encoder)
         recurse_remove_peft_layers(encoder)
+        del encoder.peft_config
+        encoder._hf_peft_config_loaded = False  # else only updates, which are gone, would be saved
 
 
 def add_to_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:

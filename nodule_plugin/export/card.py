@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -104,7 +105,7 @@ def base_licence(base_model: str) -> str:
     if card.is_file():
         try:
             return str(ModelCard.load(card, ignore_metadata_errors=True).data.license or UNKNOWN)
-        except ValueError:  # no metadata that can be read
+        except (ValueError, yaml.YAMLError):  # no metadata that can be read
             return UNKNOWN
     if Path(base_model).exists():
         return UNKNOWN
@@ -133,9 +134,10 @@ def read_results(file: Path, model: FineTunedModel) -> dict[str, Any]:
 def _own_names(results: Mapping[str, Any], model: FineTunedModel) -> set[str]:
     """What the rows of these weights are called; the folder stands behind where two models have one name."""
     names = set()
-    for generated in results["settings"]["generated"]:
-        if generated["model"]["weights_sha256"] == model.sha256:
-            name = Path(str(generated["model"]["base_model"] or generated["folder"])).name
+    for generated in results["settings"].get("generated", ()):
+        made_by = generated.get("model", {})
+        if made_by.get("weights_sha256") == model.sha256:
+            name = Path(str(made_by.get("base_model") or generated["folder"])).name
             names |= {name, f"{name} ({Path(generated['folder']).name})"}
     return names
 
