@@ -14,13 +14,18 @@ from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.tiny.base_model import MODEL_INDEX
 
 
-def make_tiny_sd(folder: Path, prediction_type: str = "epsilon", latent_channels: int = 4, seed: int = 0) -> Path:
-    """Write the base model to ``folder``: the classes and files of SD 1.5 (epsilon) and 2.0 (v_prediction)."""
+def make_tiny_sd(
+    folder: Path, prediction_type: str = "epsilon", latent_channels: int = 4, seed: int = 0, levels: int = 4
+) -> Path:
+    """Write the base model to ``folder``: the classes and files of SD 1.5 (epsilon) and 2.0 (v_prediction).
+
+    Fewer ``levels`` of resolution than their four are quicker to trace.
+    """
     torch.manual_seed(seed)
     AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16)[:levels],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=64,
@@ -30,7 +35,9 @@ def make_tiny_sd(folder: Path, prediction_type: str = "epsilon", latent_channels
         in_channels=latent_channels,
         out_channels=latent_channels,
         sample_size=8,
-        block_out_channels=(8, 16, 16, 16),
+        block_out_channels=(8, 16, 16, 16)[:levels],
+        down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=4,

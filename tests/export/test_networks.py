@@ -32,7 +32,7 @@ from nodule_plugin.export.networks import (
     write_onnx,
 )
 
-SIZE = 32
+SIZE = 8
 NETWORKS = ("unet", "decoder", "text_encoder")
 
 
