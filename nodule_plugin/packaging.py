@@ -23,7 +23,7 @@ LARGE_FILE_BYTES = 25 * 2**20
 
 _CONTENT = ("LICENSE", "configs", "docs", "large_files.yml", "models")
 _KINDS = frozenset({"", ".conf", ".json", ".md", ".png", ".pt", ".safetensors", ".txt", ".yml"})
-_PACKAGE_KINDS = frozenset({".css", ".html", ".js", ".json", ".png", ".py", ".typed"})
+_PACKAGE_KINDS = frozenset({".css", ".html", ".js", ".json", ".md", ".png", ".py", ".typed"})
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip can tell
 _READABLE_FILE = 0o100644 << 16
 _UNIX = 3

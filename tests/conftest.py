@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 SLOW = (
-    *("benchmarks/", "bundle/", "deploy/", "downstream/", "tiny/", "test_export.py", "test_packaging.py"),
+    *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "tiny/", "test_packaging.py"),
     *("diffusion/test_iteration.py", "diffusion/test_training.py"),
     *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
 )

@@ -23,9 +23,9 @@ def make_tiny_sd(
     """
     torch.manual_seed(seed)
     AutoencoderKL(
-        block_out_channels=(8, 8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16)[:levels],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=64,
@@ -65,12 +65,12 @@ def make_tiny_sd(
     return folder
 
 
-def make_tuned_weights(base: Path, path: Path, seed: int = 1) -> Path:
+def make_tuned_weights(base: Path, path: Path, seed: int = 1, scale: float = 0.05) -> Path:
     """Write weights of a U-Net that differs a little from the base model's, as training exports them."""
     network = DiffusionUNet.from_base(str(base))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
     torch.save(network.state_dict(), path)
     return path

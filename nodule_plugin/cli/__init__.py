@@ -22,7 +22,8 @@ TOOLS = {
     "download": "fetch CT series of LIDC-IDRI",
     "data-page": "draw a data list as one HTML page",
     "contact-sheet": "draw contact sheets of generated nodules, and of the real ones beside them",
-    "export": "write U-Net and decoder as ONNX files, checked against PyTorch",
+    "export": "write a fine-tuned model for diffusers, user interfaces and other runtimes, with a model card",
+    "export-data": "write a data list's pairs for others' training, with the note of their licence",
     "package": "write the bundle as one zip that needs no checkout",
 }
 """Functions of :mod:`nodule_plugin.cli.tools`, with underscores."""

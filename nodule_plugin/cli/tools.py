@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nodule_plugin.cli.options import find_bundle
+from nodule_plugin.cli.options import find_bundle, read_config
 from nodule_plugin.errors import InputError
 
 # What a command needs is imported where it runs: none waits for torch that does not use it.
@@ -113,30 +113,82 @@ def contact_sheet(words: Sequence[str]) -> None:
 
 
 def export(words: Sequence[str]) -> None:
-    """Write U-Net and decoder as ONNX files, checked against PyTorch."""
-    from nodule_plugin.export import export_onnx
+    """Write a fine-tuned model for other programs, checked against PyTorch, with a model card."""
+    from nodule_plugin.export.forms import FORMS, export_model
+    from nodule_plugin.export.model import Source
 
-    parser = _parser("export", "Write U-Net and decoder as ONNX files, checked against PyTorch.")
-    parser.add_argument("--output", type=Path, required=True, help="folder for unet.onnx and decoder.onnx")
-    parser.add_argument("--base-model", help="folder or hub id (default: the bundle's models/tiny)")
+    parser = _parser(
+        "export", "Write a fine-tuned model for other programs, checked against PyTorch, with a model card."
+    )
+    parser.add_argument("--format", default="onnx", metavar="FORM", help=f"{', '.join(FORMS)} (default: onnx)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not hold anything")
+    parser.add_argument("--base-model", help="folder, file or hub id (default: the bundle's models/tiny)")
     parser.add_argument("--revision", help="of the hub id: a commit")
-    parser.add_argument("--variant", help="of the weights files, such as fp16")
+    parser.add_argument("--variant", help="of the base model's weights files, such as fp16")
     parser.add_argument("--weights", help="'base' for the base model's own (default: the bundle's models/model.pt)")
-    parser.add_argument("--image-size", type=int, default=64, help="pixels (default: 64)")
+    parser.add_argument("--prediction-type", help="of a base model that does not say it: epsilon, v_prediction, sample")
+    parser.add_argument("--zero-terminal-snr", action="store_true", help="where training had this setting")
+    parser.add_argument(
+        "--scheduler-class",
+        default=Source.scheduler_class,
+        help=f"of diffusers, that the exported model samples with (default: {Source.scheduler_class})",
+    )
+    parser.add_argument("--image-size", type=int, help="pixels (default: the training images', else the base model's)")
+    parser.add_argument("--fp16", action="store_true", help="also weights with 16 bits: of diffusers, single-file")
+    parser.add_argument(
+        "--metrics", metavar="FILE", help="metrics.json of an evaluation of these weights, for the card"
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="the Hub's name of the weights' licence (default: the base model's)"
+    )
     parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
     given = parser.parse_args(words)
-    base = given.base_model or str(find_bundle(given.bundle) / "models" / "tiny")
-    weights = given.weights or str(find_bundle(given.bundle) / "models" / "model.pt")
-    differences = export_onnx(
-        base,
-        None if weights == "base" else weights,
-        given.output,
-        given.image_size,
-        given.revision,
-        given.variant,
+    bundle = find_bundle(given.bundle)
+    source = Source(
+        base_model=given.base_model or str(bundle / "models" / "tiny"),
+        weights=given.weights or str(bundle / "models" / "model.pt"),
+        revision=given.revision,
+        variant=given.variant,
+        prediction_type=given.prediction_type,
+        zero_terminal_snr=given.zero_terminal_snr,
+        scheduler_class=given.scheduler_class,
+        image_size=given.image_size,
     )
+    metadata = read_config(bundle, "metadata")
+    differences = export_model(given.format, source, given.output, metadata, given.fp16, given.metrics, given.license)
     for name, difference in differences.items():
         print(f"{given.output / name}: largest difference from PyTorch {difference:.1e}")
+
+
+def export_data(words: Sequence[str]) -> None:
+    """Write a data list's pairs for others' training, with the note of their licence."""
+    from nodule_plugin.data.split import SPLITS
+    from nodule_plugin.data.window import DEFAULT_WINDOW_HU
+    from nodule_plugin.export.pairs import export_pairs
+    from nodule_plugin.settings import as_numbers
+
+    parser = _parser("export-data", "Write a data list's pairs for others' training, with the note of their licence.")
+    parser.add_argument("datalist", type=Path)
+    parser.add_argument("--format", default="imagefolder", help="imagefolder or webdataset (default: imagefolder)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not hold anything")
+    parser.add_argument("--image-size", type=int, default=512, help="pixels (default: 512)")
+    window = ",".join(f"{end:g}" for end in DEFAULT_WINDOW_HU)
+    parser.add_argument("--window-hu", default=window, metavar="LOW,HIGH", help=f"black and white (default: {window})")
+    parser.add_argument("--splits", nargs="+", default=list(SPLITS), metavar="SPLIT", help="default: all")
+    parser.add_argument("--dataset-dir", type=Path, help="folder of the images, where the data list's is not it")
+    parser.add_argument("--shard-size", type=int, default=1000, help="pairs in a shard of webdataset (default: 1000)")
+    given = parser.parse_args(words)
+    counts = export_pairs(
+        given.format,
+        given.datalist,
+        given.output,
+        given.image_size,
+        as_numbers("window_hu", given.window_hu),
+        given.splits,
+        given.dataset_dir,
+        given.shard_size,
+    )
+    print(f"{given.output}: {', '.join(f'{split} {count}' for split, count in counts.items())}")
 
 
 def package(words: Sequence[str]) -> None:

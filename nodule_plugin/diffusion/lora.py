@@ -16,12 +16,16 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, fuse_text_encoder_lora
 from diffusers.utils import convert_unet_state_dict_to_peft, recurse_remove_peft_layers
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
+from nodule_plugin.files import replacing
 from nodule_plugin.weights import UNREADABLE, one_line, some
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""As diffusers calls it."""
 _PEFT_PREFIX = "base_model.model."
 _PEFT_SETTINGS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "bias")
 
@@ -108,12 +112,21 @@ def merge_into_unet(updates: LowRankUpdates, unet: Any) -> None:
     Raises:
         InputError: see :func:`check_updates`; also if peft is not installed.
     """
+    add_to_unet(updates, unet)
+    unet.fuse_lora()
+    unet.unload_lora()
+
+
+def add_to_unet(updates: LowRankUpdates, unet: Any) -> None:
+    """Put the updates beside the U-Net's weights, as peft's layers.
+
+    Raises:
+        InputError: see :func:`merge_into_unet`.
+    """
     check_updates(updates, unet)
     check_installed("peft", "train")
     options = {"network_alphas": updates.alphas, "metadata": updates.settings}
     StableDiffusionLoraLoaderMixin.load_lora_into_unet(updates.tensors, unet=unet, **options)
-    unet.fuse_lora()
-    unet.unload_lora()
 
 
 def merge_into_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:
@@ -121,6 +134,20 @@ def merge_into_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:
 
     Raises:
         InputError: if one has no place, or peft is not installed.
+    """
+    add_to_text_encoder(updates, encoder)
+    if updates.of("text_encoder"):
+        fuse_text_encoder_lora(encoder)
+        recurse_remove_peft_layers(encoder)
+        del encoder.peft_config
+        encoder._hf_peft_config_loaded = False  # else only updates, which are gone, would be saved
+
+
+def add_to_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:
+    """Put the updates of the text encoder, if there are any, beside its weights, as peft's layers.
+
+    Raises:
+        InputError: see :func:`merge_into_text_encoder`.
     """
     tensors = updates.of("text_encoder")
     if not tensors:
@@ -139,8 +166,42 @@ def merge_into_text_encoder(updates: LowRankUpdates, encoder: Any) -> None:
             f"weights: {updates.path}: {arrived} of {len(tensors) // 2} low-rank updates of the text encoder fit the "
             "base model's; give the base model that they were trained on"
         )
-    fuse_text_encoder_lora(encoder)
-    recurse_remove_peft_layers(encoder)
+
+
+def low_rank_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The low-rank updates that peft has added to a network, their scale multiplied in, under diffusers' names.
+
+    A program that is told no alpha takes the rank for it, so that these are scaled by 1 wherever they are loaded.
+
+    Args:
+        module: with updates not merged; nothing comes back where there are none.
+
+    Returns:
+        Tensors on the CPU: NAME.lora_A.weight (rank, in) and NAME.lora_B.weight (out, rank), in rows and columns.
+    """
+    tensors = {}
+    for name, layer in module.named_modules():
+        for adapter in getattr(layer, "lora_A", {}):
+            down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+            tensors[f"{name}.lora_A.weight"] = down.detach().cpu().contiguous()
+            tensors[f"{name}.lora_B.weight"] = (up.detach() * layer.scaling[adapter]).cpu().contiguous()
+    return tensors
+
+
+def save_low_rank(tensors: Mapping[str, Tensor], folder: Path) -> Path:
+    """Write ``pytorch_lora_weights.safetensors``, which diffusers' ``load_lora_weights`` and others read.
+
+    Args:
+        tensors: under names that begin with "unet." or "text_encoder.".
+        folder: of the file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path = folder / LORA_FILE
+    with replacing(path) as temporary:
+        save_file(dict(tensors), temporary, {"format": "pt"})
+    return path
 
 
 def _settings(path: Path, is_pefts: bool) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ U-Net beside its last weights, the average is taken, as in the published folders
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from itertools import count
@@ -32,20 +33,21 @@ from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.errors import InputError
 from nodule_plugin.weights import UNREADABLE, load_strictly, one_line, read_content, some
 
-_UNET, _VAE, _CLIP, _OPEN_CLIP = (
-    "model.diffusion_model.",
-    "first_stage_model.",
-    "cond_stage_model.transformer.",
-    "cond_stage_model.model.",
-)
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+CLIP = "cond_stage_model.transformer."
+OPEN_CLIP = "cond_stage_model.model."
+"""How the names of each part begin."""
 _UNET_IN, _UNET_CONTEXT, _VAE_IN = (
-    _UNET + "input_blocks.0.0.weight",
-    _UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
-    _VAE + "encoder.conv_in.weight",
+    UNET + "input_blocks.0.0.weight",
+    UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+    VAE + "encoder.conv_in.weight",
 )
 _AVERAGE = "model_ema.diffusion_model"
 _AVERAGE_IN = "model_ema.diffusion_modelinput_blocks00weight"
 _CLIP_EMBEDDING = "text_model.embeddings.token_embedding.weight"
+PREDICTIONS = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}
+"""What a U-Net predicts, in the original code's word and diffusers'."""
 _HEAD_WIDTH = 64  # of both text encoders, and of the U-Net of version 2
 _FROM_LDM_CLIP = {"text_model.embeddings.position_ids", "text_projection.weight"}  # held beside what the encoder needs
 
@@ -66,19 +68,19 @@ class SingleFile:
         refuse_other_kinds("base_model", str(self.path), content)
         # Files merged by older programs leave a level of the text encoder's names out.
         self.tensors = {
-            re.sub(rf"^{_CLIP}(?=embeddings|encoder|final)", _CLIP + "text_model.", name): value
+            re.sub(rf"^{CLIP}(?=embeddings|encoder|final)", CLIP + "text_model.", name): value
             for name, value in content.items()
             if isinstance(value, Tensor)
         }
-        self.is_version_2 = _OPEN_CLIP + "token_embedding.weight" in self.tensors
-        embedding = [] if self.is_version_2 else [_CLIP + _CLIP_EMBEDDING]
+        self.is_version_2 = OPEN_CLIP + "token_embedding.weight" in self.tensors
+        embedding = [] if self.is_version_2 else [CLIP + _CLIP_EMBEDDING]
         lacking = [name for name in (_UNET_IN, _UNET_CONTEXT, _VAE_IN, *embedding) if name not in self.tensors]
         if lacking:
             raise InputError(
                 f"base_model: {self.path} is no whole Stable Diffusion 1 or 2: there is no {some(lacking)}; "
                 "give one with U-Net, autoencoder and text encoder, or a folder in diffusers' layout"
             )
-        self.original_config = self._read_yaml() or _published_config(self.tensors, self.is_version_2)
+        self.original_config = self._read_yaml() or published_config(self.tensors, self.is_version_2)
 
     def unet(self) -> UNet2DConditionModel:
         """The denoising U-Net in float32.
@@ -95,15 +97,15 @@ class SingleFile:
     def vae(self) -> AutoencoderKL:
         """The autoencoder in float32."""
         config = self._config(create_vae_diffusers_config_from_ldm)
-        state = _with_unused(convert_ldm_vae_checkpoint(self.tensors, config), self.tensors, _VAE)
+        state = _with_unused(convert_ldm_vae_checkpoint(self.tensors, config), self.tensors, VAE)
         return self._filled(AutoencoderKL.from_config(config), state, "autoencoder")
 
     def text_encoder(self) -> CLIPTextModel:
         """The text encoder in float32; of version 2 without its last layer, as Stable Diffusion uses it."""
         prefix, embedding, layer = (
-            (_OPEN_CLIP, "token_embedding.weight", "transformer.resblocks.{}.ln_1.bias")
+            (OPEN_CLIP, "token_embedding.weight", "transformer.resblocks.{}.ln_1.bias")
             if self.is_version_2
-            else (_CLIP, _CLIP_EMBEDDING, "text_model.encoder.layers.{}.layer_norm1.bias")
+            else (CLIP, _CLIP_EMBEDDING, "text_model.encoder.layers.{}.layer_norm1.bias")
         )
         tokens, width = self.tensors[prefix + embedding].shape
         layers = next(index for index in count() if prefix + layer.format(index) not in self.tensors)
@@ -140,7 +142,7 @@ class SingleFile:
         """
         parameters = self.original_config["model"]["params"]
         if prediction_type is None:
-            prediction_type = {"v": "v_prediction", "eps": "epsilon"}.get(parameters.get("parameterization"))
+            prediction_type = PREDICTIONS.get(parameters.get("parameterization"))
         if prediction_type is None:
             raise InputError(
                 f"prediction_type: {self.path} is of Stable Diffusion 2, and the file does not say what it predicts; "
@@ -201,7 +203,7 @@ def original_unet_weights(tensors: Mapping[str, Any], config: Mapping[str, Any])
     """
     state = convert_ldm_unet_checkpoint(dict(tensors), config, extract_ema=True)
     is_averaged = state["conv_in.weight"] is tensors.get(_AVERAGE_IN)
-    return _with_unused(state, tensors, _AVERAGE if is_averaged else _UNET)
+    return _with_unused(state, tensors, _AVERAGE if is_averaged else UNET)
 
 
 def _with_unused(state: Mapping[str, Tensor], tensors: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
@@ -212,41 +214,83 @@ def _with_unused(state: Mapping[str, Tensor], tensors: Mapping[str, Any], prefix
     return state | {name: value for name, value in rest.items() if value.data_ptr() not in used}
 
 
-def _published_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> dict[str, Any]:
+def published_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> dict[str, Any]:
     """v1-inference.yaml or v2-inference.yaml as published, with the widths of these weights.
 
     Of version 2 it does not say what the U-Net predicts.
+
+    Args:
+        tensors: of the whole file, under the original names.
+        is_version_2: by its text encoder.
     """
-    unet: dict[str, Any] = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": tensors[_UNET_IN].shape[0],
-        "attention_resolutions": [4, 2, 1],
-        "num_res_blocks": 2,
-        "channel_mult": [1, 2, 4, 4],
-        "transformer_depth": 1,
-        "context_dim": tensors[_UNET_CONTEXT].shape[1],
-    }
+    config = copy.deepcopy(_PUBLISHED)
+    parameters = config["model"]["params"]
+    unet = parameters["unet_config"]["params"]
+    unet |= {"model_channels": tensors[_UNET_IN].shape[0], "context_dim": tensors[_UNET_CONTEXT].shape[1]}
+    parameters["first_stage_config"]["params"]["ddconfig"]["ch"] = tensors[_VAE_IN].shape[0]
     if is_version_2:
         unet |= {"num_head_channels": _HEAD_WIDTH, "use_linear_in_transformer": True}
+        parameters["cond_stage_config"] = {
+            "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
+            "params": {"freeze": True, "layer": "penultimate"},
+        }
     else:
-        unet |= {"num_heads": 8}
-    vae = {
-        "z_channels": 4,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": tensors[_VAE_IN].shape[0],
-        "ch_mult": [1, 2, 4, 4],
-        "num_res_blocks": 2,
-    }
-    parameters = {
-        "linear_start": 0.00085,
-        "linear_end": 0.012,
-        "timesteps": 1000,
-        "scale_factor": 0.18215,
-        "unet_config": {"params": unet},
-        "first_stage_config": {"params": {"ddconfig": vae}},
-    }
-    if not is_version_2:
+        unet["num_heads"] = 8
         parameters["parameterization"] = "eps"
-    return {"model": {"params": parameters}}
+        parameters["cond_stage_config"] = {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"}
+    return config
+
+
+_PUBLISHED: dict[str, Any] = {
+    "model": {
+        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "params": {
+            "linear_start": 0.00085,
+            "linear_end": 0.012,
+            "num_timesteps_cond": 1,
+            "timesteps": 1000,
+            "first_stage_key": "jpg",
+            "cond_stage_key": "txt",
+            "image_size": 64,
+            "channels": 4,
+            "cond_stage_trainable": False,
+            "conditioning_key": "crossattn",
+            "scale_factor": 0.18215,
+            "use_ema": False,
+            "unet_config": {
+                "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+                "params": {
+                    "image_size": 32,  # unused
+                    "in_channels": 4,
+                    "out_channels": 4,
+                    "attention_resolutions": [4, 2, 1],
+                    "num_res_blocks": 2,
+                    "channel_mult": [1, 2, 4, 4],
+                    "use_spatial_transformer": True,
+                    "transformer_depth": 1,
+                    "use_checkpoint": True,
+                    "legacy": False,
+                },
+            },
+            "first_stage_config": {
+                "target": "ldm.models.autoencoder.AutoencoderKL",
+                "params": {
+                    "embed_dim": 4,
+                    "ddconfig": {
+                        "double_z": True,
+                        "z_channels": 4,
+                        "resolution": 256,
+                        "in_channels": 3,
+                        "out_ch": 3,
+                        "ch_mult": [1, 2, 4, 4],
+                        "num_res_blocks": 2,
+                        "attn_resolutions": [],
+                        "dropout": 0.0,
+                    },
+                    "lossconfig": {"target": "torch.nn.Identity"},
+                },
+            },
+        },
+    }
+}
+"""What the published files of both versions have in common."""

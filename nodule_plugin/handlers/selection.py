@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from nodule_plugin.data.transforms import NoduleROId
+from nodule_plugin.diffusion.lora import low_rank_tensors, save_low_rank
 from nodule_plugin.diffusion.network import export_weights
 from nodule_plugin.diffusion.provenance import write_record
 from nodule_plugin.weights import save_tensors
@@ -30,7 +31,8 @@ class ModelSelection:
 
     Args:
         network: whose weights are written (the moving average, as a rule), as
-            :func:`nodule_plugin.diffusion.network.export_weights` gives them.
+            :func:`nodule_plugin.diffusion.network.export_weights` gives them; low-rank updates, where it has some, also
+            by themselves, beside these.
         path: of the raw state dict, ``model.pt``.
         evaluator: the validation, whose key metric is better the lower it is; None where there is nothing to validate
             on. Where none is run, the last weights are written.
@@ -104,6 +106,8 @@ class ModelSelection:
     def _write(self, chosen: Mapping[str, Any] | None = None) -> None:
         if idist.get_rank() == 0:
             save_tensors(export_weights(self.network), self.path)
+            if updates := low_rank_tensors(self.network):
+                save_low_rank(updates, self.path.parent)
             if self.preprocessing is not None:
                 write_record(self.path, self.preprocessing, chosen)
 

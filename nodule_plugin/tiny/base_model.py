@@ -15,6 +15,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
+from nodule_plugin.export.pipeline import forget_origin
 
 TEXT_WIDTH = 64
 
@@ -83,20 +84,13 @@ def save_base_model(folder: Path, parts: Mapping[str, nn.Module], card: str) -> 
         for name in ("vae", "text_encoder", "unet"):
             module: Any = copy.deepcopy(parts[name]).half()
             module.save_pretrained(root / name)
-            _forget_origin(root / name / "config.json")
+            forget_origin(root / name / "config.json")
         clip_tokenizer().save_pretrained(root / "tokenizer")
         build_scheduler().save_pretrained(root / "scheduler")
         (root / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
         (root / "README.md").write_text(card)
         shutil.rmtree(folder, ignore_errors=True)
         root.rename(folder)
-
-
-def _forget_origin(file: Path) -> None:
-    """Remove the folder that diffusers says a part was loaded from: a path of the machine it was trained on."""
-    config = json.loads(file.read_text())
-    config.pop("_name_or_path", None)
-    file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 MODEL_INDEX = {

@@ -14,7 +14,6 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
-from single_files import original_unet_name
 from tiny_sd import make_tiny_sd
 
 from nodule_plugin.diffusion.components import TextConditioner, load_text_encoder, load_tokenizer, load_unet
@@ -22,6 +21,7 @@ from nodule_plugin.diffusion.fine_tuned import identify_weights, load_weights
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.provenance import weights_chain
 from nodule_plugin.errors import InputError
+from nodule_plugin.export.compvis import unet_name
 from nodule_plugin.handlers.weights import WeightsLoader
 from nodule_plugin.weights import weights_sha256
 
@@ -84,7 +84,7 @@ def test_the_unet_of_a_single_file_is_taken(base: str, tmp_path: Path) -> None:
     sizes = {"block_out_channels": (32, 64, 128, 128), "attention_head_dim": 8, "cross_attention_dim": 16}
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**sizes)
-    tensors = {"model.diffusion_model." + original_unet_name(name): value for name, value in unet.state_dict().items()}
+    tensors = {"model.diffusion_model." + unet_name(name): value for name, value in unet.state_dict().items()}
     file = save(tensors | {"first_stage_model.encoder.conv_in.weight": torch.zeros(1)}, tmp_path / "model.ckpt")
     network = DiffusionUNet(UNet2DConditionModel(**sizes))
     load_weights(file, network)
