@@ -60,9 +60,5 @@ echo "Generated beside the originals:     $output/pictures/beside_real.png"
 step "4/4 evaluate: against the real images of the $split split" evaluate.json \
     --datalist "$output/datalist.json" --split "$split" --generated_dir "$output/generated" --output_dir "$output/evaluation"
 
-echo
-cat "$output/evaluation/metrics.md"
-echo
 echo "Pictures: $output/pictures"
 echo "Data:     $output/datalist.html"
-echo "Report:   $output/evaluation/report.html"
