@@ -65,7 +65,8 @@ QUESTIONS = (
         "noise",
         "Noise",
         "Are noise and sharpness those of real images?",
-        ("noise_power", "power_spectrum"),
+        # Distances see what noise power, up to the native Nyquist frequency, has too few images or no frequencies for.
+        ("noise_power", "kid", "kd_", "fid", "fd_"),
     ),
 )
 

@@ -289,7 +289,7 @@ def test_the_command_tries_the_measures_of_evaluate_on_a_folder_of_pictures(repo
         "out",
         "--halvings",
         "2",
-        "--base_model",
+        "--autoencoder",
         "null",
         "--error_repeats",
         "2",
@@ -313,7 +313,7 @@ def test_the_shipped_table_is_as_its_readers_take_it() -> None:
     assert {fault["question"] for fault in shipped["faults"]} == QUESTIONS
     steps = {fault["key"]: fault["steps"] for fault in shipped["faults"]}
     keys = {measure["key"] for measure in shipped["measures"]}
-    assert {"kd_imagenet", "kd_tiny", "krd", "power_spectrum", "precision_tiny", "copies", "finding_margin"} <= keys
+    assert {"kd_imagenet", "kd_tiny", "krd", "noise_power", "precision_tiny", "copies", "finding_margin"} <= keys
     for measure in shipped["measures"]:
         assert set(measure["faults"]) == set(steps)
         assert measure["floor"]["ci95"][0] <= measure["floor"]["value"] <= measure["floor"]["ci95"][1]

@@ -109,7 +109,7 @@ def test_wrong_folders_and_taken_ports_are_named(designed: DesignedStudy, tmp_pa
         assert result.returncode == 1
         return result.stderr
 
-    assert errors(str(tmp_path)).startswith("error: study: ")
+    assert errors(str(tmp_path)).startswith(f"error: {tmp_path / 'study.json'}: cannot be read")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"cannot listen at 127.0.0.1:{port}" in errors(str(designed.study), "--port", port)
