@@ -145,31 +145,19 @@ def nearness_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def grey_value_panels(results: Mapping[str, Any]) -> dict[str, bytes]:
-    """Histogram and power spectrum of real and generated images."""
+    """Histograms of real and generated images; none where they were not measured."""
     curves = results["studies"]["grey_values"]
-    panels = {}
-    for key, across, title, units in (
-        ("histogram", "hu", "Histogram", ("HU", "fraction of pixels")),
-        ("spectrum", "cycles_per_pixel", "Power spectrum", ("cycles / pixel", "dB over 1 HU² pixel²")),
-    ):
-        if curves is None or across not in curves:
-            continue
-        axis = _new_axis((4.6, 3.2), *units, title)
-        for own in curves["sets"]:
-            style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
-            (line,) = axis.plot(
-                curves[across],
-                own[key],
-                style,
-                color=colour,
-                linewidth=1,
-                label=_set_label(own, results["reference"]),
-            )
-            low, high = np.array(own[f"{key}_ci95"]).T
-            axis.fill_between(curves[across], low, high, alpha=0.15, color=line.get_color())
-        axis.set_yscale("log" if key == "histogram" else "linear")
-        panels[title] = _panel(axis)
-    return panels
+    if curves is None:
+        return {}
+    axis = _new_axis((4.6, 3.2), "HU", "fraction of pixels", "Histogram")
+    for own in curves["sets"]:
+        style, colour = ("--", "black") if own["kind"] == REAL else ("-", None)
+        label = _set_label(own, results["reference"])
+        (line,) = axis.plot(curves["hu"], own["histogram"], style, color=colour, linewidth=1, label=label)
+        low, high = np.array(own["histogram_ci95"]).T
+        axis.fill_between(curves["hu"], low, high, alpha=0.15, color=line.get_color())
+    axis.set_yscale("log")
+    return {"Histogram": _panel(axis)}
 
 
 def noise_power_panels(results: Mapping[str, Any]) -> dict[str, bytes]:

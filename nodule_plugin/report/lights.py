@@ -66,7 +66,7 @@ QUESTIONS = (
         "Noise",
         "Are noise and sharpness those of real images?",
         # Distances see what noise power, up to the native Nyquist frequency, has too few images or no frequencies for.
-        ("noise_power", "kid", "kd_", "fid", "fd_"),
+        ("noise_power", "kid", "kd_"),
     ),
 )
 
@@ -148,7 +148,7 @@ class _Sight:
         return chosen
 
     def like(self, measure: Mapping[str, Any], question: Question, excess: float) -> str | None:
-        """The fault of real images that moves a distance as far above its floor, such as "blur of 0.8 pixels"."""
+        """The fault of real images that moves a distance as far above its floor, such as "blur at 0.8 pixels"."""
         own = measure.get("convention", {})
         if any(str(own.get(name, self.convention.get(name))) != str(self.convention.get(name)) for name in SHARED):
             return None
@@ -158,7 +158,7 @@ class _Sight:
             floor = self._floors[measure["key"]]
             below = [s for s, at in zip(fault["steps"], values) if at is not None and at - floor <= excess]
             if below:
-                return f"{in_sentence(fault['name'])} of {below[-1]:g} {fault['unit']}"
+                return f"{in_sentence(fault['name'])} at {below[-1]:g} {fault['unit']}"
         return None
 
 

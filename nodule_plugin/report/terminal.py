@@ -18,6 +18,8 @@ NAME, SCALE, COLUMN = 22, 8, 13
 def terminal_text(results: Mapping[str, Any], report: Path) -> str:
     """The warnings; one column a question (the first measure that its light rests on), the lights, the report's path.
 
+    Questions whose lights begin with the same measure share its column.
+
     Args:
         results: the content of metrics.json.
         report: path of the page.
@@ -25,7 +27,7 @@ def terminal_text(results: Mapping[str, Any], report: Path) -> str:
     Returns:
         Lines of at most :data:`WIDTH` characters, but for the path.
     """
-    first = [light["candidates"][0] for light in results["lights"] if light["candidates"]]
+    first = list(dict.fromkeys(light["candidates"][0] for light in results["lights"] if light["candidates"]))
     measures = [next(m for m in results["measures"] if m["key"] == key) for key in first]
     rows = [row for row in results["rows"] if any(row["values"][key]["value"] is not None for key in first)]
     lines = [line for sentence in results["warnings"] for line in (*textwrap.wrap(sentence, WIDTH), "")]

@@ -130,9 +130,9 @@ def test_lights_follow_the_numbers(distance: float, light: str) -> None:
 @pytest.mark.parametrize(
     ("distance", "half", "told"),
     [
-        (0.3, 0.1, ", as far as real images with blur of 0.5 pixels."),
-        (0.7, 0.1, ", as far as real images with blur of 1 pixels."),
-        (0.0, 0.5, "; too few images to show blur of 0.5 pixels."),
+        (0.3, 0.1, ", as far as real images with blur at 0.5 pixels."),
+        (0.7, 0.1, ", as far as real images with blur at 1 pixels."),
+        (0.0, 0.5, "; too few images to show blur at 0.5 pixels."),
         (0.0, 0.1, "floor 0.00 [-0.10, 0.10]. Cannot"),
     ],
 )
