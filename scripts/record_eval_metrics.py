@@ -26,7 +26,7 @@ from nodule_plugin.files import write_text_atomically
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 METADATA = BUNDLE / "configs" / "metadata.json"
 RECORDED = (
-    *("fd_tiny", "kd_tiny", "cmmd_tiny", "frd", "krd", "hu_histogram", "noise_power", "clip_score_tiny"),
+    *("kd_imagenet", "fd_tiny", "kd_tiny", "cmmd_tiny", "frd", "krd", "hu_histogram", "noise_power", "clip_score_tiny"),
     *("diversity_tiny", "precision_tiny", "recall_tiny", "density_tiny", "coverage_tiny", "copies"),
 )
 """Measures that need no network but the bundle's own."""

@@ -89,7 +89,7 @@ def prepare(options: argparse.Namespace) -> Path:
     """The data list, and beside it the one whose training split is enlarged."""
     datalist = options.work / "crops.json"
     if not datalist.is_file():
-        settings = {"dataset_dir": options.crops.resolve(), "datalist": datalist.resolve(), "seed": options.seed}
+        settings = {"dataset_dir": options.crops.resolve(), "datalist": datalist.resolve()}
         bundle_run([BUNDLE / "configs" / "prepare.json"], settings)
     content = enlarge_training(json.loads(datalist.read_text()), template="detailed")
     write_datalist(content, options.work / "enlarged.json")

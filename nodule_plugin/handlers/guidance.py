@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nodule_plugin.diffusion.network import merged_copy
-from nodule_plugin.diffusion.provenance import add_guidance
+from nodule_plugin.diffusion.provenance import add_guidance, read_record
 from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.handlers.selection import ModelSelection
 from nodule_plugin.handlers.validation import SetDistances
@@ -55,14 +55,22 @@ class GuidanceChoice:
             engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Measure every scale, and write which is best."""
+        """Measure every scale, and write which is best; nothing where the record has the choice for these weights."""
         idist.barrier()  # the first process has written the weights
+        known = read_record(self.selection.path).get("guidance", {})  # written anew, without it, with new weights
+        if known == {**self._conditions(), "scale": known.get("scale")}:
+            return
         network = merged_copy(self.selection.network).eval()
         network.load_state_dict(read_weights(self.selection.path, "weights"))
         progress = tqdm(self.scales, desc="guidance scales", disable=idist.get_rank() > 0)
         curve = [{"guidance_scale": scale, **self._measure(network, scale)} for scale in progress]
         if idist.get_rank() == 0:
             self._write(curve)
+
+    def _conditions(self) -> dict[str, Any]:
+        """What decides the choice, of JSON's types."""
+        how = {key: value for key, value in self.selection.measured_by.items() if key != "guidance_scale"}
+        return {**how, "scales": self.scales}
 
     @torch.no_grad()
     def _measure(self, network: nn.Module, scale: float) -> dict[str, float]:
@@ -77,7 +85,7 @@ class GuidanceChoice:
         measures, name = self.distances.measures, self.distances.name
         label = measures[0].name if len(measures) == 1 else "mean, in deviations of real halves"
         best = min(curve, key=lambda point: point[name])
-        how = {key: value for key, value in self.selection.measured_by.items() if key != "guidance_scale"}
+        how = self._conditions()
         add_guidance(self.selection.path, {"scale": best["guidance_scale"], **how})
         content = {"format": FORMAT, "version": 1, **how, "decides": name, "curve": list(curve)}
         write_text_atomically(self.directory / "guidance.json", json.dumps(content, indent=4) + "\n")

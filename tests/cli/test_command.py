@@ -64,7 +64,7 @@ def test_help_has_every_setting_its_default_and_meaning(
         assert "passes over the training split (default: 40)" in text
         assert "(default: <output_dir>/datalist.json)" in text
     if command == "inference":
-        assert "(default: 1.5, 3, 5)" in text
+        assert "by default the one that training chose, else 1.5, 3, 5" in text
 
 
 def test_a_command_line_becomes_monais(bundle: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_run_may_go_on_in_other_batches(base: Path, whole: Run, tmp_path: Path
 
 def test_a_cache_that_was_filled_in_part_changes_nothing(base: Path, tmp_path: Path) -> None:
     def cached(name: str) -> LatentCache:
-        return LatentCache(tmp_path / name, "a", 5, (8, 8, 8))
+        return LatentCache(tmp_path / name, "a", 5, (8, 32, 32))
 
     undisturbed = Run(base, latents=cached("one")).train()
     first = Run(base, tmp_path / "run", latents=cached("two"))
