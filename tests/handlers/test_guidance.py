@@ -65,7 +65,7 @@ def test_the_chosen_weights_get_the_scale_of_the_least_distance(tmp_path: Path, 
     path = tmp_path / "models" / "model.pt"
     record = read_record(path)
     how = {name: value for name, value in HOW.items() if name != "guidance_scale"}
-    assert record["guidance"] == {"scale": 2.0, "scales": SCALES, **how}
+    assert record["guidance"] == {"scale": 2.0, "scales": [1.0, 2.0, 4.0], **how}
     assert record["image_size"] == [16, 16]
     assert guidance_scales(path, DISPLAYED_SCALES) == 2.0
     assert guidance_scales(path, "7") == "7"
