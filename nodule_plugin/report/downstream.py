@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from nodule_plugin.report.figures import figure_png
 from nodule_plugin.report.files import write_files
-from nodule_plugin.report.numbers import with_interval
+from nodule_plugin.report.numbers import markdown_table, with_interval
 from nodule_plugin.report.results import chain_sentences
 
 
@@ -85,9 +85,3 @@ def _text(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
         return "not measured"
     text = with_interval(estimate["value"], estimate["ci95"])
     return f"+{text}" if signed and estimate["value"] > 0 else text
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -61,3 +61,9 @@ def rate_text(rate: Mapping[str, Any]) -> str:
 def set_title(model: str, guidance_scale: float | None) -> str:
     """What tables and figures call a set of images."""
     return model if guidance_scale is None else f"{model} at {guidance_scale:g}"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
