@@ -33,7 +33,7 @@ COVERED = {
 
 def test_every_setting_of_a_training_is_in_its_recipe_or_may_change(repository: Path) -> None:
     config = json.loads((repository / "bundle" / "configs" / "train.json").read_text())
-    settings = list(config)[list(config).index("bundle_root") : list(config).index("measures")]
+    settings = list(config)[list(config).index("bundle_root") : list(config).index("network_def")]
     assert set(settings) == MAY_CHANGE | set(COVERED) | set(config["recipe"]) - {"chain", "optimizer"}
     assert config["recipe"]["learning_rate"] == "@learning_rate"
 
