@@ -2,8 +2,8 @@
 
 A network trained from scratch on a few hundred nodules soon knows each of them by heart. A slice a little off the
 centre shows the same findings in another outline and other noise. Every nodule comes equally often, whether or not it
-has such slices: thin slices have many and are noisy, and taken all together they would make the training images far
-noisier than those that are generated for (5 dB, and a kernel distance of 0.012 in ImageNet features for 0.000).
+has such slices: thin slices have many and are noisy. Neighbours alone have 5 dB more power at high frequencies than
+held-out images, and a kernel distance of 0.012 to them in ImageNet features, where centre slices have 0.000.
 Only training splits are enlarged; what validates and tests stays one image a nodule, as the reference method has it.
 Nodules with a rare finding come twice: among 524 training nodules 15 are part-solid and 34 have more than slight
 spiculation, which a loss over all hardly hears.
