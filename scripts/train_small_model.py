@@ -30,7 +30,7 @@ from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.handlers.recipe import differences
-from nodule_plugin.tiny.autoencoder import train_autoencoder
+from nodule_plugin.tiny.autoencoder import COMPRESSION, train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
 from nodule_plugin.tiny.conditioner import train_text_encoder
 from nodule_plugin.tiny.examples import CONDITIONING, IMAGE_SIZE, JUDGING, load_examples
@@ -116,7 +116,7 @@ def untrained_base(options: argparse.Namespace, datalist: Path) -> Path:
     if not folder.is_dir():
         vae, text_encoder = autoencoder(options, datalist), conditioner(options, datalist)
         torch.manual_seed(options.seed)
-        unet = build_unet(IMAGE_SIZE // 4, vae.config.latent_channels)
+        unet = build_unet(IMAGE_SIZE // COMPRESSION, vae.config.latent_channels)
         save_base_model(folder, {"vae": vae, "text_encoder": text_encoder, "unet": unet}, card="")
     return folder
 

@@ -21,18 +21,22 @@ TEXT_WIDTH = 64
 
 
 def build_unet(sample_size: int, latent_channels: int) -> UNet2DConditionModel:
-    """An untrained U-Net of 6 million parameters."""
-    widths = (48, 96, 144)
+    """An untrained U-Net of 4.6 million parameters.
+
+    Its first level is narrow: it carries fine grain and its work is that of a patch embedding, so that latents of twice
+    the side cost hardly more.
+    """
+    widths = (16, 48, 80, 128)
     return UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
         block_out_channels=widths,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        norm_num_groups=16,
-        attention_head_dim=tuple(width // 24 for width in widths),
+        norm_num_groups=8,
+        attention_head_dim=tuple(width // 16 for width in widths),
         cross_attention_dim=TEXT_WIDTH,
         use_linear_projection=True,
     )
@@ -52,14 +56,17 @@ def build_text_encoder() -> CLIPTextModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule with zero terminal signal, v-prediction and trailing steps.
+    """A noise schedule with zero terminal signal and long stretches of little noise, v-prediction and trailing steps.
 
-    Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024: without, the mean brightness
-    leaks through the last step, and a CT's mean carries meaning.
+    Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024: without zero terminal signal,
+    the mean brightness leaks through the last step, and a CT's mean carries meaning. Stable Diffusion's betas begin at
+    0.00085: with them the last of 15 steps begins at a signal-to-noise ratio of 13 and smooths away what is weaker. Its
+    autoencoder adds the grain; where latents carry it, as here, even an ideal network would lose 5 dB of a grain with
+    0.03 of white noise's power. With these betas the last step begins at 370, and 0.2 dB are lost.
     """
     return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
+        beta_start=1e-6,
+        beta_end=0.02,
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,

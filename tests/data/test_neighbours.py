@@ -25,7 +25,7 @@ def datalist(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_neighbours_lie_within_reach_and_within_the_volume(datalist: dict[str, Any]) -> None:
-    enlarged = enlarge_training(datalist, reach=0.25)
+    enlarged = enlarge_training(datalist, reach=0.25, slices=4)
     places = {item["id"]: item["slice_index"] for item in enlarged["training"]}
     assert places == {"a": 7, "a_z-2": 5, "a_z-1": 6, "a_z+1": 8}
     assert {item["prompt"] for item in enlarged["training"]} == {"p"}
@@ -34,8 +34,15 @@ def test_neighbours_lie_within_reach_and_within_the_volume(datalist: dict[str, A
     assert len(datalist["training"]) == 1
 
 
+def test_every_nodule_comes_equally_often_and_the_nearest_slices_first(datalist: dict[str, Any]) -> None:
+    thick = {**datalist["training"][0], "id": "b", "diameter_mm": 3.0}
+    datalist["training"].append(thick)
+    places = {item["id"]: item["slice_index"] for item in enlarge_training(datalist, slices=3)["training"]}
+    assert places == {"a": 7, "a_z-1": 6, "a_z+1": 8, "b": 7, "b_2": 7, "b_3": 7}
+
+
 def test_the_centre_comes_again_in_other_words(datalist: dict[str, Any]) -> None:
-    enlarged = enlarge_training(datalist, reach=0, template="detailed")
+    enlarged = enlarge_training(datalist, reach=0, template="detailed", slices=1)
     assert [item["id"] for item in enlarged["training"]] == ["a", "a_detailed"]
     assert "No lobulation is seen." in enlarged["training"][1]["prompt"]
 
@@ -53,7 +60,9 @@ def test_nodules_with_a_rare_finding_come_twice(datalist: dict[str, Any]) -> Non
     (item,) = datalist["training"]
     common = [{**item, "id": f"c{number}"} for number in range(9)]
     datalist["training"] = [*common, {**item, "id": "r", "findings": {**FINDINGS, "texture": 3}}]
-    names = [found["id"] for found in enlarge_training(datalist, reach=0, template="detailed", rare=0.2)["training"]]
+    options = {"reach": 0, "slices": 1}
+    doubled = enlarge_training(datalist, template="detailed", rare=0.2, **options)
+    names = [found["id"] for found in doubled["training"]]
     assert names[-4:] == ["r", "r_detailed", "r_again", "r_detailed_again"]
     assert sum(name.startswith("c") for name in names) == 18
-    assert len(enlarge_training(datalist, reach=0, rare=0.1)["training"]) == 10
+    assert len(enlarge_training(datalist, rare=0.1, **options)["training"]) == 10
