@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import joblib
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
@@ -126,17 +127,21 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """``function`` of each job, in the order of ``jobs``, each as soon as it and those before it are done.
 
+    NumPy computes on one thread meanwhile, here as in joblib's processes: the jobs' arrays are small, and beside other
+    work a BLAS of two threads takes tens of times as long for them, since one spins while the other has no core.
+
     Args:
         function: must be importable by name, as processes and clusters need it.
         jobs: what it is called with.
         num_workers: processes; None leaves it to ``joblib.parallel_config``, and to this process where that is silent.
     """
-    try:
-        results = Parallel(n_jobs=num_workers, return_as="generator")
-    except ValueError:  # Ray's backend returns only lists
-        yield from _in_rounds(function, iter(jobs))
-    else:
-        yield from results(delayed(function)(job) for job in jobs)
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            results = Parallel(n_jobs=num_workers, return_as="generator")
+        except ValueError:  # Ray's backend returns only lists
+            yield from _in_rounds(function, iter(jobs))
+        else:
+            yield from results(delayed(function)(job) for job in jobs)
 
 
 def _in_rounds(function: Callable[[Job], Result], jobs: Iterator[Job]) -> Iterator[Result]:

@@ -7,7 +7,7 @@ set -euo pipefail
 
 dataset_dir=phantom
 output=""
-epochs=12
+epochs=8
 images=32
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -38,7 +38,7 @@ echo "What there is to learn from: $output/datalist.html"
 
 step "2/4 train: fine-tune the small base model for $epochs epochs, choose weights and guidance on validation" train.json \
     --datalist "$output/datalist.json" --output_dir "$output/training" --epochs "$epochs" --resume false \
-    --val_interval 6 --val_images 32 --val_guidance_scales 1,2,4
+    --val_interval 4 --val_images 32 --val_guidance_scales 1,2,4
 echo "Loss and distance over the epochs: $output/training/curves.png"
 echo "Samples of the last validation:    $(ls "$output"/training/samples/*.png 2>/dev/null | tail -1)"
 
@@ -58,7 +58,8 @@ echo "One nodule at every guidance scale: $output/pictures/guidance.png"
 echo "Generated beside the originals:     $output/pictures/beside_real.png"
 
 step "4/4 evaluate: against the real images of the $split split" evaluate.json \
-    --datalist "$output/datalist.json" --split "$split" --generated_dir "$output/generated" --output_dir "$output/evaluation"
+    --datalist "$output/datalist.json" --split "$split" --generated_dir "$output/generated" --output_dir "$output/evaluation" \
+    --noise_images 16 --error_repeats 20
 
 echo "Pictures: $output/pictures"
 echo "Data:     $output/datalist.html"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from nodule_plugin.metrics.feature_cache import Encoder, FeatureCache, image_key
 from nodule_plugin.metrics.measures import Measure
 
 KINDS = (REAL, GENERATED, CONTROL, TRAINING, DOSE, ATTACK)
+KEPT_BYTES = 2**28
+"""Of decoded images: every study looks at the same ones again."""
 
 
 def join_processes() -> None:
@@ -145,19 +148,26 @@ class ImageSetCollector:
         by_set: dict[SetKey, list[int]] = {}
         for item in self.items:
             by_set.setdefault(item["set"], []).append(item["index"])
-        self.image_sets = [self._set(key, indices) for key, indices in by_set.items()]
+        picture = self._pictures()
+        self.image_sets = [self._set(key, indices, picture) for key, indices in by_set.items()]
 
-    def _set(self, key: SetKey, indices: list[int]) -> ImageSet:
+    def _pictures(self) -> Callable[[Mapping[str, Any]], torch.Tensor]:
+        """From an item to its image, (3, H, W) uint8; the latest stay in memory, as many as :data:`KEPT_BYTES` hold."""
+
+        def decode(index: int) -> torch.Tensor:
+            return to_uint8(self._load(self.items[index])["image"][None])[0]
+
+        recent = lru_cache(KEPT_BYTES // decode(0).numel())(decode)
+        return lambda item: recent(item["index"])
+
+    def _set(self, key: SetKey, indices: list[int], picture: Callable[[Mapping[str, Any]], torch.Tensor]) -> ImageSet:
         features = {}
         for name, encoder in self.encode.by_kind[key.kind].items():
             cache = self.encode.cache(encoder)
             cache.refresh()
             features[name] = cache.rows([self._keys[index] for index in indices])
         records: list[ImageRecord] = [self.items[index]["record"] for index in indices]
-        return ImageSet(key, records, LoadedImages(self.items, self._picture, indices), dict(features))
-
-    def _picture(self, item: Mapping[str, Any]) -> torch.Tensor:
-        return to_uint8(self._load(item)["image"][None])[0]
+        return ImageSet(key, records, LoadedImages(self.items, picture, indices), dict(features))
 
 
 def read_patients(file: str | Path | None) -> frozenset[str]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,8 +114,8 @@ class FittedIndex:
 
     def __init__(self, training: Sequence[Tensor]) -> None:
         self.coarse = TrainingIndex(training)
-        detail = torch.cat([_band(_grey(image, DETAIL_SIDE)) for image in training])
-        self._spectra = torch.fft.rfft2(detail)
+        detail = torch.cat([_grey(image[None], DETAIL_SIDE) for image in training])
+        self._spectra = torch.fft.rfft2(_band(detail))
 
     def find(self, images: Sequence[Tensor]) -> Neighbours:
         """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
@@ -127,7 +129,7 @@ class FittedIndex:
         best = (-1.0, -1)
         for turn in np.unique(by_orientation.argmax(axis=0)[candidates]):
             indices = candidates[by_orientation.argmax(axis=0)[candidates] == turn]
-            spectra = torch.fft.rfft2(_band(_fits(_grey(views[turn], DETAIL_SIDE))))
+            spectra = torch.fft.rfft2(_band(_fits(_grey(views[turn][None], DETAIL_SIDE))))
             likeness = _greatest_over_shifts(spectra[:, None] * self._spectra[indices].conj())
             nearest = int(likeness.argmax())
             best = max(best, (float(likeness[nearest]), int(indices[nearest])))
@@ -401,23 +403,31 @@ def _above(likeness: dict[str, np.ndarray], thresholds: dict[str, float], chosen
     return np.any([likeness[name][chosen] > threshold for name, threshold in thresholds.items()], axis=0)
 
 
-def _grey(image: Tensor, side: int) -> Tensor:
-    """(3, H, W) -> (1, side, side) mean of the channels."""
-    grey = image[None].float().mean(1, keepdim=True)
-    return F.interpolate(grey, (side, side), mode="bilinear", antialias=True)[0]
+def _grey(images: Tensor, side: int) -> Tensor:
+    """(N, 3, H, W) -> (N, side, side) mean of the channels."""
+    grey = images.float().mean(1, keepdim=True)
+    return F.interpolate(grey, (side, side), mode="bilinear", antialias=True)[:, 0]
 
 
 def _grey_vectors(images: Iterable[Tensor]) -> np.ndarray:
-    vectors = torch.stack([_grey(image, SIDE).flatten() for image in images])
+    alike = (torch.stack(list(group)) for _, group in groupby(images, lambda image: image.shape))
+    vectors = torch.cat([_grey(group, SIDE) for group in alike]).flatten(1)
     return (vectors - vectors.mean(dim=1, keepdim=True)).numpy()
 
 
 def _band(images: Tensor) -> Tensor:
     """(N, s, s) without what is finer than FINE and coarser than COARSE, with mean 0 and length 1."""
-    fine = _blurred(images, FINE)
-    band = fine - _blurred(fine, COARSE)
+    fine, coarse = (_blur_matrix(images.shape[-1], deviation) for deviation in (FINE, COARSE))
+    blurred = fine @ images @ fine.T
+    band = blurred - coarse @ blurred @ coarse.T
     band = band - band.mean((1, 2), keepdim=True)
     return band / band.flatten(1).norm(dim=1).clamp(min=1e-9)[:, None, None]
+
+
+@cache
+def _blur_matrix(side: int, deviation: float) -> Tensor:
+    """(side, side) what :func:`_blurred` does along one axis: a product with it takes a tenth of the time."""
+    return _blurred(torch.eye(side)[:, :, None], deviation)[:, :, 0].T
 
 
 def _blurred(images: Tensor, deviation: float) -> Tensor:

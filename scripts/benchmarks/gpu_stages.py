@@ -200,12 +200,19 @@ def _over_the_best(row: Row, rows: Sequence[Row]) -> str:
 def guided_sampling(setup: Setup) -> Stage:
     """Stage 3: this project's sampler beside diffusers' pipeline; one process, for loading takes longest."""
     model = setup.models[0]
-    cases = sampling.gpu_cases(setup.options.batch_size, setup.cuda)
+    cases = sampling.gpu_cases(setup.options.batch_size, not setup.cuda)
 
     def measure(seconds: float) -> list[Row]:
         file = setup.work / "sampling.json"
         arguments = ["--base_model", setup.work / "models" / model, "--size", setup.image_size]
-        arguments += ["--images", setup.options.batch_size, "--batch", setup.options.batch_size, "--repeats", 2]
+        arguments += [
+            "--images",
+            setup.options.batch_size,
+            "--batch",
+            setup.options.batch_size,
+            "--repeats",
+            2 if setup.cuda else 1,
+        ]
         problem = None
         try:
             setup.script(seconds, "sampling.py", "--speed_only", *arguments, "--output", file)

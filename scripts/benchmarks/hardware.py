@@ -62,7 +62,7 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int | None = None, second
         size: rows and columns; by default what fills the device.
         seconds: how long to try.
     """
-    size = size or (8192 if device == "cuda" else 1024)
+    size = size or (8192 if device == "cuda" else 512)
     left, right = torch.randn(2, size, size, device=device).to(dtype)
 
     def clock() -> float:

@@ -49,6 +49,7 @@ def test_both_train_and_are_timed_alike(
     assert "images/s, peer" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_a_failing_program_ends_the_benchmark_with_its_error(
     script: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
