@@ -173,9 +173,10 @@ def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
     shutil.copytree(options.work / "tiny_scorer", options.output / "tiny_scorer", dirs_exist_ok=True)
     patients = json.dumps({"description": PATIENTS, **patients_of(datalist)}, indent=4)
     write_text_atomically(options.output / "training_patients.json", patients + "\n")
-    for file in (weights, weights.with_suffix(".json")):
-        with replacing(options.output / file.name) as temporary:
-            shutil.copyfile(file, temporary)
+    with replacing(options.output / weights.name) as temporary:  # with 16 bits, as the base model's folder
+        torch.save({name: tensor.half() for name, tensor in network.state_dict().items()}, temporary)
+    with replacing(options.output / "model.json") as temporary:
+        shutil.copyfile(weights.with_suffix(".json"), temporary)
 
 
 def patients_of(datalist: Path) -> dict[str, list[str]]:
