@@ -1,0 +1,96 @@
+"""Masks of nodules as DICOM Segmentation, with the codes that LIDC-IDRI's published segmentations have.
+
+See Fedorov et al., "DICOM re-encoding of volumetrically annotated Lung Imaging Database Consortium (LIDC) nodules", Med
+Phys 2020;47:5953-5965. As SNOMED CT, which has taken the place of the SNOMED RT codes of that collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.seg import Segmentation, SegmentDescription
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from nodule_plugin import __version__
+from nodule_plugin.dicom.identity import MANUFACTURER, long_string
+
+KINDS = ("BINARY", "LABELMAP")
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One nodule.
+
+    Attributes:
+        label: in words.
+        tracking_uid: the nodule's, which reports share.
+        mask: (slices, rows, columns) bool.
+        first: slice, row and column of the series at which the mask begins.
+    """
+
+    label: str
+    tracking_uid: str
+    mask: np.ndarray
+    first: tuple[int, int, int]
+
+
+def segmentation(
+    kind: str,
+    images: Sequence[Dataset],
+    segments: Sequence[Segment],
+    algorithm: AlgorithmIdentificationSequence | None,
+    **identifiers: Any,
+) -> Segmentation:
+    """A segmentation object on the slices of a series that nodules touch.
+
+    Args:
+        kind: "BINARY" (a frame for each nodule and slice; nodules may share voxels) or "LABELMAP" (one for each slice).
+        images: the series' slices, by ascending position; no pixels are needed.
+        segments: at least one, in the order of their numbers; in a label map the later one holds shared voxels.
+        algorithm: that made them; None for people.
+        identifiers: of highdicom's Segmentation: UIDs, numbers, descriptions, dates.
+    """
+    low = min(segment.first[0] for segment in segments)
+    high = max(segment.first[0] + len(segment.mask) for segment in segments)
+    shape = (high - low, int(images[0].Rows), int(images[0].Columns))
+    planes = np.zeros((*shape, len(segments)), np.uint8) if kind == "BINARY" else np.zeros(shape, np.uint8)
+    for number, segment in enumerate(segments, start=1):
+        starts = np.subtract(segment.first, (low, 0, 0))
+        box = tuple(slice(start, start + size) for start, size in zip(starts, segment.mask.shape))
+        if kind == "BINARY":
+            planes[(*box, number - 1)] = segment.mask
+        else:
+            planes[box][segment.mask] = number
+    return Segmentation(
+        source_images=list(images[low:high]),
+        pixel_array=planes,
+        segmentation_type=kind,
+        segment_descriptions=[_description(number, item, algorithm) for number, item in enumerate(segments, start=1)],
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name="nodule masks",
+        software_versions=__version__,
+        device_serial_number="none",
+        content_label="NODULES",
+        **identifiers,
+    )
+
+
+def _description(
+    number: int, segment: Segment, algorithm: AlgorithmIdentificationSequence | None
+) -> SegmentDescription:
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=long_string(segment.label),
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Nodule,
+        algorithm_type="MANUAL" if algorithm is None else "AUTOMATIC",
+        algorithm_identification=algorithm,
+        tracking_uid=segment.tracking_uid,
+        tracking_id=long_string(segment.label),
+        anatomic_regions=[codes.SCT.Lung],
+    )
