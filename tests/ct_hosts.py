@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from nodule_plugin.lidc.pydicom_versions import save_conforming
 
-SIZE, SLICES, PIXEL_MM, STEP_MM = 112, 24, 1.6, 2.5
+SIZE, SLICES, PIXEL_MM, STEP_MM = 112, 16, 1.6, 2.5
 FINDINGS = {"sphericity": 5, "margin": 5, "texture": 5, "spiculation": 1, "calcification": 6}
 LEFT_LUNG = (23.0, 0.0)
 """(x, y) of a lung's middle, mm from the chest's."""

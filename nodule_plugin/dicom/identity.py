@@ -82,13 +82,12 @@ class RunIdentity:
         self.mark_instance(dataset, request)
 
     def mark_instance(self, dataset: Dataset, request: Mapping[str, Any]) -> None:
-        """Say it in SOP Common alone: study and patient are others' too. What contributed before stays named."""
+        """Say it in SOP Common alone: study and patient are others' too."""
         offset = dataset.get("TimezoneOffsetFromUTC") or "+0000"
         when = self.created.astimezone(datetime.strptime(offset, "%z").tzinfo)
         dataset.SyntheticData = "YES"
         dataset.InstanceCreationDate, dataset.InstanceCreationTime = when.date(), when.time()
-        before = dataset.get("ContributingEquipmentSequence") or []
-        dataset.ContributingEquipmentSequence = [*before, self._generator(request)]
+        dataset.ContributingEquipmentSequence = [self._generator(request)]
 
     def _generator(self, request: Mapping[str, Any]) -> ContributingEquipment:
         software = self.run.get("software", {})

@@ -103,9 +103,7 @@ def _group(
     return group
 
 
-def nodule_arguments(
-    tracking: TrackingIdentifier, request: Mapping[str, Any], identity: RunIdentity
-) -> dict[str, Any]:
+def nodule_arguments(tracking: TrackingIdentifier, request: Mapping[str, Any], identity: RunIdentity) -> dict[str, Any]:
     """Of highdicom's measurement groups: a nodule of the lung, what was asked of it, and what made it.
 
     Args:

@@ -37,7 +37,7 @@ def insert(hu: np.ndarray, place: Place, host: Host, source: NoduleSource, guida
     """
     before = place.block.from_series(hu)
     given = torch.from_numpy(before), torch.from_numpy(place.drawn)
-    made = source(*given, place.prompt, place.diameter_mm, guidance_scale, steps, place.seed).numpy()
+    made = source(*given, place.lesion.prompt, place.drawn_mm, guidance_scale, steps, place.seed).numpy()
     if not np.isfinite(made).all():
         raise InputError(f"the nodule of seed {place.seed} has values that are not finite; use a lower guidance_scale")
     change = place.block.to_series((made - before) * sample_weight(place.drawn, place.block), place.box)

@@ -39,7 +39,7 @@ _KEPT = (
     "SingleCollimationWidth", "TotalCollimationWidth", "TableSpeed", "TableFeedPerRotation", "SpiralPitchFactor",
     "ExposureModulationType", "CTDIvol",
 )  # fmt: skip
-"""What a replaced patient's slices take over: geometry, pixels and acquisition; nothing typed by hand, no date, no UID."""
+"""What nobody's slices take over: geometry, pixels and acquisition; nothing typed by hand, no date and no UID."""
 _STALE = (
     "SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries",
     "IconImageSequence", "DigitalSignaturesSequence", "MACParametersSequence",
@@ -99,6 +99,8 @@ def derived_slices(
         if belonging.patient == "keep":
             derived = _patients(source, identity, belonging, number)
             identity.mark_instance(derived, request)
+            before = source.get("ContributingEquipmentSequence") or []
+            derived.ContributingEquipmentSequence = [*before, *derived.ContributingEquipmentSequence]
         else:
             derived = _nobodys(source, identity, number)
             identity.mark(derived, request)
@@ -114,8 +116,7 @@ def derived_slices(
 
 def _patients(source: Dataset, identity: RunIdentity, belonging: Belonging, number: int) -> Dataset:
     """A copy that stays the patient's."""
-    derived = copy.copy(source)
-    derived.file_meta = copy.copy(source.file_meta)
+    derived = copy.deepcopy(source)  # setting an attribute of a shallow copy sets the source's
     derived.SeriesInstanceUID = identity.uid("series", str(source.SeriesInstanceUID), str(number))
     derived.SOPInstanceUID = identity.uid("image", str(source.SOPInstanceUID), str(number))
     derived.file_meta.MediaStorageSOPInstanceUID = derived.SOPInstanceUID
@@ -126,6 +127,8 @@ def _patients(source: Dataset, identity: RunIdentity, belonging: Belonging, numb
         derived.StudyDescription = long_string(f"SYNTHETIC: {source.get('StudyDescription') or 'CT'}")
         derived.AccessionNumber = ""
         _delete(derived, _OF_THE_ORDER)
+    if "FrameOfReferenceUID" not in derived:
+        derived.FrameOfReferenceUID = identity.uid("frame of reference")
     _delete(derived, _STALE)
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
@@ -149,7 +152,7 @@ def _nobodys(source: Dataset, identity: RunIdentity, number: int) -> Dataset:
     )
     for keyword in _KEPT:
         if keyword in source:
-            derived[keyword] = source[keyword]
+            derived[keyword] = copy.deepcopy(source[keyword])
     derived.file_meta.TransferSyntaxUID = source.file_meta.TransferSyntaxUID
     derived.FrameOfReferenceUID = identity.uid("frame of reference")
     for keyword in ("KVP", "AcquisitionNumber", "PatientPosition", "SliceThickness", "PositionReferenceIndicator"):

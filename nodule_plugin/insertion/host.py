@@ -90,7 +90,7 @@ class Host:
 
     @cached_property
     def padding(self) -> np.ndarray:
-        """(slices, rows, columns) bool: pixels that the scanner did not fill (Pixel Padding Value, PS3.3 C.7.5.1.1.2)."""
+        """(slices, rows, columns) bool: what the scanner did not fill (Pixel Padding Value, PS3.3 C.7.5.1.1.2)."""
         return np.stack([_padded(item, stored) for item, stored in zip(self.slices, self.stored)])
 
     def to_stored(self, hu: np.ndarray, index: int) -> np.ndarray:
@@ -101,7 +101,7 @@ class Host:
         return np.clip(np.rint((hu - intercept) / slope), low, high).astype(self.stored[index].dtype)
 
 
-def read_host(folder: str | Path) -> Host:
+def read_host(folder: str | Path | None) -> Host:
     """The one CT series below a folder.
 
     Compressed pixels are decoded by what pydicom finds installed.
@@ -122,13 +122,13 @@ def read_host(folder: str | Path) -> Host:
     return host
 
 
-def read_series(folder: str | Path) -> Series:
+def read_series(folder: str | Path | None) -> Series:
     """The one CT series below a folder, by its headers.
 
     Raises:
         InputError: as :func:`read_host` does, except for what only the pixels tell.
     """
-    if not Path(folder).is_dir():
+    if folder is None or not Path(folder).is_dir():
         raise InputError(f"series: there is no folder {folder}; give the folder of one CT series")
     index = index_series(Path(folder))
     if index.broken:

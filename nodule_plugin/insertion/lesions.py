@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,15 @@ from nodule_plugin.findings import SCALES, Findings
 from nodule_plugin.insertion.block import Block
 from nodule_plugin.insertion.host import Geometry, Host
 from nodule_plugin.insertion.lungs import Lungs, random_places
-from nodule_plugin.insertion.place import FEATHER_MM, Place
+from nodule_plugin.insertion.place import FEATHER_MM, Lesion, Place, fit_place
 from nodule_plugin.insertion.sources import UNKNOWN, MaskDrawer, NoduleSource, findings_of
 from nodule_plugin.prompts import findings_to_prompt
-from nodule_plugin.settings import as_number, as_numbers, as_whole_number
+from nodule_plugin.settings import as_number, as_whole_number
 
 COORDINATES = ("patient", "voxel")
 _LEAST_IN_LUNG = 0.9
 """Of a nodule's voxels; the rest may touch what the lung's closed surface leaves out."""
 _COLUMNS = ("x", "y", "z", "diameter_mm", "prompt", *SCALES)
-
-
-@dataclass(frozen=True)
-class Lesion:
-    """A nodule to insert.
-
-    Attributes:
-        where: it was asked for, for errors.
-        position: (x, y, z); None for a random place.
-        diameter_mm: its greatest extent in an axial slice.
-        prompt: of the source.
-        findings: None where only a prompt was given that no template words.
-    """
-
-    where: str
-    position: tuple[float, float, float] | None
-    diameter_mm: float
-    prompt: str
-    findings: Findings | None
 
 
 def read_lesions(
@@ -66,7 +46,8 @@ def read_lesions(
             ``{"position": [x, y, z], "diameter_mm": ..., "findings": {...} or "prompt": ...}``. What a lesion does not
             say is as the settings below say.
         random: how many at random places.
-        diameter_mm, findings, prompt: of the nodules; either findings or a prompt.
+        diameter_mm, findings, prompt: of the nodules; findings (a dictionary of ratings, or a .json file with one) or a
+            prompt.
         template: that words findings, see :mod:`nodule_plugin.prompts`.
 
     Raises:
@@ -114,9 +95,12 @@ def _lesion(where: str, entry: Mapping[str, Any], template: str) -> Lesion:
     if entry["prompt"] is not None:
         prompt = checked_prompt(f"{where}: prompt", entry["prompt"])
         return Lesion(where, position, diameter, prompt, findings_of(prompt))
-    if not isinstance(entry["findings"], Mapping):
-        raise InputError(f"{where}: findings: a dictionary of ratings is needed, not {entry['findings']!r}")
-    findings = Findings.from_dict(entry["findings"])
+    ratings = entry["findings"]
+    if isinstance(ratings, (str, Path)):
+        ratings = read_json(Path(ratings))
+    if not isinstance(ratings, Mapping):
+        raise InputError(f"{where}: findings: a dictionary of ratings is needed, not {ratings!r}")
+    findings = Findings.from_dict(ratings)
     return Lesion(where, position, diameter, findings_to_prompt(findings, template), findings)
 
 
@@ -230,13 +214,17 @@ def _place(
 ) -> Place:
     centre = host.geometry.to_patient(index)
     block = Block.around(centre, host.geometry, source.grid_spacing_mm, source.grid_shape)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = draw_mask(
-        lesion.findings or UNKNOWN, lesion.diameter_mm, source.grid_spacing_mm, source.grid_shape, generator
-    )
-    place = Place.of(lesion.prompt, lesion.findings, lesion.diameter_mm, seed, centre, block, drawn)
+
+    def draw(diameter_mm: float) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        shape = source.grid_spacing_mm, source.grid_shape
+        return draw_mask(lesion.findings or UNKNOWN, diameter_mm, *shape, generator)
+
+    place = fit_place(lesion, seed, centre, block, draw)
     if not (place.mask >= 0.5).any():
         raise InputError(f"{name}: a nodule of {lesion.diameter_mm:g} mm fills no voxel by half; make it larger")
     if place.is_cut:
-        raise InputError(f"{name}: a nodule of {lesion.diameter_mm:g} mm reaches beyond the series or what the model sees")
+        raise InputError(
+            f"{name}: a nodule of {lesion.diameter_mm:g} mm reaches beyond the series or what the model sees"
+        )
     return place

@@ -6,8 +6,8 @@ voxels of about 2.5 mm, where noise matters less:
 
 1. The body is the largest connected part above -500 HU, with what it encloses in each slice.
 2. Air within it, below -500 HU, that reaches the edge of no slice; parts below 2 % of all of it are bowel and bubbles.
-3. Less the large airways: what shows in a slice as a part of 40 to 700 mm2 and, over 20 mm or more of slices, lies within
-   40 mm of the body's middle.
+3. Less the large airways: what shows in a slice as a part of 40 to 700 mm2 and, over 20 mm or more of slices, lies
+   within 40 mm of the body's middle.
 4. Closed with a ball of 10 mm, so that vessels and what grows at the pleura belong to the lung, and holes filled.
 
 Vessels (and all else that is dense) are what of the lung is above -600 HU. Pleura is the lung's whole surface, fissures
@@ -137,7 +137,7 @@ def random_places(
             chosen.append(int(index))
     if len(chosen) < count:
         raise InputError(
-            f"random: there is room for {len(chosen)} of {count} nodules of {2 * radius_mm:g} mm at {pleura_mm:g} mm from"
+            f"random: there is room for {len(chosen)} of {count} nodules of {2 * radius_mm:g} mm {pleura_mm:g} mm from"
             f" the pleura and {vessel_mm:g} mm from vessels; ask for fewer, smaller or nearer ones"
         )
     return [candidates[index] for index in chosen]

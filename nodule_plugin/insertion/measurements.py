@@ -24,7 +24,9 @@ from nodule_plugin.dicom.identity import RunIdentity
 from nodule_plugin.dicom.report import add_texts, nodule_arguments, report_arguments, report_content
 from nodule_plugin.insertion.segmentation import Segment
 
-MEASURED = "Ratings are what was requested of the generator; sizes are measured on the mask. Nobody has read this image."
+MEASURED = (
+    "Ratings are what was requested of the generator; sizes are measured on the mask. Nobody has read this image."
+)
 
 
 def insertion_report(

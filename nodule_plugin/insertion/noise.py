@@ -1,11 +1,13 @@
 """The noise of a CT around a place, and what a nodule lacks of it.
 
 In-plane detail is split into octaves (differences of Gaussians), as coarse a spectrum as a small nodule allows; in each
-the standard deviation is that of the median absolute deviation, which edges and vessels hardly move. That is the noise's
-level and, octave by octave, the reconstruction kernel's mark on it.
+the standard deviation is that of the median absolute deviation, which edges and vessels hardly move. That is the
+noise's level and, octave by octave, the reconstruction kernel's mark on it.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -39,19 +41,17 @@ def matched_noise(hu: np.ndarray, result: np.ndarray, place: Place, host: Host) 
     Returns:
         Of the box's shape, HU.
     """
-    own = _octaves(result)
-    around = surrounding_noise(hu, place, host)
+    around, inside = surrounding_noise(hu, place, host), place.weight > 0.5
+    noise = np.zeros(result.shape, np.float32)
+    if around is None or inside.sum() < _LEAST_VOXELS:
+        return noise
     generator = torch.Generator().manual_seed(place.seed)
     white = torch.randn(result.shape, generator=generator).numpy()
     overlap = round(host.geometry.thickness / float(host.geometry.spacing[0]))
     if overlap > 1:
         white = uniform_filter1d(white, overlap, axis=0) * np.sqrt(overlap)
-    inside = place.weight > 0.5
-    noise = np.zeros(result.shape, np.float32)
-    if around is None or inside.sum() < _LEAST_VOXELS:
-        return noise
-    for target, octave, part in zip(around, own, _octaves(white)):
-        lacking = target**2 - _deviation(octave[inside]) ** 2
+    for target, own, part in zip(around, octave_deviations(result, inside), _octaves(white)):
+        lacking = target**2 - own**2
         if lacking > 0:
             noise += part * np.sqrt(lacking) / part.std()
     return noise
@@ -68,13 +68,18 @@ def surrounding_noise(hu: np.ndarray, place: Place, host: Host) -> list[float] |
     lung[inner] &= place.weight == 0
     if lung.sum() < _LEAST_VOXELS:
         return None
-    return [_deviation(octave[lung]) for octave in _octaves(values)]
+    return octave_deviations(values, lung)
+
+
+def octave_deviations(values: np.ndarray, chosen: np.ndarray) -> list[float]:
+    """Standard deviation of each octave of (slices, rows, columns), over the voxels that ``chosen`` (bool) marks."""
+    return [_deviation(octave[chosen]) for octave in _octaves(values)]
 
 
 def _octaves(values: np.ndarray) -> list[np.ndarray]:
     """In-plane detail of (slices, rows, columns), from the finest on."""
     levels = [values, *(gaussian_filter(values, (0, sigma, sigma)) for sigma in _SIGMAS)]
-    return [finer - coarser for finer, coarser in zip(levels, levels[1:])]
+    return [finer - coarser for finer, coarser in pairwise(levels)]
 
 
 def _deviation(values: np.ndarray) -> float:

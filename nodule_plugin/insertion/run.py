@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ from nodule_plugin.files import new_folder
 from nodule_plugin.insertion.blending import insert
 from nodule_plugin.insertion.derived import Belonging, derived_slices
 from nodule_plugin.insertion.host import Host, read_host
-from nodule_plugin.insertion.lesions import Lesion, place_lesions
+from nodule_plugin.insertion.lesions import place_lesions
 from nodule_plugin.insertion.lungs import find_lungs
-from nodule_plugin.insertion.mask_shapes import longest_diameter_mm
 from nodule_plugin.insertion.measurements import insertion_report
-from nodule_plugin.insertion.place import Place
+from nodule_plugin.insertion.place import Lesion, Place
 from nodule_plugin.insertion.segmentation import KINDS, Segment, segmentation
 from nodule_plugin.insertion.sources import MaskDrawer, NoduleSource
 
@@ -55,7 +54,7 @@ class Insertion:
     coordinates: str = "patient"
     pleura_mm: float = 2.0
     vessel_mm: float = 1.0
-    belonging: Belonging = Belonging()
+    belonging: Belonging = field(default_factory=Belonging)
     created: str | None = None
 
     def __call__(self, series: str | Path, lesions: Sequence[Lesion], seeds: Sequence[int], output: str | Path) -> Path:
@@ -102,8 +101,9 @@ class Insertion:
         return Path(output)
 
     def _settings(self) -> dict[str, Any]:
+        name, digest, revision = (self.source.model[key] for key in ("name", "hash", "revision"))
         return {
-            "model": dict(self.source.model),
+            "model": {"base_model": name, "weights_sha256": digest, "revision": revision},
             "num_inference_steps": self.steps,
             "window_hu": list(self.source.window_hu),
             "software": {"nodule_plugin": __version__},
@@ -116,7 +116,7 @@ class Insertion:
         for place in places:
             insert(hu, place, host, self.source, self.guidance_scale, self.steps)
         shared = {"guidance_scale": self.guidance_scale, "seed": [place.seed for place in places]}
-        prompts = list(dict.fromkeys(place.prompt for place in places))
+        prompts = list(dict.fromkeys(place.lesion.prompt for place in places))
         slices = derived_slices(host, hu, prompts, shared, identity, self.belonging, number)
         segments = [
             Segment(
@@ -139,7 +139,9 @@ class Insertion:
         for file, dataset in files.items():
             dataset.save_as(folder / f"{file}.dcm", enforce_file_format=True)
         origin = {"notice": NOTICE, **identity.run, "requests": requests}
-        labels = _labels(segments, hu.shape)
+        labels = np.zeros(hu.shape, np.uint8)
+        for index, segment in enumerate(segments, start=1):
+            segment.put(labels, index)
         for file, voxels in {"volume": np.rint(hu).astype(np.int16), "mask": labels}.items():
             content = encode_volume(voxels.transpose(2, 1, 0), host.geometry.nifti_affine(), origin, compression=1)
             (folder / f"{file}.nii.gz").write_bytes(content)
@@ -155,21 +157,25 @@ class Insertion:
 
 def _fingerprint(host: Host, chosen: Sequence[Sequence[Place]]) -> str:
     """What UIDs follow from beside the run's settings: the host and the nodules."""
-    nodules = [[place.prompt, place.diameter_mm, place.seed, *np.round(place.centre, 3)] for at in chosen for place in at]
-    return json.dumps([str(host.slices[0].SeriesInstanceUID), nodules], default=str)
+    nodules = [
+        [place.lesion.prompt, place.lesion.diameter_mm, place.seed, *np.round(place.centre, 3).tolist()]
+        for places in chosen
+        for place in places
+    ]
+    return json.dumps([str(host.slices[0].SeriesInstanceUID), nodules])
 
 
 def _described(place: Place, host: Host) -> dict[str, Any]:
     """A nodule as the manifest and the report have it."""
-    voxel = host.geometry.to_voxel(place.centre)[::-1]
+    findings, voxel = place.lesion.findings, host.geometry.to_voxel(place.centre)[::-1]
     return {
-        "prompt": place.prompt,
-        "findings": place.findings.to_dict() if place.findings else None,
+        "prompt": place.lesion.prompt,
+        "findings": findings.to_dict() if findings else None,
         "seed": place.seed,
         "position_mm": np.round(place.centre, 3).tolist(),
         "voxel": np.round(voxel, 2).tolist(),
-        "diameter_mm": place.diameter_mm,
-        "measured_diameter_mm": longest_diameter_mm(place.mask, tuple(host.geometry.spacing)),
+        "diameter_mm": place.lesion.diameter_mm,
+        "measured_diameter_mm": place.measured_mm,
         "measured_volume_mm3": float(place.mask.sum(dtype=np.float64) * host.geometry.spacing.prod()),
     }
 
@@ -177,14 +183,6 @@ def _described(place: Place, host: Host) -> dict[str, Any]:
 def _extent(segments: Sequence[Segment]) -> tuple[int, int]:
     """The first slice that a mask's box touches, and the one after the last."""
     return min(item.first[0] for item in segments), max(item.first[0] + len(item.mask) for item in segments)
-
-
-def _labels(segments: Sequence[Segment], shape: tuple[int, ...]) -> np.ndarray:
-    labels = np.zeros(shape, np.uint8)
-    for number, segment in enumerate(segments, start=1):
-        box = tuple(slice(start, start + size) for start, size in zip(segment.first, segment.mask.shape))
-        labels[box][segment.mask] = number
-    return labels
 
 
 def _segmentations(

@@ -6,6 +6,7 @@ Phys 2020;47:5953-5965. As SNOMED CT, which has taken the place of the SNOMED RT
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,16 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
 
 from nodule_plugin import __version__
 from nodule_plugin.dicom.identity import MANUFACTURER, long_string
 
 KINDS = ("BINARY", "LABELMAP")
+_TYPE_2 = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,11 @@ class Segment:
     tracking_uid: str
     mask: np.ndarray
     first: tuple[int, int, int]
+
+    def put(self, labels: np.ndarray, number: int, first_slice: int = 0) -> None:
+        """Set the nodule's voxels in labels of the series' slices from ``first_slice`` on."""
+        starts = np.subtract(self.first, (first_slice, 0, 0))
+        labels[tuple(slice(start, start + size) for start, size in zip(starts, self.mask.shape))][self.mask] = number
 
 
 def segmentation(
@@ -58,16 +69,14 @@ def segmentation(
     low = min(segment.first[0] for segment in segments)
     high = max(segment.first[0] + len(segment.mask) for segment in segments)
     shape = (high - low, int(images[0].Rows), int(images[0].Columns))
-    planes = np.zeros((*shape, len(segments)), np.uint8) if kind == "BINARY" else np.zeros(shape, np.uint8)
+    planes = np.zeros((*shape, len(segments)) if kind == "BINARY" else shape, np.uint8)
     for number, segment in enumerate(segments, start=1):
-        starts = np.subtract(segment.first, (low, 0, 0))
-        box = tuple(slice(start, start + size) for start, size in zip(starts, segment.mask.shape))
         if kind == "BINARY":
-            planes[(*box, number - 1)] = segment.mask
+            segment.put(planes[..., number - 1], 1, low)
         else:
-            planes[box][segment.mask] = number
-    return Segmentation(
-        source_images=list(images[low:high]),
+            segment.put(planes, number, low)
+    made = Segmentation(
+        source_images=[_completed(image) for image in images[low:high]],
         pixel_array=planes,
         segmentation_type=kind,
         segment_descriptions=[_description(number, item, algorithm) for number, item in enumerate(segments, start=1)],
@@ -78,6 +87,11 @@ def segmentation(
         content_label="NODULES",
         **identifiers,
     )
+    # highdicom draws one at random; the same masks are to give the same file.
+    organization = generate_uid(entropy_srcs=[made.SOPInstanceUID, "dimensions"])
+    for item in [*made.DimensionOrganizationSequence, *made.DimensionIndexSequence]:
+        item.DimensionOrganizationUID = organization
+    return made
 
 
 def _description(
@@ -94,3 +108,12 @@ def _description(
         tracking_id=long_string(segment.label),
         anatomic_regions=[codes.SCT.Lung],
     )
+
+
+def _completed(image: Dataset) -> Dataset:
+    """A slice with all attributes of patient and study that may be empty, but not missing; many files lack some."""
+    completed = copy.copy(image)
+    for keyword in _TYPE_2:
+        if keyword not in completed:
+            setattr(completed, keyword, None)
+    return completed

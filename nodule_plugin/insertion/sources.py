@@ -1,4 +1,4 @@
-"""Where an inserted nodule's pixels come from: what a source has to offer, and the plain one that pastes real nodules."""
+"""Where an inserted nodule's pixels come from: what a source has to offer, and one that pastes real nodules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 MaskDrawer = Callable[[Findings, float, Triple, Shape, torch.Generator], np.ndarray]
-"""``(findings, diameter_mm, spacing_mm, shape, generator)`` -> (D, H, W) float32 mask in [0, 1], in the grid's middle."""
+"""``(findings, diameter_mm, spacing_mm, shape, generator)`` -> (D, H, W) float32 in [0, 1], a nodule in the middle."""
 
 UNKNOWN = Findings(sphericity=4, margin=4, texture=5, spiculation=1)
 """The shape of a nodule of which a prompt says nothing that a template has: the most frequent one."""
@@ -38,7 +38,7 @@ class NoduleSource(Protocol):
         grid_spacing_mm: (z, y, x) between the samples that it works on.
         grid_shape: (D, H, W) of its samples.
         window_hu: (lower, upper) Hounsfield units that it can make.
-        model: what it is, as manifests have it: ``base_model``, ``weights_sha256``, ``revision``.
+        model: ``name``, ``hash`` and ``revision`` (of a hub's), for manifests and DICOM.
     """
 
     grid_spacing_mm: Triple
@@ -104,18 +104,20 @@ class CopyPaste:
     nearest: int = 5
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> CopyPaste:
+    def from_folder(cls, folder: str | Path | None) -> CopyPaste:
         """A folder of crops as :mod:`nodule_plugin.data.crops` describes it, with masks.
 
         Raises:
             InputError: if its table cannot be read, is empty, or there are no masks.
         """
+        if folder is None:
+            raise InputError("crops: a folder of real nodules with masks is needed to paste from")
         root = Path(folder)
         nodules = tuple(crop_table(root))
         if not nodules or not (root / "masks").is_dir():
             raise InputError(f"crops: {root} lists no nodule or holds no masks; give a folder of crops with masks")
         digest = hashlib.sha256((root / TABLE).read_bytes()).hexdigest()
-        return cls(nodules, {"base_model": "copy-paste of crops", "weights_sha256": digest, "revision": None})
+        return cls(nodules, {"name": "copy-paste of crops", "hash": digest, "revision": None})
 
     def draw_mask(
         self, findings: Findings, diameter_mm: float, spacing_mm: Triple, shape: Shape, generator: torch.Generator
