@@ -73,7 +73,7 @@ class Belonging:
 
 def derived_slices(
     host: Host,
-    hu: np.ndarray,
+    stored: Sequence[np.ndarray],
     prompts: Sequence[str],
     request: Mapping[str, Any],
     identity: RunIdentity,
@@ -87,7 +87,7 @@ def derived_slices(
 
     Args:
         host: the series.
-        hu: (slices, rows, columns), with nodules; where it equals the host's, nothing changes.
+        stored: (rows, columns) of each slice, as :meth:`Host.to_stored` gives them.
         prompts: of the nodules.
         request: what the identity's parameters take.
         identity: of the run; UIDs follow from it and from the host's.
@@ -104,11 +104,8 @@ def derived_slices(
         else:
             derived = _nobodys(source, identity, number)
             identity.mark(derived, request)
-        changed = hu[index] != host.hu[index]
-        if changed.any():
-            stored = host.stored[index].copy()
-            stored[changed] = host.to_stored(hu[index][changed], index)
-            _set_pixels(derived, stored)
+        if stored[index] is not host.stored[index]:
+            _set_pixels(derived, stored[index])
         _mark(derived, source, prompts)
         slices.append(derived)
     return slices
@@ -152,12 +149,15 @@ def _nobodys(source: Dataset, identity: RunIdentity, number: int) -> Dataset:
     )
     for keyword in _KEPT:
         if keyword in source:
-            derived[keyword] = copy.deepcopy(source[keyword])
+            derived[keyword] = source[keyword]
     derived.file_meta.TransferSyntaxUID = source.file_meta.TransferSyntaxUID
     derived.FrameOfReferenceUID = identity.uid("frame of reference")
     for keyword in ("KVP", "AcquisitionNumber", "PatientPosition", "SliceThickness", "PositionReferenceIndicator"):
         if keyword not in derived:
             setattr(derived, keyword, None)
+    if not derived.get("BodyPartExamined"):
+        _delete(derived, ("BodyPartExamined",))
+        derived.BodyPartExamined = "CHEST"
     derived.PatientIdentityRemoved = "YES"
     derived.DeidentificationMethod = "nodule-plugin: only geometry, pixels, acquisition copied"
     return derived
@@ -165,9 +165,9 @@ def _nobodys(source: Dataset, identity: RunIdentity, number: int) -> Dataset:
 
 def _set_pixels(derived: Dataset, stored: np.ndarray) -> None:
     derived.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    _delete(derived, ("PixelData",))  # the element may be the source's, and setting its value would set the source's
     derived.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
     derived["PixelData"].VR = "OW" if derived.BitsAllocated > 8 else "OB"
-    derived["PixelData"].is_undefined_length = False
 
 
 def _mark(derived: Dataset, source: Dataset, prompts: Sequence[str]) -> None:

@@ -82,23 +82,39 @@ class Host:
     @cached_property
     def hu(self) -> np.ndarray:
         """(slices, rows, columns) float32 Hounsfield units."""
-        slope, intercept = self._rescale.astype(np.float32)[:, :, None, None]
-        hu = np.stack(self.stored).astype(np.float32)
-        hu *= slope
-        hu += intercept
-        return hu
+        return self.rescaled(self.stored)
 
     @cached_property
     def padding(self) -> np.ndarray:
         """(slices, rows, columns) bool: what the scanner did not fill (Pixel Padding Value, PS3.3 C.7.5.1.1.2)."""
         return np.stack([_padded(item, stored) for item, stored in zip(self.slices, self.stored)])
 
-    def to_stored(self, hu: np.ndarray, index: int) -> np.ndarray:
-        """Hounsfield units as a slice's stored values: rounded, and cut off where its Bits Stored end."""
+    def rescaled(self, stored: Sequence[np.ndarray]) -> np.ndarray:
+        """Stored values of all slices as (slices, rows, columns) float32 Hounsfield units."""
+        slope, intercept = self._rescale.astype(np.float32)[:, :, None, None]
+        hu = np.stack(stored).astype(np.float32)
+        hu *= slope
+        hu += intercept
+        return hu
+
+    def to_stored(self, hu: np.ndarray) -> list[np.ndarray]:
+        """(slices, rows, columns) Hounsfield units as stored values.
+
+        A voxel that equals the host's keeps its stored value; others are rounded, and cut off where Bits Stored end. A
+        slice without a changed voxel is the host's own array.
+        """
+        return [self._stored(index, plane) for index, plane in enumerate(hu)]
+
+    def _stored(self, index: int, hu: np.ndarray) -> np.ndarray:
+        changed = hu != self.hu[index]
+        if not changed.any():
+            return self.stored[index]
         slope, intercept = self._rescale[:, index]
         bits, signed = int(self.slices[index].BitsStored), bool(self.slices[index].PixelRepresentation)
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        return np.clip(np.rint((hu - intercept) / slope), low, high).astype(self.stored[index].dtype)
+        stored = self.stored[index].copy()
+        stored[changed] = np.clip(np.rint((hu[changed] - intercept) / slope), low, high)
+        return stored
 
 
 def read_host(folder: str | Path | None) -> Host:

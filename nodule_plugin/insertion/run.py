@@ -117,7 +117,8 @@ class Insertion:
             insert(hu, place, host, self.source, self.guidance_scale, self.steps)
         shared = {"guidance_scale": self.guidance_scale, "seed": [place.seed for place in places]}
         prompts = list(dict.fromkeys(place.lesion.prompt for place in places))
-        slices = derived_slices(host, hu, prompts, shared, identity, self.belonging, number)
+        stored = host.to_stored(hu)
+        slices = derived_slices(host, stored, prompts, shared, identity, self.belonging, number)
         segments = [
             Segment(
                 f"nodule {index}",
@@ -139,10 +140,11 @@ class Insertion:
         for file, dataset in files.items():
             dataset.save_as(folder / f"{file}.dcm", enforce_file_format=True)
         origin = {"notice": NOTICE, **identity.run, "requests": requests}
-        labels = np.zeros(hu.shape, np.uint8)
+        volume, labels = host.rescaled(stored), np.zeros(hu.shape, np.uint8)
         for index, segment in enumerate(segments, start=1):
             segment.put(labels, index)
-        for file, voxels in {"volume": np.rint(hu).astype(np.int16), "mask": labels}.items():
+        whole = volume.astype(np.int16)
+        for file, voxels in {"volume": whole if (whole == volume).all() else volume, "mask": labels}.items():
             content = encode_volume(voxels.transpose(2, 1, 0), host.geometry.nifti_affine(), origin, compression=1)
             (folder / f"{file}.nii.gz").write_bytes(content)
         return {
@@ -150,7 +152,7 @@ class Insertion:
             "ct": f"{name}/ct",
             **{file: f"{name}/{file}.dcm" for file in files},
             **{file: f"{name}/{file}.nii.gz" for file in ("volume", "mask")},
-            "changed_voxels": int(np.count_nonzero(hu != host.hu)),
+            "changed_voxels": int(np.count_nonzero(volume != host.hu)),
             "nodules": requests,
         }
 

@@ -39,7 +39,11 @@ def errors(path: Path) -> set[str]:
 def test_dciodvfy_finds_no_error_that_the_host_has_not(which: str, host: Path, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(which) / "seed0"
     known = errors(min(host.glob("*.dcm"))) if which == "kept" else set()
-    for path in [*sorted((folder / "ct").glob("*.dcm"))[::5], folder / "report.dcm", folder / "segmentation_binary.dcm"]:
+    for path in [
+        *sorted((folder / "ct").glob("*.dcm"))[::5],
+        folder / "report.dcm",
+        folder / "segmentation_binary.dcm",
+    ]:
         assert errors(path) - known == set(), path
 
 
@@ -123,7 +127,7 @@ def test_orthanc_accepts_all_of_it(way: str, kept: Path, orthanc: tuple[str, int
         # Releases of DCMTK from before label maps know no such class.
         files = [path for path in files if "labelmap" not in path.name]
         storescu = tool("storescu", "Debian package dcmtk")
-        subprocess.run([storescu, "-aec", "ORTHANC", "127.0.0.1", str(port), *map(str, files)], check=True)
+        subprocess.run([storescu, "-R", "-aec", "ORTHANC", "127.0.0.1", str(port), *map(str, files)], check=True)
     else:
         stored_on_the_web(address, files)
     counts = answer(f"{address}/statistics")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -54,6 +55,10 @@ def test_only_the_nodules_voxels_change(name: str, tmp_path: Path, insert: Any) 
     out = insert(tmp_path / "host", tmp_path / "out")
     before, after = read(tmp_path / "host"), read(out / "seed0" / "ct")
     assert set(before) == set(after)
+    volume = np.asarray(nibabel.load(out / "seed0" / "volume.nii.gz").dataobj).transpose(2, 1, 0)
+    in_order = [pydicom.dcmread(path) for path in sorted((out / "seed0" / "ct").glob("*.dcm"))]
+    hu = [item.pixel_array * float(item.RescaleSlope) + float(item.RescaleIntercept) for item in in_order]
+    np.testing.assert_allclose(volume, hu, atol=1e-3)
     changed, darker, untouched = [], 0, 0
     for where, new in after.items():
         old = before[where]
