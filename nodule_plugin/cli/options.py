@@ -22,6 +22,7 @@ CONFIGS = {
     "sensitivity": ("evaluate", "what each measure can see: real images made worse by known steps"),
     "downstream": ("downstream", "what classifiers learn from a generated set"),
     "release": ("release", "a generated set without copies of training images"),
+    "insert": ("insert", "nodules into a patient's CT series: DICOM, masks, report"),
 }
 """Command -> configuration in the bundle, and what it does."""
 LAID_OVER = {"sensitivity": ["sensitivity"]}
@@ -120,6 +121,7 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
         InputError: if there is no such bundle or overlay, or a text would be evaluated as code.
     """
     words = [re.sub(r"^--[\w-]+", lambda option: "--" + option[0][2:].replace("-", "_"), word) for word in words]
+    words = _joined(words)
     where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     where.add_argument("--bundle", "--bundle_root")
     chosen, words = where.parse_known_args(words)
@@ -133,6 +135,17 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
             raise InputError(f"{name}: {text!r} would be code to MONAI; prompts can come from a file")
     options = [f"--{name}={text}" for name, text in texts.items()]
     return ["run", f"--config_file={files}", f"--bundle_root={bundle}", *options, *others]
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Words in which a value such as -40.5,12 is one with its option: argparse would take it for another option."""
+    joined: list[str] = []
+    for word in words:
+        if re.match(r"-[\d.]", word) and joined and re.fullmatch(r"--\w+", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _config_file(bundle: Path, name: str) -> Path:

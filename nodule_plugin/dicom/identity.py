@@ -33,14 +33,17 @@ class RunIdentity:
     Attributes:
         run: settings of the run, as manifests hold them (``model``, ``scheduler``, ``window_hu``, ``software``, ...).
         created: when, with a time zone.
+        made_from: what else the UIDs follow from, which is written nowhere: the patient's series, for instance.
     """
 
     run: Mapping[str, Any]
     created: datetime
+    made_from: str = ""
 
     def uid(self, *parts: str) -> str:
         """A UID of our own (2.25., PS3.5 annex B.2) for the thing that ``parts`` name."""
-        text = json.dumps([self.run, self.created.isoformat(), *parts], sort_keys=True)
+        source = [self.made_from] if self.made_from else []
+        text = json.dumps([self.run, self.created.isoformat(), *source, *parts], sort_keys=True)
         return str(UID.from_uuid(str(uuid5(NAMESPACE_URL, text))))
 
     @property
@@ -73,12 +76,17 @@ class RunIdentity:
 
     def mark(self, dataset: Dataset, request: Mapping[str, Any]) -> None:
         """Say, wherever SOP Common, General Study and Patient have a place for it, that ``dataset`` is synthetic."""
-        when = self.created.astimezone(timezone.utc)
-        dataset.SyntheticData = "YES"
         dataset.StudyDescription = "SYNTHETIC chest CT nodules"
         dataset.PatientComments = NOTICE
-        dataset.InstanceCreationDate, dataset.InstanceCreationTime = when.date(), when.time()
         dataset.TimezoneOffsetFromUTC = "+0000"
+        self.mark_instance(dataset, request)
+
+    def mark_instance(self, dataset: Dataset, request: Mapping[str, Any]) -> None:
+        """Say it in SOP Common alone: study and patient are others' too."""
+        offset = dataset.get("TimezoneOffsetFromUTC") or "+0000"
+        when = self.created.astimezone(datetime.strptime(offset, "%z").tzinfo)
+        dataset.SyntheticData = "YES"
+        dataset.InstanceCreationDate, dataset.InstanceCreationTime = when.date(), when.time()
         dataset.ContributingEquipmentSequence = [self._generator(request)]
 
     def _generator(self, request: Mapping[str, Any]) -> ContributingEquipment:

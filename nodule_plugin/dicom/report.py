@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from highdicom.sr import (
@@ -46,10 +46,9 @@ def findings_report(
         identity: of the run.
         instance_number: within the run's series of reports, from 1.
     """
-    shared = identity.arguments
     report = EnhancedSR(
         evidence=[image],
-        content=_content(image, request, identity),
+        content=report_content([_group(image, request, identity)], identity),
         series_instance_uid=identity.uid("series of reports"),
         series_number=1,
         sop_instance_uid=identity.uid("report", image.SOPInstanceUID),
@@ -58,10 +57,15 @@ def findings_report(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description="SYNTHETIC: what the generator was asked for",
         coding_schemes=CODING_SCHEMES,
-        **{name: value for name, value in shared.items() if name in _OF_REPORTS},
+        **report_arguments(identity),
     )
     identity.mark(report, request)
     return report
+
+
+def report_arguments(identity: RunIdentity) -> dict[str, Any]:
+    """Of highdicom's reports: equipment and dates. Patient and study they take from the images."""
+    return {name: value for name, value in identity.arguments.items() if name in _OF_REPORTS}
 
 
 _OF_REPORTS = (
@@ -70,7 +74,8 @@ _OF_REPORTS = (
 )  # fmt: skip
 
 
-def _content(image: SyntheticCTImage, request: Mapping[str, Any], identity: RunIdentity) -> MeasurementReport:
+def report_content(groups: Sequence[Any], identity: RunIdentity) -> MeasurementReport:
+    """TID 1500 around groups of measurements, observed by the generator."""
     observer = ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -80,37 +85,53 @@ def _content(image: SyntheticCTImage, request: Mapping[str, Any], identity: RunI
     return MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
         procedure_reported=_CHEST_CT,
-        imaging_measurements=[_group(image, request, identity)],
+        imaging_measurements=list(groups),
     )
 
 
 def _group(
     image: SyntheticCTImage, request: Mapping[str, Any], identity: RunIdentity
 ) -> MeasurementsAndQualitativeEvaluations:
-    findings = request["findings"] or {}
+    tracking = TrackingIdentifier(
+        uid=identity.uid("nodule", image.SOPInstanceUID), identifier=str(image.SeriesDescription)
+    )
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=identity.uid("nodule", image.SOPInstanceUID), identifier=image.SeriesDescription
-        ),
-        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
-        finding_type=codes.SCT.Nodule,
-        finding_sites=[FindingSite(anatomic_location=codes.SCT.Lung)],
-        algorithm_id=AlgorithmIdentification(
+        source_images=[SourceImageForMeasurementGroup.from_source_image(image)],
+        **nodule_arguments(tracking, request, identity),
+    )
+    add_texts(group, request["prompt"], f"{REQUESTED} {NOTICE}")
+    return group
+
+
+def nodule_arguments(tracking: TrackingIdentifier, request: Mapping[str, Any], identity: RunIdentity) -> dict[str, Any]:
+    """Of highdicom's measurement groups: a nodule of the lung, what was asked of it, and what made it.
+
+    Args:
+        tracking: of the nodule.
+        request: ``findings`` (ratings or None), and what the identity's parameters take.
+        identity: of the run.
+    """
+    return {
+        "tracking_identifier": tracking,
+        "finding_category": codes.SCT.MorphologicallyAbnormalStructure,
+        "finding_type": codes.SCT.Nodule,
+        "finding_sites": [FindingSite(anatomic_location=codes.SCT.Lung)],
+        "algorithm_id": AlgorithmIdentification(
             name=long_string(identity.run["model"]["base_model"]),
             version=__version__,
             manufacturer=MANUFACTURER,
             parameters=identity.parameters(request),
         ),
-        source_images=[SourceImageForMeasurementGroup.from_source_image(image)],
-        qualitative_evaluations=[
-            QualitativeEvaluation(CONCEPTS[name], VALUES[name][rating]) for name, rating in findings.items()
+        "qualitative_evaluations": [
+            QualitativeEvaluation(CONCEPTS[name], VALUES[name][rating])
+            for name, rating in (request["findings"] or {}).items()
         ],
-    )
+    }
+
+
+def add_texts(group: Any, prompt: str, comment: str) -> None:
+    """Add the prompt and a comment to a measurement group."""
     contains = RelationshipTypeValues.CONTAINS
     group[0].ContentSequence.extend(
-        [
-            TextContentItem(PROMPT, request["prompt"], contains),
-            TextContentItem(codes.DCM.Comment, f"{REQUESTED} {NOTICE}", contains),
-        ]
+        [TextContentItem(PROMPT, prompt, contains), TextContentItem(codes.DCM.Comment, comment, contains)]
     )
-    return group

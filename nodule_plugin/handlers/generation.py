@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -24,6 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from nodule_plugin import __version__
 from nodule_plugin.data.entries import file_safe_id
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
+from nodule_plugin.data.nifti import encode_volume
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
@@ -42,7 +42,6 @@ FILES = {
     "dicom": {"dicom": "dicom/image/{}.dcm", "dicom_report": "dicom/report/{}.dcm"},
 }
 """The formats, and of each the files it writes for an image: field in the manifest -> path with the image's id."""
-DESCRIPTION = b"SYNTHETIC, not for diagnosis"
 _SLICE_THICKNESS_MM = 1.0
 _LIBRARIES = ("torch", "diffusers", "monai")
 
@@ -300,12 +299,7 @@ def encode_nifti(hu: np.ndarray, spacing_mm: float, origin: Mapping[str, Any]) -
         origin: stored as JSON in a header extension of the kind "comment".
     """
     volume = np.rint(hu).astype(np.int16).T[:, :, None]
-    image = nibabel.Nifti1Image(volume, np.diag([-spacing_mm, -spacing_mm, _SLICE_THICKNESS_MM, 1.0]))
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = DESCRIPTION
-    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", json.dumps(origin).encode()))
-    # A time stamp in the compressed file would make equal images unequal files.
-    return gzip.compress(image.to_bytes(), mtime=0)
+    return encode_volume(volume, np.diag([-spacing_mm, -spacing_mm, _SLICE_THICKNESS_MM, 1.0]), origin)
 
 
 def _checked_formats(formats: str | Sequence[str]) -> list[str]:

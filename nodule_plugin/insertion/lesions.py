@@ -1,0 +1,230 @@
+"""What to insert and where: lesions by a setting, a list or at random, each checked before anything is made."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nodule_plugin.data.entries import check_numbers
+from nodule_plugin.data.requests import checked_prompt
+from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
+from nodule_plugin.findings import SCALES, Findings
+from nodule_plugin.insertion.block import Block
+from nodule_plugin.insertion.host import Geometry, Host
+from nodule_plugin.insertion.lungs import Lungs, random_places
+from nodule_plugin.insertion.place import FEATHER_MM, Lesion, Place, fit_place
+from nodule_plugin.insertion.sources import UNKNOWN, MaskDrawer, NoduleSource, findings_of
+from nodule_plugin.prompts import findings_to_prompt
+from nodule_plugin.settings import as_number, as_whole_number
+
+COORDINATES = ("patient", "voxel")
+_LEAST_IN_LUNG = 0.9
+"""Of a nodule's voxels; the rest may touch what the lung's closed surface leaves out."""
+_COLUMNS = ("x", "y", "z", "diameter_mm", "prompt", *SCALES)
+
+
+def read_lesions(
+    position: Any = None,
+    lesions: str | Path | None = None,
+    random: Any = None,
+    diameter_mm: Any = None,
+    findings: Any = None,
+    prompt: str | None = None,
+    template: str = "reference",
+) -> list[Lesion]:
+    """The lesions that settings ask for; exactly one of ``position``, ``lesions`` and ``random`` says where.
+
+    Args:
+        position: x, y and z.
+        lesions: a .csv file with columns x, y, z, diameter_mm and prompt or ratings, or a .json file with a list of
+            ``{"position": [x, y, z], "diameter_mm": ..., "findings": {...} or "prompt": ...}``. What a lesion does not
+            say is as the settings below say.
+        random: how many at random places.
+        diameter_mm, findings, prompt: of the nodules; findings (a dictionary of ratings, or a .json file with one) or a
+            prompt.
+        template: that words findings, see :mod:`nodule_plugin.prompts`.
+
+    Raises:
+        InputError: naming what was given and cannot be used.
+    """
+    asked = [name for name, value in [("position", position), ("lesions", lesions), ("random", random)] if value]
+    if len(asked) != 1:
+        raise InputError(f"give exactly one of position, lesions and random, not {' and '.join(asked) or 'none'}")
+    default = {"diameter_mm": diameter_mm, "findings": findings, "prompt": prompt}
+    if lesions:
+        entries = _read_list(Path(lesions))
+        return [_lesion(f"{lesions}: lesion {n}", {**default, **_own(e)}, template) for n, e in enumerate(entries, 1)]
+    if random:
+        count = as_whole_number("random", random)
+        if count < 1:
+            raise InputError(f"random: a whole number of 1 or above is needed, not {random!r}")
+        return [_lesion("random", {**default, "position": None}, template)] * count
+    return [_lesion("position", {**default, "position": position}, template)]
+
+
+def _own(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry of a list says itself; its own findings or prompt replace the settings' of either kind."""
+    own = {name: value for name, value in entry.items() if value not in (None, "")}
+    kinds = {"findings", "prompt"} & set(own)
+    return {**(dict.fromkeys({"findings", "prompt"}) if kinds else {}), **own}
+
+
+def _lesion(where: str, entry: Mapping[str, Any], template: str) -> Lesion:
+    position = entry.get("position")
+    if position is not None:
+        numbers = _numbers(f"{where}: position" if where != "position" else where, position)
+        if len(numbers) != 3:
+            raise InputError(f"{where}: x, y and z are needed, not {position!r}")
+        position = tuple(numbers)
+    elif where != "random":
+        raise InputError(f"{where}: the position is missing; give x, y and z")
+    if entry["diameter_mm"] is None:
+        raise InputError(f"{where}: diameter_mm is missing; give the nodule's greatest extent in a slice, mm")
+    diameter = float(as_number(f"{where}: diameter_mm", entry["diameter_mm"]))
+    if not diameter > 0:
+        raise InputError(f"{where}: diameter_mm: a number above 0 is needed, not {diameter:g}")
+    check_numbers(where, {"diameter_mm": diameter})
+    if (entry["findings"] is None) == (entry["prompt"] is None):
+        raise InputError(f"{where}: give findings or a prompt, and not both")
+    if entry["prompt"] is not None:
+        prompt = checked_prompt(f"{where}: prompt", entry["prompt"])
+        return Lesion(where, position, diameter, prompt, findings_of(prompt))
+    ratings = entry["findings"]
+    if isinstance(ratings, (str, Path)):
+        ratings = read_json(Path(ratings))
+    if not isinstance(ratings, Mapping):
+        raise InputError(f"{where}: findings: a dictionary of ratings is needed, not {ratings!r}")
+    findings = Findings.from_dict(ratings)
+    return Lesion(where, position, diameter, findings_to_prompt(findings, template), findings)
+
+
+def _numbers(where: str, given: Any) -> list[float]:
+    """Numbers, equal ones among them."""
+    values = given.strip(" ,[]()").replace(",", " ").split() if isinstance(given, str) else given
+    return [float(as_number(where, value)) for value in (values if isinstance(values, Sequence) else [values])]
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+    if path.suffix.lower() == ".json":
+        entries = read_json(path)
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+            raise InputError(f"{path}: a list of lesions, each an object, is needed")
+        return entries
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a .json file, or a .csv in UTF-8") from error
+    if not rows or not {"x", "y", "z"} <= set(rows[0]):
+        raise InputError(f"{path}: lines below a head of {', '.join(_COLUMNS)} (ratings where known) are needed")
+    return [_from_row(f"{path}: lesion {number}", row) for number, row in enumerate(rows, start=1)]
+
+
+def _from_row(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := [name for name in row if name not in _COLUMNS]:
+        raise InputError(f"{where}: there is no column {unknown[0]!r} to read; there are {', '.join(_COLUMNS)}")
+    ratings = {name: as_whole_number(f"{where}: {name}", row[name]) for name in SCALES if row.get(name)}
+    entry = {"position": [row["x"], row["y"], row["z"]], "findings": ratings or None}
+    return entry | {name: row.get(name) for name in ("diameter_mm", "prompt")}
+
+
+def place_lesions(
+    lesions: Sequence[Lesion],
+    host: Host,
+    lungs: Lungs,
+    source: NoduleSource,
+    draw_mask: MaskDrawer,
+    seed: int,
+    coordinates: str = "patient",
+    pleura_mm: float = 2.0,
+    vessel_mm: float = 1.0,
+) -> list[Place]:
+    """Lesions in a host, each with its mask.
+
+    Args:
+        lesions: as :func:`read_lesions` gives them.
+        host: the series.
+        lungs: its.
+        source: of the pixels; its grid says how large a nodule can be.
+        draw_mask: of a nodule.
+        seed: of the first lesion; each further one has the next.
+        coordinates: of positions: "patient" (x, y, z to the left, the back and the head, mm) or "voxel" (column, row
+            and slice, from 0; slices from below).
+        pleura_mm, vessel_mm: of random places, from the nodule's surface.
+
+    Raises:
+        InputError: if a nodule lies outside the series, the body or the lung, is larger than the source's grid, or
+            touches another.
+    """
+    if coordinates not in COORDINATES:
+        raise InputError(f"coordinates: patient or voxel, not {coordinates!r}")
+    for lesion in lesions:
+        _check_size(lesion, source)
+    if any(lesion.position is None for lesion in lesions):
+        diameter = lesions[0].diameter_mm
+        apart = diameter + 2 * FEATHER_MM
+        indices = random_places(lungs, len(lesions), diameter / 2, pleura_mm, vessel_mm, apart, seed)
+    else:
+        indices = [_voxel(lesion, host.geometry, coordinates) for lesion in lesions]
+    places: list[Place] = []
+    for number, (lesion, index) in enumerate(zip(lesions, indices)):
+        name = f"{lesion.where} {_words(host.geometry.to_patient(index))}"
+        if objection := lungs.objection(index):
+            raise InputError(f"{name} is {objection}; choose a place in the lung")
+        place = _place(lesion, name, index, host, source, draw_mask, seed + number)
+        inside = lungs.covered(np.argwhere(place.mask >= 0.5) + [part.start for part in place.box])
+        if inside < _LEAST_IN_LUNG:
+            raise InputError(
+                f"{name}: a nodule of {lesion.diameter_mm:g} mm reaches out of the lung ({inside:.0%} of it lies"
+                " inside); move it inwards, or make it smaller"
+            )
+        for other, earlier in enumerate(places, start=1):
+            if place.touches(earlier):
+                raise InputError(f"{name} touches lesion {other}; move them apart")
+        places.append(place)
+    return places
+
+
+def _check_size(lesion: Lesion, source: NoduleSource) -> None:
+    extent = [size * step for size, step in zip(source.grid_shape, source.grid_spacing_mm)]
+    if lesion.diameter_mm + 2 * FEATHER_MM > min(extent[1:]):
+        raise InputError(
+            f"{lesion.where}: diameter_mm: {lesion.diameter_mm:g} mm and its surroundings are larger than the"
+            f" {' x '.join(f'{side:.0f}' for side in extent)} mm that the model sees; give a smaller nodule"
+        )
+
+
+def _voxel(lesion: Lesion, geometry: Geometry, coordinates: str) -> np.ndarray:
+    position = np.array(lesion.position, dtype=float)
+    return geometry.to_voxel(position) if coordinates == "patient" else position[::-1]
+
+
+def _words(point: np.ndarray) -> str:
+    return f"({', '.join(f'{value:.1f}' for value in point)} mm)"
+
+
+def _place(
+    lesion: Lesion, name: str, index: np.ndarray, host: Host, source: NoduleSource, draw_mask: MaskDrawer, seed: int
+) -> Place:
+    centre = host.geometry.to_patient(index)
+    block = Block.around(centre, host.geometry, source.grid_spacing_mm, source.grid_shape)
+
+    def draw(diameter_mm: float) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        shape = source.grid_spacing_mm, source.grid_shape
+        return draw_mask(lesion.findings or UNKNOWN, diameter_mm, *shape, generator)
+
+    place = fit_place(lesion, seed, centre, block, draw)
+    if not (place.mask >= 0.5).any():
+        raise InputError(f"{name}: a nodule of {lesion.diameter_mm:g} mm fills no voxel by half; make it larger")
+    if place.is_cut:
+        raise InputError(
+            f"{name}: a nodule of {lesion.diameter_mm:g} mm reaches beyond the series or what the model sees"
+        )
+    return place

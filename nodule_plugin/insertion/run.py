@@ -1,0 +1,221 @@
+"""Nodules into a CT series: read, check, insert, write. The folder appears when it is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.seg import Segmentation
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+
+from nodule_plugin import __version__
+from nodule_plugin.data.generated import NOTICE
+from nodule_plugin.data.nifti import encode_volume
+from nodule_plugin.dicom.identity import RunIdentity, long_string, parse_created
+from nodule_plugin.files import new_folder
+from nodule_plugin.insertion.blending import insert
+from nodule_plugin.insertion.derived import Belonging, derived_slices
+from nodule_plugin.insertion.host import Host, read_host
+from nodule_plugin.insertion.lesions import place_lesions
+from nodule_plugin.insertion.lungs import find_lungs
+from nodule_plugin.insertion.measurements import insertion_report
+from nodule_plugin.insertion.place import Lesion, Place
+from nodule_plugin.insertion.segmentation import KINDS, Segment, segmentation
+from nodule_plugin.insertion.sources import MaskDrawer, NoduleSource
+
+FORMAT, VERSION, MANIFEST = "nodule-plugin insertion", 1, "manifest.json"
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """How nodules are put into a series.
+
+    Args:
+        source: of their pixels.
+        draw_mask: of their shape.
+        guidance_scale, steps: of the source's sampling.
+        coordinates, pleura_mm, vessel_mm: see :func:`nodule_plugin.insertion.lesions.place_lesions`.
+        belonging: whose the new series is.
+        created: time that the files carry, ISO 8601; None for now. UIDs depend on it.
+    """
+
+    source: NoduleSource
+    draw_mask: MaskDrawer
+    guidance_scale: float = 3.0
+    steps: int = 25
+    coordinates: str = "patient"
+    pleura_mm: float = 2.0
+    vessel_mm: float = 1.0
+    belonging: Belonging = field(default_factory=Belonging)
+    created: str | None = None
+
+    def __call__(self, series: str | Path, lesions: Sequence[Lesion], seeds: Sequence[int], output: str | Path) -> Path:
+        """Write a series with all lesions for each seed, and what describes it.
+
+        Args:
+            series: folder of the host.
+            lesions: see :func:`nodule_plugin.insertion.lesions.read_lesions`.
+            seeds: each gives other nodules, and random places of its own.
+            output: a folder that does not exist yet, or is empty.
+
+        Returns:
+            ``output``, with a folder for each seed (``ct/*.dcm``, ``segmentation_*.dcm``, ``report.dcm``,
+            ``volume.nii.gz``, ``mask.nii.gz``) and ``manifest.json``.
+
+        Raises:
+            InputError: naming what was given and cannot be used; nothing is written then.
+        """
+        created = parse_created(self.created or datetime.now(timezone.utc).isoformat())
+        with new_folder(Path(output)) as folder:
+            host = read_host(series)
+            lungs = find_lungs(host)
+            rules = (self.coordinates, self.pleura_mm, self.vessel_mm)
+            chosen = [place_lesions(lesions, host, lungs, self.source, self.draw_mask, seed, *rules) for seed in seeds]
+            identity = RunIdentity(self._settings(), created, made_from=_fingerprint(host, chosen))
+            written = []
+            for number, (seed, places) in enumerate(zip(seeds, chosen), start=1):
+                name = f"seed{seed}"
+                (folder / name).mkdir()
+                written.append({"seed": seed, **self._write(folder / name, name, host, places, identity, number)})
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "synthetic": True,
+                "notice": NOTICE,
+                "created": created.isoformat(timespec="seconds"),
+                **self._settings(),
+                "patient": self.belonging.patient,
+                "study": self.belonging.study,
+                "host": {"series_instance_uid": str(host.slices[0].SeriesInstanceUID), "slices": len(host.slices)},
+                "series": written,
+            }
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
+        return Path(output)
+
+    def _settings(self) -> dict[str, Any]:
+        name, digest, revision = (self.source.model[key] for key in ("name", "hash", "revision"))
+        return {
+            "model": {"base_model": name, "weights_sha256": digest, "revision": revision},
+            "num_inference_steps": self.steps,
+            "window_hu": list(self.source.window_hu),
+            "software": {"nodule_plugin": __version__},
+        }
+
+    def _write(
+        self, folder: Path, name: str, host: Host, places: Sequence[Place], identity: RunIdentity, number: int
+    ) -> dict[str, Any]:
+        hu = host.hu.copy()
+        for place in places:
+            insert(hu, place, host, self.source, self.guidance_scale, self.steps)
+        shared = {"guidance_scale": self.guidance_scale, "seed": [place.seed for place in places]}
+        prompts = list(dict.fromkeys(place.lesion.prompt for place in places))
+        stored = host.to_stored(hu)
+        slices = derived_slices(host, stored, prompts, shared, identity, self.belonging, number)
+        segments = [
+            Segment(
+                f"nodule {index}",
+                identity.uid("nodule", str(number), str(index)),
+                place.mask >= 0.5,
+                tuple(part.start for part in place.box),
+            )
+            for index, place in enumerate(places, start=1)
+        ]
+        requests = [_described(place, host) | {"guidance_scale": self.guidance_scale} for place in places]
+        (folder / "ct").mkdir()
+        for index, dataset in enumerate(slices, start=1):
+            dataset.save_as(folder / "ct" / f"{index:06d}.dcm", enforce_file_format=True)
+        masks = _segmentations(slices, segments, identity, shared, number)
+        low, high = _extent(segments)
+        report = insertion_report(slices[low:high], masks["BINARY"], segments, requests, identity, number)
+        identity.mark_instance(report, shared)
+        files = {"segmentation_binary": masks["BINARY"], "segmentation_labelmap": masks["LABELMAP"], "report": report}
+        for file, dataset in files.items():
+            dataset.save_as(folder / f"{file}.dcm", enforce_file_format=True)
+        origin = {"notice": NOTICE, **identity.run, "requests": requests}
+        volume, labels = host.rescaled(stored), np.zeros(hu.shape, np.uint8)
+        for index, segment in enumerate(segments, start=1):
+            segment.put(labels, index)
+        whole = volume.astype(np.int16)
+        for file, voxels in {"volume": whole if (whole == volume).all() else volume, "mask": labels}.items():
+            content = encode_volume(voxels.transpose(2, 1, 0), host.geometry.nifti_affine(), origin, compression=1)
+            (folder / f"{file}.nii.gz").write_bytes(content)
+        return {
+            "series_instance_uid": str(slices[0].SeriesInstanceUID),
+            "ct": f"{name}/ct",
+            **{file: f"{name}/{file}.dcm" for file in files},
+            **{file: f"{name}/{file}.nii.gz" for file in ("volume", "mask")},
+            "changed_voxels": int(np.count_nonzero(volume != host.hu)),
+            "nodules": requests,
+        }
+
+
+def _fingerprint(host: Host, chosen: Sequence[Sequence[Place]]) -> str:
+    """What UIDs follow from beside the run's settings: the host and the nodules."""
+    nodules = [
+        [place.lesion.prompt, place.lesion.diameter_mm, place.seed, *np.round(place.centre, 3).tolist()]
+        for places in chosen
+        for place in places
+    ]
+    return json.dumps([str(host.slices[0].SeriesInstanceUID), nodules])
+
+
+def _described(place: Place, host: Host) -> dict[str, Any]:
+    """A nodule as the manifest and the report have it."""
+    findings, voxel = place.lesion.findings, host.geometry.to_voxel(place.centre)[::-1]
+    return {
+        "prompt": place.lesion.prompt,
+        "findings": findings.to_dict() if findings else None,
+        "seed": place.seed,
+        "position_mm": np.round(place.centre, 3).tolist(),
+        "voxel": np.round(voxel, 2).tolist(),
+        "diameter_mm": place.lesion.diameter_mm,
+        "measured_diameter_mm": place.measured_mm,
+        "measured_volume_mm3": float(place.mask.sum(dtype=np.float64) * host.geometry.spacing.prod()),
+    }
+
+
+def _extent(segments: Sequence[Segment]) -> tuple[int, int]:
+    """The first slice that a mask's box touches, and the one after the last."""
+    return min(item.first[0] for item in segments), max(item.first[0] + len(item.mask) for item in segments)
+
+
+def _segmentations(
+    slices: Sequence[Dataset],
+    segments: Sequence[Segment],
+    identity: RunIdentity,
+    request: Mapping[str, Any],
+    number: int,
+) -> dict[str, Segmentation]:
+    """The masks in each kind, a series of their own for each."""
+    algorithm = AlgorithmIdentificationSequence(
+        name=long_string(identity.run["model"]["base_model"]),
+        family=codes.DCM.ArtificialIntelligence,
+        version=__version__,
+        source="nodule-plugin",
+    )
+    dates = {name: value for name, value in identity.arguments.items() if name.startswith(("series_", "content_"))}
+    made = {}
+    for order, kind in enumerate(KINDS, start=1):
+        made[kind] = segmentation(
+            kind,
+            slices,
+            segments,
+            algorithm,
+            series_instance_uid=identity.uid("segmentation series", kind, str(number)),
+            series_number=1000 + 10 * number + order,
+            sop_instance_uid=identity.uid("segmentation", kind, str(number)),
+            instance_number=1,
+            series_description=f"SYNTHETIC: masks of inserted nodules ({kind})",
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            **dates,
+        )
+        identity.mark_instance(made[kind], request)
+    return made
