@@ -24,6 +24,7 @@ TOOLS = {
     "contact-sheet": "draw contact sheets of generated nodules, and of the real ones beside them",
     "export": "write a fine-tuned model for diffusers, user interfaces and other runtimes, with a model card",
     "export-data": "write a data list's pairs for others' training, with the note of their licence",
+    "playground": "move findings and look at nodules in a browser, or write that page as a folder without Python",
     "package": "write the bundle as one zip that needs no checkout",
 }
 """Functions of :mod:`nodule_plugin.cli.tools`, with underscores."""
