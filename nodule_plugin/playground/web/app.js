@@ -32,6 +32,7 @@ function title(rating) {
 function addControls({ ratings, start, schedules, defaults }) {
   for (const [name, { labels, ordinal }] of Object.entries(ratings)) {
     const label = document.createElement("label");
+    label.htmlFor = name; // or it would be the output's
     const codes = Object.keys(labels);
     label.innerHTML = ordinal
       ? `${title(name)} <output for="${name}"></output><input id="${name}" type="range" min="${codes[0]}"
