@@ -101,7 +101,7 @@ function createNoduleViewer(root) {
   }
 
   function show({ job, window_hu, images: given, total, note }) {
-    if (job !== shownJob) {
+    if (job !== shownJob && given.length) { // what is there stays until there is something else
       grid.replaceChildren();
       [images, shownJob] = [[], job];
     }
@@ -109,7 +109,8 @@ function createNoduleViewer(root) {
       generated = window_hu;
       chooseWindow();
     }
-    given.slice(images.length).forEach(add);
+    if (job === shownJob) given.slice(images.length).forEach(add);
+    grid.ariaBusy = given.length < total;
     progress.hidden = given.length >= total;
     [progress.max, progress.value] = [total, given.length];
     tool("note").textContent = note;
