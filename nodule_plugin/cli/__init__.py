@@ -25,6 +25,7 @@ TOOLS = {
     "export": "write a fine-tuned model for diffusers, user interfaces and other runtimes, with a model card",
     "export-data": "write a data list's pairs for others' training, with the note of their licence",
     "extract": "write LIDC-IDRI's own nodules as masks: DICOM SEG and NIfTI",
+    "playground": "move findings and look at nodules in a browser, or write that page as a folder without Python",
     "package": "write the bundle as one zip that needs no checkout",
 }
 """Functions of :mod:`nodule_plugin.cli.tools`, with underscores."""

@@ -206,6 +206,52 @@ def extract(words: Sequence[str]) -> None:
     print(f"{given.output_dir}: {len(written)} nodules")
 
 
+def playground(words: Sequence[str]) -> None:
+    """Serve the playground, or write it as a folder that needs no Python."""
+    from nodule_plugin.export.model import Source
+    from nodule_plugin.parallel import fit_threads
+
+    parser = _parser("playground", "Move findings and look at nodules in a browser. For research only.")
+    parser.add_argument(
+        "--base-model", "--base_model", help="folder, file or hub id (default: the bundle's models/tiny)"
+    )
+    parser.add_argument("--revision", help="of the hub id: a commit")
+    parser.add_argument("--weights", help="file or folder, or 'base' (default: the bundle's models/model.pt)")
+    parser.add_argument("--image-size", type=int, help="pixels (default: the training images', else the base model's)")
+    parser.add_argument("--template", default="reference", help="that words the findings (default: reference)")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--datalist", type=Path, help="of the training, to warn of copies of its images")
+    parser.add_argument("--dataset-dir", type=Path, help="folder of its images, where the data list's is not it")
+    parser.add_argument("--static", type=Path, metavar="DIR", help="write the page there instead, for any web server")
+    parser.add_argument(
+        "--npm-packages", type=Path, metavar="DIR", help="tarballs of npm for --static, if there is no npm"
+    )
+    parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
+    given = parser.parse_args(words)
+    bundle = find_bundle(given.bundle)
+    source = Source(
+        base_model=given.base_model or str(bundle / "models" / "tiny"),
+        weights=given.weights or str(bundle / "models" / "model.pt"),
+        revision=given.revision,
+        image_size=given.image_size,
+    )
+    fit_threads()
+    if given.static is not None:
+        from nodule_plugin.playground.static import write_static_page
+
+        size = write_static_page(source, given.static, given.template, given.npm_packages)
+        print(f"{given.static}: {size / 1e6:.1f} MB; python -m http.server --directory {given.static} shows it")
+        return
+    from nodule_plugin.playground.drawing import Studio, TrainingImages
+    from nodule_plugin.playground.page import serve
+
+    studio, training = Studio(source), None
+    if given.datalist is not None:
+        training = TrainingImages(given.datalist, studio.model.image_size, studio.window_hu, given.dataset_dir)
+    serve(studio, given.host, given.port, given.template, training)
+
+
 def package(words: Sequence[str]) -> None:
     """Write the bundle as one zip that needs no checkout."""
     from nodule_plugin.packaging import BUNDLE_NAME, package_bundle

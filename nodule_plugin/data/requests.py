@@ -126,14 +126,18 @@ def dose_response(
         InputError: if a rating is unknown, or the template does not word it.
     """
     start = Findings.from_dict(findings).to_dict()
-    moved = {name: _steps(start, name, template) for name in (SCALES if ratings is None else ratings)}
+    moved = {name: rating_steps(start, name, template) for name in (SCALES if ratings is None else ratings)}
     if silent := [name for name in moved if ratings is not None and not moved[name]]:
         raise InputError(f"dose response: the template {template!r} does not word {silent[0]!r}; choose another")
     return [start, *(step for steps in moved.values() for step in steps if step != start)]
 
 
-def _steps(start: Mapping[str, int], name: str, template: str) -> list[dict[str, int]]:
-    """``start`` at every code of one rating; none where the wording stays the same."""
+def rating_steps(start: Mapping[str, int], name: str, template: str = "reference") -> list[dict[str, int]]:
+    """``start`` at every code of the rating ``name``; none where the wording stays the same.
+
+    Raises:
+        InputError: if there is no such rating.
+    """
     if name not in SCALES:
         raise InputError(f"dose response: no rating is called {name!r}; there are {', '.join(SCALES)}")
     codes = (CALCIFICATION_ABSENT, CALCIFIED) if name == "calcification" else SCALES[name].codes

@@ -153,7 +153,32 @@ class GeneratedSetWriter:
         """
         state: Any = engine.state
         for request, image in zip(state.batch, state.output[CommonKeys.PRED]):
-            self._write(request, grey_image(image, request["id"]))
+            self.write(request, grey_image(image, request["id"]))
+
+    def write(self, request: Mapping[str, Any], unit: np.ndarray) -> None:
+        """Write one image.
+
+        Args:
+            request: one of the set's.
+            unit: (rows, columns) in [-1, 1].
+
+        Raises:
+            InputError: if the disk takes no more.
+        """
+        origin = {"notice": NOTICE, **self.run, "request": dict(request)}
+        hu, spacing = unit_to_hu(unit, self.window_hu), self._spacing(request)
+        content = {"image": encode_png(unit, origin)}
+        if "nifti" in self.formats:
+            content["nifti"] = encode_nifti(hu, spacing, origin)
+        if self._dicom is not None:
+            encoded = self._dicom.encode(hu, spacing, request, self._numbers[request["id"]])
+            content["dicom"], content["dicom_report"] = encoded
+        paths = _paths(request["id"], self.formats)
+        for name, data in content.items():
+            try:
+                _write_bytes(self.folder / paths[name], data)
+            except OSError as error:
+                raise InputError(f"output_dir: image {request['id']} cannot be written: {error}") from error
 
     def finish(self) -> None:
         """Write the manifest, if every image is there."""
@@ -207,22 +232,6 @@ class GeneratedSetWriter:
             "size": [self.image_size, self.image_size],
             "spacing_mm": [self._spacing(request)] * 2,
         }
-
-    def _write(self, request: Mapping[str, Any], unit: np.ndarray) -> None:
-        origin = {"notice": NOTICE, **self.run, "request": dict(request)}
-        hu, spacing = unit_to_hu(unit, self.window_hu), self._spacing(request)
-        content = {"image": encode_png(unit, origin)}
-        if "nifti" in self.formats:
-            content["nifti"] = encode_nifti(hu, spacing, origin)
-        if self._dicom is not None:
-            encoded = self._dicom.encode(hu, spacing, request, self._numbers[request["id"]])
-            content["dicom"], content["dicom_report"] = encoded
-        paths = _paths(request["id"], self.formats)
-        for name, data in content.items():
-            try:
-                _write_bytes(self.folder / paths[name], data)
-            except OSError as error:
-                raise InputError(f"output_dir: image {request['id']} cannot be written: {error}") from error
 
 
 def grey_image(image: torch.Tensor, name: str) -> np.ndarray:

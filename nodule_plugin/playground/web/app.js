@@ -1,0 +1,136 @@
+// The page without Python: its controls, and the model of model.json in onnxruntime-web.
+import * as ort from "./vendor/onnxruntime-web/ort.wasm.bundle.min.mjs";
+import { Tokenizer } from "./vendor/tokenizers/tokenizers.min.mjs";
+import { Model, wordFindings } from "./sampling.js";
+
+const element = (id) => document.getElementById(id);
+const viewer = createNoduleViewer(element("viewer"));
+const asJson = async (bytes) => JSON.parse(new TextDecoder().decode(await bytes));
+let job = 0;
+
+async function unpacked(name) {
+  const response = await fetch(`${name}.packed`);
+  if (!response.ok) throw new Error(`${name}: ${response.status} ${response.statusText}`);
+  return new Response(response.body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
+
+async function load(settings) {
+  ort.env.wasm.numThreads = 1; // more need headers that a plain web server does not send
+  ort.env.wasm.wasmBinary = await unpacked("vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm");
+  const sessions = {};
+  for (const name of ["text_encoder", "unet", "decoder"]) {
+    sessions[name] = await ort.InferenceSession.create(await unpacked(`networks/${name}.onnx`));
+  }
+  const [tokens, config] = [await asJson(unpacked("tokenizer.json")), settings.tokens.config];
+  return new Model(ort, settings, sessions, new Tokenizer(tokens, config));
+}
+
+function title(rating) {
+  return rating[0].toUpperCase() + rating.slice(1).replaceAll("_", " ");
+}
+
+function addControls({ ratings, start, schedules, defaults }) {
+  for (const [name, { labels, ordinal }] of Object.entries(ratings)) {
+    const label = document.createElement("label");
+    label.htmlFor = name; // or it would be the output's
+    const codes = Object.keys(labels);
+    label.innerHTML = ordinal
+      ? `${title(name)} <output for="${name}"></output><input id="${name}" type="range" min="${codes[0]}"
+          max="${codes.at(-1)}">`
+      : `${title(name)} <select id="${name}"></select>`;
+    element("ratings").append(label);
+    if (!ordinal) element(name).append(...codes.map((code) => new Option(labels[code], code)));
+    element(name).value = start[name];
+    element("rating").append(new Option(title(name), name));
+  }
+  element("steps").append(...Object.keys(schedules).map((steps) => new Option(steps)));
+  for (const name of ["guidance", "steps"]) element(name).value = defaults[name];
+}
+
+// What the controls say, as nodule_plugin.playground.drawing.Order.
+function order() {
+  const number = (id) => Number(element(id).value);
+  return { prompt: element("prompt").value.trim(), guidance: number("guidance"), seed: number("seed"),
+    steps: number("steps") };
+}
+
+function findings(ratings) {
+  return Object.fromEntries(Object.keys(ratings).map((name) => [name, Number(element(name).value)]));
+}
+
+function describe(settings) {
+  for (const output of document.querySelectorAll("form output")) {
+    const [name] = output.htmlFor;
+    const value = element(name).value;
+    const word = settings.ratings[name]?.labels[value];
+    output.textContent = word ? `${value}, ${word}` : value;
+    if (word) element(name).setAttribute("aria-valuetext", output.textContent);
+  }
+}
+
+// Draw one after the other, until another job begins.
+async function draw(model, requests) {
+  const mine = ++job;
+  const { window_hu, size: [rows, columns] } = model.settings;
+  const images = [];
+  const started = performance.now();
+  const show = (note) => viewer.show({ job: mine, window_hu, images, total: requests.length, note });
+  try {
+    for (const request of requests) {
+      const hu = await model.generate(request, async (done) => {
+        await new Promise((resolve) => setTimeout(resolve)); // the page stays alive between steps
+        if (mine !== job) throw new DOMException("another job", "AbortError");
+        show(`Drawing ${images.length + 1} of ${requests.length}: ${Math.round(100 * done)} %`);
+      });
+      const caption = [request.moved, `guidance ${request.guidance}`, `seed ${request.seed}`].filter(Boolean).join(", ");
+      images.push({ caption, rows, columns, hu });
+    }
+    show(`${images.length} of ${requests.length}, ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  } catch (error) {
+    if (error.name !== "AbortError") viewer.show({ job: mine, window_hu, images, total: images.length, note: error.message });
+  }
+}
+
+function connect(settings, model) {
+  const { ratings, template } = settings;
+  const one = () => draw(model, [order()]);
+  const change = (event) => {
+    if (event.target.id in ratings) element("prompt").value = wordFindings(findings(ratings), template);
+    describe(settings);
+    if (!["count", "rating"].includes(event.target.id)) one();
+  };
+  element("controls").addEventListener("change", change);
+  element("controls").addEventListener("input", () => describe(settings));
+  element("controls").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const first = order();
+    draw(model, Array.from({ length: Number(element("count").value) }, (_, at) => ({ ...first, seed: first.seed + at })));
+  });
+  element("guidance_row").addEventListener("click", () => {
+    draw(model, settings.guidance_scales.map((guidance) => ({ ...order(), guidance })));
+  });
+  element("sweep").addEventListener("click", () => {
+    const name = element("rating").value;
+    draw(model, settings.steps_of[name].map((code) => ({
+      ...order(),
+      prompt: wordFindings({ ...findings(ratings), [name]: code }, template),
+      moved: `${name} ${code} (${ratings[name].labels[code]})`,
+    })));
+  });
+  element("stop").addEventListener("click", () => job++);
+  return one();
+}
+
+const settings = await (await fetch("model.json")).json();
+element("notice").textContent = settings.notice;
+element("attribution").textContent = settings.attribution;
+addControls(settings);
+element("prompt").value = wordFindings(findings(settings.ratings), settings.template);
+describe(settings);
+const note = (text) => viewer.show({ job, window_hu: settings.window_hu, images: [], total: 0, note: text });
+note("Loading the model");
+try {
+  await connect(settings, await load(settings));
+} catch (error) {
+  note(`The model cannot be loaded: ${error.message}`);
+}
