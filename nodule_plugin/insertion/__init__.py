@@ -1,0 +1,3 @@
+"""A nodule into a patient's CT."""
+
+from __future__ import annotations
