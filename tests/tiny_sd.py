@@ -15,11 +15,17 @@ from nodule_plugin.tiny.base_model import MODEL_INDEX
 
 
 def make_tiny_sd(
-    folder: Path, prediction_type: str = "epsilon", latent_channels: int = 4, seed: int = 0, levels: int = 4
+    folder: Path,
+    prediction_type: str = "epsilon",
+    latent_channels: int = 4,
+    seed: int = 0,
+    levels: int = 4,
+    inpainting: bool = False,
 ) -> Path:
     """Write the base model to ``folder``: the classes and files of SD 1.5 (epsilon) and 2.0 (v_prediction).
 
-    Fewer ``levels`` of the U-Net make its steps faster, for tests that are not about it.
+    Fewer ``levels`` of the U-Net make its steps faster, for tests that are not about it. The U-Net of ``inpainting``
+    takes the mask and the masked image's latents too, nine channels of them all.
     """
     torch.manual_seed(seed)
     AutoencoderKL(
@@ -32,7 +38,7 @@ def make_tiny_sd(
         scaling_factor=0.18215,
     ).save_pretrained(folder / "vae")
     UNet2DConditionModel(
-        in_channels=latent_channels,
+        in_channels=2 * latent_channels + 1 if inpainting else latent_channels,
         out_channels=latent_channels,
         sample_size=8,
         block_out_channels=(8, 16, 16, 16)[:levels],

@@ -25,6 +25,8 @@ class DiffusionUNet(nn.Module):
         unet: the network to wrap, trained in place.
     """
 
+    load = staticmethod(load_unet)
+
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.unet = unet
@@ -56,7 +58,7 @@ class DiffusionUNet(nn.Module):
         Raises:
             InputError: if there is no such model, a setting is none, or peft is needed and missing.
         """
-        unet = load_unet(base_model, revision, variant)
+        unet = cls.load(base_model, revision, variant)
         if lora_rank is not None:
             add_lora(unet, lora_rank, lora_alpha)
         if as_flag("gradient_checkpointing", gradient_checkpointing):

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_text_atomically
 
@@ -16,12 +15,13 @@ DISPLAYED_SCALES = "1.5, 3, 5"
 """The guidance scales of inference.json, for weights whose training chose none."""
 
 
-def write_record(weights: str | Path, preprocessing: NoduleROId, chosen: Mapping[str, Any] | None = None) -> Path:
+def write_record(weights: str | Path, preprocessing: Any, chosen: Mapping[str, Any] | None = None) -> Path:
     """Write ``model.json`` beside ``model.pt``: image size, window, kernel and chain of the training images.
 
     Args:
         weights: the file that it is of.
-        preprocessing: of the training images.
+        preprocessing: of the training images, a :class:`~nodule_plugin.data.transforms.NoduleROId` or another dataclass
+            with a ``chain``.
         chosen: what chose these weights, of JSON's types: the "split" of the data list, measures and the like; None
             where nothing did.
 

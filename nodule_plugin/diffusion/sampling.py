@@ -268,7 +268,7 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
         (B, 3, H, W) float32 in [-1, 1].
     """
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    weights = next(vae.parameters())
+    weights = next(vae.parameters(), latents)  # an autoencoder of pixels has none
     unscaled = latents / vae.config.scaling_factor + shift
     return vae.decode(unscaled.to(weights.dtype), return_dict=False)[0].float().clamp(-1, 1)
 

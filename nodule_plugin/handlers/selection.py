@@ -12,7 +12,6 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch import nn
 
-from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.lora import low_rank_tensors, save_low_rank
 from nodule_plugin.diffusion.network import export_weights
 from nodule_plugin.diffusion.provenance import write_record
@@ -43,7 +42,8 @@ class ModelSelection:
             from before a change of it do not count when the run goes on. Weights that a validation has chosen carry it
             in the record beside them.
         min_improvement: fraction of the best value by which a value must be lower to count as an improvement.
-        preprocessing: of the training images, for the record beside the weights; None writes none.
+        preprocessing: of the training images, for the record beside the weights, see
+            :func:`nodule_plugin.diffusion.provenance.write_record`; None writes none.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ModelSelection:
         overfit_patience: int = 0,
         measured_by: Mapping[str, Any] | None = None,
         min_improvement: float = 0.0,
-        preprocessing: NoduleROId | None = None,
+        preprocessing: Any = None,
     ) -> None:
         self.network = network
         self.path = Path(path)

@@ -77,13 +77,16 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def save_base_model(folder: Path, parts: Mapping[str, nn.Module], card: str) -> None:
+def save_base_model(
+    folder: Path, parts: Mapping[str, nn.Module], card: str, extra: Mapping[str, Any] | None = None
+) -> None:
     """Write a base model in diffusers' folder layout, weights in half precision.
 
     Args:
         folder: replaced as a whole.
         parts: ``vae``, ``text_encoder`` and ``unet``.
         card: text of its README.md.
+        extra: name -> content of further JSON files.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -94,7 +97,8 @@ def save_base_model(folder: Path, parts: Mapping[str, nn.Module], card: str) -> 
             forget_origin(root / name / "config.json")
         clip_tokenizer().save_pretrained(root / "tokenizer")
         build_scheduler().save_pretrained(root / "scheduler")
-        (root / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
+        for name, content in {"model_index.json": MODEL_INDEX, **(extra or {})}.items():
+            (root / name).write_text(json.dumps(content, indent=2) + "\n")
         (root / "README.md").write_text(card)
         shutil.rmtree(folder, ignore_errors=True)
         root.rename(folder)

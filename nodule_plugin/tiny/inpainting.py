@@ -1,0 +1,39 @@
+"""The small inpainting model: Stable Diffusion's classes, several slices at once, at a scanner's own pixels."""
+
+from __future__ import annotations
+
+from diffusers import UNet2DConditionModel
+
+from nodule_plugin.insertion.grid import Grid
+from nodule_plugin.insertion.network import PATCH, PixelAutoencoder
+from nodule_plugin.tiny.base_model import TEXT_WIDTH
+
+GRID = Grid(spacing_mm=(2.0, 0.7, 0.7), shape=(10, 40, 40), window_hu=(-1024, 976))
+"""20 x 28 x 28 mm. LIDC-IDRI's median pixel has 0.7 mm; its slices lie 1.25 or 2.5 mm apart in most series, and 2 mm
+is between. The window leaves lung's noise below and calcification above: nothing need be saved for the eye."""
+SHIFT, SCALING = -0.6, 2.8
+"""Of the latents, so that they are about standard normal."""
+
+
+def build_inpainting_unet(grid: Grid = GRID) -> UNet2DConditionModel:
+    """An untrained U-Net of 5 million parameters whose channels are slices, told the nodule's diameter beside."""
+    slices, latents, widths = grid.shape[0], grid.shape[0] * PATCH**2, (64, 96, 128)
+    return UNet2DConditionModel(
+        sample_size=[side // PATCH for side in grid.shape[1:]],
+        in_channels=2 * latents + slices,
+        out_channels=latents,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=tuple(width // 32 for width in widths),
+        cross_attention_dim=TEXT_WIDTH,
+        class_embed_type="timestep",
+        use_linear_projection=True,
+    )
+
+
+def build_pixel_autoencoder(grid: Grid = GRID) -> PixelAutoencoder:
+    """What stands in the place of an autoencoder."""
+    return PixelAutoencoder(grid.shape[0], SHIFT, SCALING)
