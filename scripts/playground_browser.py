@@ -123,6 +123,7 @@ def check_drawing(page: Page, output: Path, name: str) -> None:
     captions = page.locator("figcaption").all_inner_texts()
     assert captions[0].startswith("sphericity 1 (linear)"), captions
     assert captions[4].startswith("sphericity 5 (round)"), captions
+    page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=output / f"{name}-sweep.png")
     page.get_by_role("button", name="The same seed at all guidance scales").click()
     wait_for(page, 8)
