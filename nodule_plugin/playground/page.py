@@ -230,15 +230,15 @@ def _rating_control(name: str, value: int) -> Any:
 
 def _add_buttons(template: str) -> dict[str, Any]:
     names = worded(template)
-    with gr.Row(equal_height=True):
-        grid = gr.Button("Grid of seeds", variant="primary", min_width=120)
-        guidance_row = gr.Button("The same seed at all guidance scales", min_width=120)
-        stop = gr.Button("Stop", min_width=60)
+    with gr.Row():
+        grid = gr.Button("Grid of seeds", variant="primary", size="md", min_width=90)
+        guidance_row = gr.Button("All guidance scales", size="md", min_width=90)
+        stop = gr.Button("Stop", size="md", min_width=60)
     with gr.Row(equal_height=True):
         rating = gr.Dropdown(
             [(title(name), name) for name in names], value=names[0], label="One finding", min_width=120
         )
-        sweep = gr.Button("Move it over its scale", min_width=120)
+        sweep = gr.Button("Move it over its scale", size="md", min_width=120)
     return {"grid": grid, "guidance_row": guidance_row, "stop": stop, "rating": rating, "sweep": sweep}
 
 
