@@ -44,6 +44,7 @@ _FINDINGS, _PROMPT = "findings", "a free prompt"
 _LARGEST_UPLOAD = "1mb"  # the page takes no file; what is sent all the same may not fill the disk
 _KEPT_DOWNLOADS = 20
 _MODEL: dict[str, Any] = {"concurrency_id": "model", "show_progress": "minimal", "api_visibility": "private"}
+_HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _READABLE = {  # Gradio's own greys have less contrast than WCAG 2.2 AA asks for
     name + mode: colour
     for name in ("block_info_text_color", "block_title_text_color", "block_label_text_color", "body_text_color_subdued")
@@ -175,6 +176,7 @@ def build_page(studio: Studio, template: str = "reference", training: TrainingIm
         gr.Markdown(f"# {TITLE}\n{NOTICE}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320, elem_id="images"):
+                buttons = _add_buttons(template)
                 viewer = gr.HTML(
                     html_template='<div class="viewer"></div>',
                     css_template=web_file("viewer.css"),
@@ -184,7 +186,6 @@ def build_page(studio: Studio, template: str = "reference", training: TrainingIm
                 _add_download(studio, drawn)
             with gr.Column(scale=1, min_width=320):
                 controls = _add_controls(studio, template)
-                buttons = _add_buttons(template)
         gr.Markdown(f"Learnt from {ATTRIBUTION}")
         _connect(page, controls, buttons, [viewer, drawn], answers(studio, template, training))
     return page.queue(default_concurrency_limit=1, max_size=64)
@@ -210,7 +211,7 @@ def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
     def choose(by: str) -> tuple[Any, Any]:
         return gr.update(visible=by == _FINDINGS), gr.update(interactive=by == _PROMPT)
 
-    controls["by"].input(choose, controls["by"], [ratings, controls["prompt"]], queue=False, show_progress="hidden")
+    controls["by"].input(choose, controls["by"], [ratings, controls["prompt"]], queue=False, **_HIDDEN)
     return controls
 
 
@@ -228,14 +229,17 @@ def _rating_control(name: str, value: int) -> Any:
 
 
 def _add_buttons(template: str) -> dict[str, Any]:
-    buttons = {"grid": gr.Button("Grid of seeds", variant="primary")}
-    buttons["guidance_row"] = gr.Button("The same seed at all guidance scales")
-    with gr.Group():
-        names = worded(template)
-        buttons["rating"] = gr.Dropdown([(title(name), name) for name in names], value=names[0], label="One finding")
-        buttons["sweep"] = gr.Button("Move it over its scale")
-    buttons["stop"] = gr.Button("Stop")
-    return buttons
+    names = worded(template)
+    with gr.Row():
+        grid = gr.Button("Grid of seeds", variant="primary", size="md", min_width=90)
+        guidance_row = gr.Button("All guidance scales", size="md", min_width=90)
+        stop = gr.Button("Stop", size="md", min_width=60)
+    with gr.Row(equal_height=True):
+        rating = gr.Dropdown(
+            [(title(name), name) for name in names], value=names[0], label="One finding", min_width=120
+        )
+        sweep = gr.Button("Move it over its scale", size="md", min_width=120)
+    return {"grid": grid, "guidance_row": guidance_row, "stop": stop, "rating": rating, "sweep": sweep}
 
 
 def _connect(

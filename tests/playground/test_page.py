@@ -64,7 +64,7 @@ def address(studio: Studio) -> Iterator[str]:
     pytest.importorskip("gradio", reason="gradio, the extra playground, needs an older pillow than the tests' pins")
     page = build_page(studio)
     _, address, _ = page.launch(**launch_options(), server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    yield address
+    yield address.rstrip("/")
     page.close()
 
 
@@ -76,6 +76,7 @@ def test_gradio_serves_the_page(address: str) -> None:
     assert "Synthetic images. For research use only" in text
     assert '"analytics_enabled":false' in text
     assert "fonts.googleapis" not in text
+    assert httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"] == {}
 
 
 def test_gradio_takes_no_large_file(address: str) -> None:

@@ -83,10 +83,12 @@ function createNoduleViewer(root) {
     }
     const shown = { ...image, canvas, hu: typeof image.hu === "string" ? decode(image.hu) : image.hu };
     let at = [Math.floor(image.rows / 2), Math.floor(image.columns / 2)];
-    canvas.addEventListener("pointermove", (event) => {
+    const point = ({ offsetX, offsetY }) => {
       const scale = image.columns / canvas.clientWidth;
-      at = read(shown, Math.floor(event.offsetY * scale), Math.floor(event.offsetX * scale));
-    });
+      at = read(shown, Math.floor(offsetY * scale), Math.floor(offsetX * scale));
+    };
+    canvas.addEventListener("pointermove", point);
+    canvas.addEventListener("pointerdown", point); // a finger does not hover
     canvas.addEventListener("keydown", (event) => {
       const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!move) return;
