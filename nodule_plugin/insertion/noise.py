@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter, uniform_filter1d
+from scipy.ndimage import binary_erosion, gaussian_filter, generate_binary_structure, uniform_filter1d
 
 from nodule_plugin.insertion.host import Host
 from nodule_plugin.insertion.place import Place
@@ -30,7 +30,7 @@ def matched_noise(hu: np.ndarray, result: np.ndarray, place: Place, host: Host) 
     """The noise that a nodule lacks beside the lung around it.
 
     White noise is given what each octave lacks, and is as alike between slices as these overlap. Where the nodule has
-    more, nothing is taken away; neither is anything done where no homogeneous lung is near.
+    more, nothing is taken away; neither is anything done where no homogeneous lung is near, or the nodule is all edge.
 
     Args:
         hu: the whole series, without the nodule.
@@ -41,7 +41,7 @@ def matched_noise(hu: np.ndarray, result: np.ndarray, place: Place, host: Host) 
     Returns:
         Of the box's shape, HU.
     """
-    around, inside = surrounding_noise(hu, place, host), place.weight > 0.5
+    around, inside = surrounding_noise(hu, place, host), nodule_core(place)
     noise = np.zeros(result.shape, np.float32)
     if around is None or inside.sum() < _LEAST_VOXELS:
         return noise
@@ -55,6 +55,12 @@ def matched_noise(hu: np.ndarray, result: np.ndarray, place: Place, host: Host) 
         if lacking > 0:
             noise += part * np.sqrt(lacking) / part.std()
     return noise
+
+
+def nodule_core(place: Place) -> np.ndarray:
+    """(slices, rows, columns) bool of the place's box: the nodule without its edge, two pixels wide in each slice."""
+    in_plane = generate_binary_structure(2, 1)[None]
+    return binary_erosion(place.mask >= 0.5, in_plane, iterations=2)
 
 
 def surrounding_noise(hu: np.ndarray, place: Place, host: Host) -> list[float] | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.ndimage import affine_transform, center_of_mass
+from scipy.ndimage import affine_transform, center_of_mass, distance_transform_edt
 from torch import Tensor
 
 from nodule_plugin.data.crops import TABLE, crop_table
@@ -87,7 +87,8 @@ class CopyPaste:
     """Real nodules, pasted: what every other source is compared with, and no model.
 
     A nodule is chosen by its findings and size, one of the :attr:`nearest` by the seed, and enlarged or reduced to the
-    diameter that is asked for. Its own mask is the mask.
+    diameter that is asked for. Its own mask is the mask. For the choice a size counts in steps of a third, so that a
+    diameter that is corrected a little mostly chooses the same nodule.
 
     Attributes:
         nodules: file of the crop, findings and diameter (mm) of each; the mask is the file of the same name in the
@@ -136,26 +137,32 @@ class CopyPaste:
         steps: int,
         seed: int,
     ) -> Tensor:
-        """The crop of a real nodule as far as it reaches, the host beyond it; guidance and steps do not count."""
+        """A real nodule and what is next to it, faded out over :data:`_FADED_MM`; guidance and steps do not count."""
         crop = self._choose(findings_of(prompt) or UNKNOWN, diameter_mm, seed)
         shape: Any = tuple(host_hu.shape)
         pasted, known = (
             crop.on_grid(values, diameter_mm, self.grid_spacing_mm, shape)
             for values in (crop.hu, np.ones_like(crop.mask))
         )
-        return torch.where(torch.from_numpy(known) > 0.99, torch.from_numpy(pasted), host_hu)
+        distance = distance_transform_edt(mask.numpy() < 0.1, sampling=self.grid_spacing_mm)
+        share = np.clip(1 - distance / _FADED_MM, 0, 1) * (known > 0.99)
+        return host_hu + torch.from_numpy(share.astype(np.float32)) * (torch.from_numpy(pasted) - host_hu)
 
     def _choose(self, findings: Findings, diameter_mm: float, seed: int) -> _Crop:
+        step = math.log(4 / 3)
+        size = step * round(math.log(diameter_mm) / step)
+
         def difference(nodule: tuple[Path, Findings, float]) -> float:
             _, own, diameter = nodule
             ratings = sum(abs(getattr(own, name) - getattr(findings, name)) for name in _SHAPING)
-            return ratings + 8 * abs(math.log(diameter / diameter_mm)) + 4 * (own.calcified != findings.calcified)
+            return ratings + 8 * abs(math.log(diameter) - size) + 4 * (own.calcified != findings.calcified)
 
         nearest = sorted(self.nodules, key=difference)[: self.nearest]
         return _read_crop(nearest[seed % len(nearest)][0])
 
 
 _SHAPING = ("sphericity", "margin", "texture", "spiculation")
+_FADED_MM = 1.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from nodule_plugin.insertion.host import Host, read_host
 from nodule_plugin.insertion.lesions import place_lesions
 from nodule_plugin.insertion.lungs import find_lungs, random_places
 from nodule_plugin.insertion.mask_shapes import longest_diameter_mm
-from nodule_plugin.insertion.noise import octave_deviations, surrounding_noise
+from nodule_plugin.insertion.noise import nodule_core, octave_deviations, surrounding_noise
 from nodule_plugin.insertion.place import Lesion, Place
 from nodule_plugin.insertion.sources import CopyPaste
 from nodule_plugin.prompts import findings_to_prompt
@@ -70,15 +70,14 @@ def measured(host: Host, hu: np.ndarray, place: Place) -> dict[str, Any]:
     """One nodule's numbers."""
     outside = host.hu != hu
     outside[place.box] &= place.weight == 0
-    inside = place.weight > 0.5
     around = surrounding_noise(host.hu, place, host)
-    own = octave_deviations(hu[place.box], inside)
+    own = octave_deviations(hu[place.box], nodule_core(place)) if nodule_core(place).sum() >= 50 else None
     return {
         "asked_mm": place.lesion.diameter_mm,
         "mask_mm": place.measured_mm,
         "half_maximum_mm": half_maximum_mm(hu, place),
         "changed_outside": int(outside.sum()),
-        "noise_ratio": [one / other for one, other in zip(own, around)] if around else None,
+        "noise_ratio": [one / other for one, other in zip(own, around)] if own and around else None,
         "texture": place.lesion.findings.texture if place.lesion.findings else None,
     }
 
