@@ -37,6 +37,6 @@ def make_tiny_inpainter(folder: Path, grid: Grid = GRID, slices: int = 4) -> Pat
         ).save_pretrained(folder / "unet")
         (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
         PixelAutoencoder(slices, -0.5, 2.0).save_pretrained(folder / "vae")
-        build_scheduler().save_pretrained(folder / "scheduler")
+        build_scheduler("sample").save_pretrained(folder / "scheduler")
     (folder / "grid.json").write_text(json.dumps(asdict(grid)))
     return folder

@@ -110,7 +110,7 @@ def test_stable_diffusions_nine_channels(tmp_path: Path) -> None:
     folder = make_tiny_inpainter(tmp_path / "sd", grid, slices=1)
     inpainter = NoduleInpainter.from_folder(folder, depth=4)
     assert slices_of(inpainter.network.unet.config) == 1
-    host, mask = host_and_mask(inpainter.grid)
+    host, _ = host_and_mask(inpainter.grid)
     painted = paint(inpainter)
     assert painted.shape == (4, 32, 32)
     assert (painted != host).any((1, 2)).tolist() == [False, True, True, False]
@@ -139,7 +139,7 @@ def test_what_the_network_is_told_does_not_show_what_it_is_to_paint() -> None:
     assert torch.equal(first.mask, second.mask)
     assert first.mask.shape == (1, 2, 4, 4)
     assert first.mask.unique().tolist() == [0, 0.5, 1]
-    assert first.painted.sum() == 4 * 4  # 4 positions of the first slice, in each of the 4 channels that hold its pixels
+    assert first.painted.sum() == 4 * 4  # positions of the first slice, in each channel of it
     assert first.painted[:, 4:].sum() == 0
 
 

@@ -38,7 +38,7 @@ def test_a_sample_is_the_crop_on_the_grid(items: list[dict[str, Any]]) -> None:
     lung = hu[sample["known"] & ~sample["region"]]
     assert torch.allclose(lung, torch.full_like(lung, -850), atol=1)
     # The edge of a ball has fractions of voxels, their sum its volume.
-    assert float(sample["nodule"].sum()) * 2 * 0.7**2 == pytest.approx(ball(RADII[1]).sum() * np.prod(SPACING), rel=0.02)
+    assert float(sample["nodule"].sum()) == pytest.approx(ball(RADII[1]).sum(), rel=0.02)
 
 
 def test_augmented_samples_are_the_same_nodule_elsewhere(items: list[dict[str, Any]]) -> None:
@@ -60,7 +60,7 @@ def test_augmented_samples_are_the_same_nodule_elsewhere(items: list[dict[str, A
 def test_nodules_larger_than_the_grid_are_left_out(items: list[dict[str, Any]]) -> None:
     shallow = Grid(GRID.spacing_mm, (4, 40, 40), GRID.window_hu)
     assert [crop.item["id"] for crop in GridDataset(items, shallow).data] == [items[0]["id"]]
-    with pytest.raises(InputError, match="none of 1 nodules fits into"):
+    with pytest.raises(InputError, match="none of 1 nodules fits"):
         GridDataset(items[2:], shallow)
 
 
@@ -101,7 +101,7 @@ def test_smoothing_keeps_the_volume() -> None:
     rough[3:7, 12:28, 14:24] = 1
     smooth = smoothed(rough, 1.0, GRID)
     assert smooth.sum() == pytest.approx(rough.sum(), rel=0.1)
-    assert smooth[5, 12, 14] < smooth[5, 20, 14] < smooth[5, 20, 19] == 1
+    assert smooth[5, 12, 14] < smooth[5, 20, 14] == 1
 
 
 def test_what_is_painted_ends_at_its_margin() -> None:
