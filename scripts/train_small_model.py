@@ -2,8 +2,9 @@
 
     python scripts/train_small_model.py --crops lidc_nodule_crops --work WORK --output bundle/models
 
-Makes the data list, the autoencoder, the text encoder that conditions, the scorer that judges, and the U-Net; the last
-with the bundle's own training (configs/train.json with configs/from_scratch.json). Every stage that WORK already holds
+Makes the data list, the autoencoder, the text encoder that conditions, the scorer that judges, the U-Net and the model
+that paints nodules into CT series; the last two with the bundle's own training (configs/train.json with
+configs/from_scratch.json or configs/train_insertion.json). Every stage that WORK already holds
 is left out and the U-Net's training resumes, so the same command goes on after an interruption; one with other
 settings is refused.
 """
@@ -30,10 +31,12 @@ from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.handlers.recipe import differences
+from nodule_plugin.insertion.network import InpaintingUNet
 from nodule_plugin.tiny.autoencoder import COMPRESSION, train_autoencoder
 from nodule_plugin.tiny.base_model import build_unet, save_base_model
 from nodule_plugin.tiny.conditioner import train_text_encoder
 from nodule_plugin.tiny.examples import CONDITIONING, IMAGE_SIZE, JUDGING, load_examples
+from nodule_plugin.tiny.inpainting import build_inpainting_unet, save_inpainting_model
 from nodule_plugin.tiny.patches import crop_patches
 from nodule_plugin.tiny.scorer import save_scorer, train_scorer
 from nodule_plugin.tiny.scorer_card import evaluate_scorer, model_card
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=1000)
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--scorer-steps", type=int, default=800)
-    parser.add_argument("--overlay", type=Path, help="further configuration of the U-Net's training")
+    parser.add_argument("--overlay", type=Path, help="further configuration of both trainings")
     parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -68,6 +71,7 @@ def main() -> None:
     base = untrained_base(options, datalist)
     train(options, base)
     export(options, datalist, base)
+    train_inpainter(options, datalist)
     print(f"wrote {options.output}")
 
 
@@ -152,10 +156,13 @@ def train(options: argparse.Namespace, base: Path) -> None:
         "precision": options.precision,
         "seed": options.seed,
     }
-    files = [BUNDLE / "configs" / "train.json", BUNDLE / "configs" / "from_scratch.json"]
-    if options.overlay is not None:
-        files.append(options.overlay.resolve())
-    bundle_run(files, settings)
+    bundle_run(training_files(options, "from_scratch.json"), settings)
+
+
+def training_files(options: argparse.Namespace, overlay: str) -> list[Path]:
+    """The configurations of a training: the bundle's with one of its overlays, and the user's."""
+    files = [BUNDLE / "configs" / "train.json", BUNDLE / "configs" / overlay]
+    return files if options.overlay is None else [*files, options.overlay.resolve()]
 
 
 def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
@@ -179,6 +186,24 @@ def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
         shutil.copyfile(weights.with_suffix(".json"), temporary)
 
 
+def train_inpainter(options: argparse.Namespace, datalist: Path) -> None:
+    """The model that paints nodules into CT series, with the bundle's training, from WORK or trained."""
+    folder, text_encoder = options.work / "inpainter", conditioner(options, datalist)
+    if not folder.is_dir():
+        base, run = options.work / "untrained_inpainter", options.work / "inpainter_training"
+        if not base.is_dir():
+            torch.manual_seed(options.seed)
+            save_inpainting_model(base, build_inpainting_unet(), text_encoder, card="")
+        settings = {"datalist": datalist, "base_model": base, "output_dir": run}
+        settings = {name: path.resolve() for name, path in settings.items()}
+        settings |= {"precision": options.precision, "seed": options.seed}
+        bundle_run(training_files(options, "train_insertion.json"), settings)
+        network = InpaintingUNet.from_base(str(base))
+        load_weights(run / "models" / "model.pt", network)
+        save_inpainting_model(folder, network.unet, text_encoder, INPAINTER_CARD)
+    shutil.copytree(folder, options.output / "inpainter", dirs_exist_ok=True)
+
+
 def patients_of(datalist: Path) -> dict[str, list[str]]:
     """The patients of the splits that a model was made with."""
     content = json.loads(datalist.read_text())
@@ -199,7 +224,24 @@ PATIENTS = (
     "Patients whose nodules the small models (tiny, model.pt, tiny_scorer) were trained on, and those that chose the "
     "checkpoint. Images of these patients cannot judge the small models."
 )
-CARD = """\
+SOURCE = """\
+- Data: LIDC-IDRI, CC BY 3.0. Armato SG III et al. (2015), doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al.
+  (2011), Med Phys 38:915-931; Clark K et al. (2013), J Digit Imaging 26:1045-1057.
+- Vocabulary: CLIP's, as open_clip carries it (MIT licence).
+"""
+INPAINTER_CARD = f"""\
+---
+license: apache-2.0
+---
+# Small inpainting model for chest CT nodules
+
+Stable Diffusion's classes, ten slices of 40 x 40 pixels of 0.7 mm at once, trained from scratch by
+`scripts/train_small_model.py` on real nodules of LIDC-IDRI with their masks. It paints a nodule of given findings,
+diameter and mask into what it is shown; everything it paints is synthetic. For research only; not for diagnosis, and
+never into a clinical archive.
+
+{SOURCE}"""
+CARD = f"""\
 ---
 license: apache-2.0
 ---
@@ -209,10 +251,7 @@ Stable Diffusion's classes and folder layout at a hundredth of its size, for 64 
 scratch by `scripts/train_small_model.py` on real nodules of LIDC-IDRI. The model card is `docs/model_card.md` of the
 project. It is no substitute for Stable Diffusion. For research only; not for diagnosis.
 
-- Data: LIDC-IDRI, CC BY 3.0. Armato SG III et al. (2015), doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al.
-  (2011), Med Phys 38:915-931; Clark K et al. (2013), J Digit Imaging 26:1045-1057.
-- Vocabulary: CLIP's, as open_clip carries it (MIT licence).
-"""
+{SOURCE}"""
 
 
 if __name__ == "__main__":

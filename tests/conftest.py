@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 SLOW = (
     *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "tiny/", "test_packaging.py"),
-    *("diffusion/test_iteration.py", "diffusion/test_training.py"),
+    *("diffusion/test_iteration.py", "diffusion/test_training.py", "insertion/test_train_insertion.py"),
     *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
 )
 """Where tests train, run the bundle, or build what is shipped: ``scripts/test.sh --quick`` leaves them out."""

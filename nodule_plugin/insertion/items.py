@@ -14,7 +14,7 @@ from monai.data import Dataset
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from nodule_plugin.data.nifti import Volume, read_volume
+from nodule_plugin.data.nifti import read_volume
 from nodule_plugin.data.order import SampleKey, sample_seed, seeded_generator
 from nodule_plugin.data.transforms import LOWEST_HU, ORIENTATIONS, orient
 from nodule_plugin.data.window import hu_to_unit
@@ -68,7 +68,7 @@ def read_crop(item: Mapping[str, Any], window_hu: tuple[float, float]) -> Crop:
     image = Path(item["image"])
     file = image.parents[1] / "masks" / image.name
     if not file.is_file():
-        raise InputError(f"{item['id']}: there is no mask {file}; a model that inserts nodules learns from crops with masks")
+        raise InputError(f"{item['id']}: there is no mask {file}; inserting nodules is learnt from crops with masks")
     volume, mask = read_volume(image), read_volume(file).voxels > 0
     if mask.shape != volume.voxels.shape or not mask.any():
         raise InputError(f"{file}: a mask that is not empty, of the image's shape {volume.voxels.shape}, is needed")
@@ -115,7 +115,7 @@ class GridDataset(Dataset):
         crops = [read_crop(item, grid.window_hu) for item in tqdm(data, desc="crops", disable=not data)]
         super().__init__([crop for crop in crops if fits(crop, grid)])
         if data and not self.data:
-            raise InputError(f"grid_shape: none of {len(data)} nodules fits into {grid.extent_mm} mm; give a larger one")
+            raise InputError(f"grid_shape: none of {len(data)} nodules fits {grid.extent_mm} mm; give a larger one")
         if len(self.data) < len(data):
             _logger.info("%d of %d nodules left out: larger than the grid", len(data) - len(self.data), len(data))
         self.grid = grid

@@ -8,6 +8,7 @@ margin is. The surface is a distance from the centre for each direction, so that
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -154,8 +155,6 @@ def _outline(plane: np.ndarray) -> np.ndarray:
 
 
 def _greatest_distance(points: np.ndarray) -> float:
-    try:
+    with suppress(QhullError):  # of a few points on a line all are few enough
         points = points[ConvexHull(points).vertices]
-    except QhullError:  # of a few points on a line all are few enough
-        pass
     return float(pdist(points).max())

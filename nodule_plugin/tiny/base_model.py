@@ -55,8 +55,8 @@ def build_text_encoder() -> CLIPTextModel:
     )
 
 
-def build_scheduler() -> DDIMScheduler:
-    """A noise schedule with zero terminal signal and long stretches of little noise, v-prediction and trailing steps.
+def build_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
+    """A noise schedule with zero terminal signal and long stretches of little noise, and trailing steps.
 
     Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024: without zero terminal signal,
     the mean brightness leaks through the last step, and a CT's mean carries meaning. Stable Diffusion's betas begin at
@@ -68,7 +68,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_start=1e-6,
         beta_end=0.02,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
+        prediction_type=prediction_type,
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
@@ -78,7 +78,11 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def save_base_model(
-    folder: Path, parts: Mapping[str, nn.Module], card: str, extra: Mapping[str, Any] | None = None
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    card: str,
+    extra: Mapping[str, Any] | None = None,
+    prediction_type: str = "v_prediction",
 ) -> None:
     """Write a base model in diffusers' folder layout, weights in half precision.
 
@@ -87,6 +91,7 @@ def save_base_model(
         parts: ``vae``, ``text_encoder`` and ``unet``.
         card: text of its README.md.
         extra: name -> content of further JSON files.
+        prediction_type: of the U-Net.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -96,7 +101,7 @@ def save_base_model(
             module.save_pretrained(root / name)
             forget_origin(root / name / "config.json")
         clip_tokenizer().save_pretrained(root / "tokenizer")
-        build_scheduler().save_pretrained(root / "scheduler")
+        build_scheduler(prediction_type).save_pretrained(root / "scheduler")
         for name, content in {"model_index.json": MODEL_INDEX, **(extra or {})}.items():
             (root / name).write_text(json.dumps(content, indent=2) + "\n")
         (root / "README.md").write_text(card)

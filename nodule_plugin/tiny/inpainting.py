@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+
 from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from nodule_plugin.insertion.grid import Grid
 from nodule_plugin.insertion.network import PATCH, PixelAutoencoder
-from nodule_plugin.tiny.base_model import TEXT_WIDTH
+from nodule_plugin.tiny.base_model import TEXT_WIDTH, save_base_model
 
 GRID = Grid(spacing_mm=(2.0, 0.7, 0.7), shape=(10, 40, 40), window_hu=(-1024, 976))
 """20 x 28 x 28 mm. LIDC-IDRI's median pixel has 0.7 mm; its slices lie 1.25 or 2.5 mm apart in most series, and 2 mm
 is between. The window leaves lung's noise below and calcification above: nothing need be saved for the eye."""
 SHIFT, SCALING = -0.6, 2.8
 """Of the latents, so that they are about standard normal."""
+
+PREDICTION_TYPE = "sample"
+"""What the U-Net predicts is smooth. Velocity holds the noise of every pixel, which a short training does not learn to
+pass on: after 350 steps what it painted was grain."""
+
+
+def save_inpainting_model(
+    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, card: str, grid: Grid = GRID
+) -> None:
+    """Write a model that :class:`nodule_plugin.insertion.inpainter.NoduleInpainter` reads.
+
+    Args:
+        folder: replaced as a whole.
+        unet, text_encoder: trained or not.
+        card: text of its README.md.
+        grid: that it sees.
+    """
+    parts = {"vae": build_pixel_autoencoder(grid), "text_encoder": text_encoder, "unet": unet}
+    save_base_model(folder, parts, card, {"grid.json": asdict(grid)}, PREDICTION_TYPE)
 
 
 def build_inpainting_unet(grid: Grid = GRID) -> UNet2DConditionModel:

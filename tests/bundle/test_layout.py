@@ -96,7 +96,7 @@ def test_the_shipped_models_are_small(repository: Path) -> None:
 def test_the_revision_of_a_hub_id_is_a_commit(repository: Path) -> None:
     overlays = [json.loads(path.read_text()) for path in (repository / "bundle" / "configs").glob("sd*.json")]
     revisions = [overlay["revision"] for overlay in overlays if "revision" in overlay]
-    assert len(overlays) == 2
+    assert len(overlays) == 3
     assert revisions  # a name such as "main" could mean other weights tomorrow
     assert all(re.fullmatch(r"[0-9a-f]{40}", revision) for revision in revisions)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,8 +54,6 @@ def test_a_volume_elsewhere_gives_nothing() -> None:
 
 
 def test_a_grid_survives_its_file(tmp_path: Path) -> None:
-    import json
-
     write_text_atomically(tmp_path / "grid.json", json.dumps(asdict(GRID)))
     assert read_grid(tmp_path / "grid.json") == GRID
     assert GRID.chain == "grid-cubic-1"

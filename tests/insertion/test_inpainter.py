@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from nodule_crops import ball_items
+from tiny_inpainter import GRID, make_tiny_inpainter
 from tiny_sd import make_tiny_sd
 
 from nodule_plugin.data.latents import collate_samples
@@ -20,35 +20,8 @@ from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
 from nodule_plugin.insertion.network import PixelAutoencoder, conditions, encode_slices, slices_of
 from nodule_plugin.insertion.training import InpaintingLoss, InpaintingPrepareBatch, InpaintingTarget
-from nodule_plugin.tiny.base_model import build_scheduler
 
-GRID = Grid((2.0, 1.0, 1.0), (6, 24, 24), (-1024, 976))
 PROMPT = "The nodule is round in shape, solid internally, with well-defined margins."
-
-
-def make_tiny_inpainter(folder: Path, grid: Grid = GRID, slices: int = 6) -> Path:
-    """A model of several slices at once, or with ``slices`` 1 of Stable Diffusion's layout, with random weights."""
-    make_tiny_sd(folder, levels=2, inpainting=True)
-    if slices > 1:
-        torch.manual_seed(0)
-        UNet2DConditionModel(
-            in_channels=9 * slices,
-            out_channels=4 * slices,
-            sample_size=12,
-            block_out_channels=(32, 32),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            norm_num_groups=8,
-            attention_head_dim=2,
-            cross_attention_dim=16,
-            class_embed_type="timestep",
-        ).save_pretrained(folder / "unet")
-        (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-        PixelAutoencoder(slices, -0.5, 2.0).save_pretrained(folder / "vae")
-        build_scheduler().save_pretrained(folder / "scheduler")
-    (folder / "grid.json").write_text(json.dumps(asdict(grid)))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +29,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_inpainter(tmp_path_factory.mktemp("inpainter"))
 
 
+@pytest.fixture(scope="module")
+def inpainter(folder: Path) -> NoduleInpainter:
+    return NoduleInpainter.from_folder(folder)
+
+
 def host_and_mask(grid: Grid = GRID) -> tuple[torch.Tensor, torch.Tensor]:
     host = -850 + 30 * torch.randn(grid.shape, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(grid.shape)
-    mask[grid.shape[0] // 2 - 1 : grid.shape[0] // 2 + 1, 9:15, 9:15] = 1
+    mask[grid.shape[0] // 2 - 1 : grid.shape[0] // 2 + 1, 5:11, 5:11] = 1
     return host, mask
 
 
@@ -69,24 +47,24 @@ def paint(inpainter: NoduleInpainter, **changes: Any) -> torch.Tensor:
     return inpainter(**request | {"guidance_scale": 1.5, "steps": 3, "seed": 5} | changes)
 
 
-def test_what_is_not_painted_is_the_host(folder: Path) -> None:
-    inpainter = NoduleInpainter.from_folder(folder)
+def test_what_is_not_painted_is_the_host(inpainter: NoduleInpainter) -> None:
     host, mask = host_and_mask()
     painted = paint(inpainter)
     changed = painted != host
     assert changed[mask > 0].all()
-    assert changed.any((1, 2)).tolist() == [False, False, True, True, False, False]
+    assert changed.any((1, 2)).tolist() == [False, True, True, False]
     rows, columns = np.nonzero(changed[2].numpy())
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 16, 7, 16)  # 2.5 mm around, in voxels of 1
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 12, 3, 12)  # 2.5 mm around, in voxels of 1
     low, high = inpainter.window_hu
     assert (painted[changed] >= low).all()
     assert (painted[changed] <= high).all()
 
 
-def test_a_seed_and_the_requests_words_decide(folder: Path) -> None:
-    inpainter = NoduleInpainter.from_folder(folder)
+def test_a_seed_and_the_requests_words_decide(folder: Path, inpainter: NoduleInpainter) -> None:
     first = paint(inpainter)
-    assert torch.equal(first, paint(NoduleInpainter.from_folder(folder)))
+    again = NoduleInpainter.from_folder(folder)
+    assert torch.equal(first, paint(again))
+    assert inpainter.model == again.model
     for change in (
         {"seed": 6},
         {"prompt": "ground-glass"},
@@ -97,27 +75,26 @@ def test_a_seed_and_the_requests_words_decide(folder: Path) -> None:
         assert not torch.equal(first, paint(inpainter, **change)), change
 
 
-def test_the_model_says_what_it_is(folder: Path) -> None:
-    inpainter = NoduleInpainter.from_folder(folder)
+def test_the_model_says_what_it_is(inpainter: NoduleInpainter) -> None:
     assert (inpainter.grid_spacing_mm, inpainter.grid_shape) == (GRID.spacing_mm, GRID.shape)
     assert inpainter.window_hu == GRID.window_hu
     assert set(inpainter.model) == {"name", "hash", "revision"}
-    assert inpainter.model["hash"] == NoduleInpainter.from_folder(folder).model["hash"]
+    assert len(inpainter.model["hash"]) == 64
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"host_hu": torch.zeros(6, 24, 23)}, r"host_hu: the model's grid \(6, 24, 24\) is needed, not \(6, 24, 23\)"),
-        ({"mask": torch.zeros(6, 24, 24)}, "mask: no voxel holds nodule"),
-        ({"host_hu": torch.full((6, 24, 24), torch.nan)}, "host_hu: there are values that are not finite"),
+        ({"host_hu": torch.zeros(4, 16, 15)}, r"host_hu: the model's grid \(4, 16, 16\) is needed, not \(4, 16, 15\)"),
+        ({"mask": torch.zeros(4, 16, 16)}, "mask: no voxel holds nodule"),
+        ({"host_hu": torch.full((4, 16, 16), torch.nan)}, "host_hu: there are values that are not finite"),
         ({"guidance_scale": -1.0}, "guidance"),
         ({"steps": 0}, "steps"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(folder: Path, change: dict, said: str) -> None:
+def test_requests_that_make_no_sense_are_refused(inpainter: NoduleInpainter, change: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        paint(NoduleInpainter.from_folder(folder), **change)
+        paint(inpainter, **change)
 
 
 def test_a_model_for_text_alone_is_refused(tmp_path: Path) -> None:
@@ -133,7 +110,7 @@ def test_stable_diffusions_nine_channels(tmp_path: Path) -> None:
     folder = make_tiny_inpainter(tmp_path / "sd", grid, slices=1)
     inpainter = NoduleInpainter.from_folder(folder, depth=4)
     assert slices_of(inpainter.network.unet.config) == 1
-    host, mask = host_and_mask(inpainter.grid)
+    host, _ = host_and_mask(inpainter.grid)
     painted = paint(inpainter)
     assert painted.shape == (4, 32, 32)
     assert (painted != host).any((1, 2)).tolist() == [False, True, True, False]
@@ -162,7 +139,7 @@ def test_what_the_network_is_told_does_not_show_what_it_is_to_paint() -> None:
     assert torch.equal(first.mask, second.mask)
     assert first.mask.shape == (1, 2, 4, 4)
     assert first.mask.unique().tolist() == [0, 0.5, 1]
-    assert first.painted.sum() == 4 * 4  # 4 positions of the first slice, in each of the 4 channels that hold its pixels
+    assert first.painted.sum() == 4 * 4  # positions of the first slice, in each channel of it
     assert first.painted[:, 4:].sum() == 0
 
 
@@ -177,14 +154,14 @@ def test_only_what_is_painted_counts() -> None:
 
 
 def test_a_model_that_knows_two_nodules_by_heart_paints_them(folder: Path, tmp_path: Path) -> None:
-    dataset = GridDataset(ball_items(tmp_path, [5.0, 5.0], [50.0, -450.0]), GRID)
+    dataset = GridDataset(ball_items(tmp_path, [4.0, 4.0], [50.0, -450.0]), GRID)
     samples = [dataset[0], dataset[1] | {"prompt": "The nodule is round in shape, ground-glass internally."}]
     inpainter = NoduleInpainter.from_folder(folder)
     network = inpainter.network.train().requires_grad_(True)
     prepare = InpaintingPrepareBatch(inpainter.vae, inpainter.conditioner, inpainter.noise_scheduler)
     optimizer, loss = torch.optim.AdamW(network.parameters(), lr=3e-3), InpaintingLoss()
-    for step in range(160):
-        keys = [SampleKey(item, sample_seed(step, item, copy), 1 / 8) for item in (0, 1) for copy in range(4)]
+    for step in range(120):
+        keys = [SampleKey(item, sample_seed(step, item, copy), 1 / 4) for item in (0, 1) for copy in (0, 1)]
         batch = collate_samples([samples[key.item] | {"seed": key.seed, "weight": key.weight} for key in keys])
         noisy, target, _, told = prepare(batch)
         optimizer.zero_grad()
@@ -196,6 +173,6 @@ def test_a_model_that_knows_two_nodules_by_heart_paints_them(folder: Path, tmp_p
         asked = {"prompt": sample["prompt"], "diameter_mm": sample["diameter_mm"], "seed": 3}
         painted = inpainter(host, sample["nodule"], **asked, guidance_scale=1.0, steps=8)
         expected = (sample["image"] + 1) * 1000 - 1024
-        middle = painted[2:4, 10:14, 10:14]
-        assert float(middle.mean()) == pytest.approx(inside, abs=60)
-        assert float((painted - expected)[sample["region"]].abs().mean()) < 80
+        middle = painted[1:3, 6:10, 6:10]
+        assert float(middle.mean()) == pytest.approx(inside, abs=120)
+        assert float((painted - expected)[sample["region"]].abs().mean()) < 120

@@ -14,7 +14,9 @@ from warm import run_python
 
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
+from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.lidc.phantom import write_phantom_crops
+from nodule_plugin.tiny.inpainting import GRID
 
 QUICK = {
     "patches": 40,
@@ -79,15 +81,16 @@ def test_one_command_trains_all_models_and_leaves_out_what_is_done(
     run_script(repository, crops, tmp_path, monkeypatch)
     models = tmp_path / "models"
     assert {path.name for path in models.iterdir()} == {
-        *("tiny", "tiny_scorer", "model.pt", "model.json", "training_patients.json")
+        *("tiny", "tiny_scorer", "inpainter", "model.pt", "model.json", "training_patients.json")
     }
     network = DiffusionUNet.from_base(str(models / "tiny"))
     weights = torch.load(models / "model.pt", weights_only=True)
     assert all(torch.equal(weights[name], value.half()) for name, value in network.state_dict().items())
+    assert NoduleInpainter.from_folder(models / "inpainter").grid == GRID
     patients = json.loads((models / "training_patients.json").read_text())
     assert patients["training"]
     assert not set(patients["training"]) & set(patients["validation"])
-    parts = ("vae", "text_encoder", "untrained", "tiny_scorer", "training/models")
+    parts = ("vae", "text_encoder", "untrained", "tiny_scorer", "training/models", "inpainter")
     before = {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts}
     run_script(repository, crops, tmp_path, monkeypatch)
     assert {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts} == before
