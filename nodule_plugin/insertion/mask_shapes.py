@@ -8,6 +8,7 @@ margin is. The surface is a distance from the centre for each direction, so that
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ WAVES, WAVE_HEIGHT = 12, 0.03
 """Of every surface, in radii."""
 EDGE_MM = 0.5
 """Width of the edge for each step that the margin is below sharp."""
+REACH = 1.5
+"""Diameters from the centre beyond which no nodule reaches."""
 TOLERANCE, TOLERANCE_VOXELS = 0.01, 0.1
 """Of the diameter: a fraction of it or of a voxel, whichever is more."""
 
@@ -63,16 +66,20 @@ def draw_mask(
     points = _points(spacing_mm, shape)
     distance = np.linalg.norm(points, axis=1)
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    surface = _surface(findings, points / np.maximum(distance, 1e-6)[:, None], draw)
-    edge_mm = EDGE_MM * (5 - findings.margin) + min(spacing_mm) / FINER
-    radius, tolerance = diameter_mm / 3, max(TOLERANCE * diameter_mm, TOLERANCE_VOXELS * min(spacing_mm[1:]))
-    for _ in range(10):
-        filled = np.clip(0.5 + (radius * surface - distance) / edge_mm, 0, 1)
-        mask = filled.reshape([size for count in shape for size in (count, FINER)]).mean((1, 3, 5)).astype(np.float32)
+    near = distance <= REACH * diameter_mm
+    surface = _surface(findings, points[near] / np.maximum(distance[near], 1e-6)[:, None], draw)
+    edge_mm = min(EDGE_MM * (5 - findings.margin), diameter_mm / 4) + min(spacing_mm) / FINER
+    least, most = 0.0, REACH * diameter_mm
+    tolerance = max(TOLERANCE * diameter_mm, TOLERANCE_VOXELS * min(spacing_mm[1:]))
+    for _ in range(16):
+        radius = (least + most) / 2
+        filled = np.zeros(len(points), np.float32)
+        filled[near] = np.clip(0.5 + (radius * surface - distance[near]) / edge_mm, 0, 1)
+        mask = filled.reshape([size for count in shape for size in (count, FINER)]).mean((1, 3, 5))
         measured = longest_diameter_mm(mask, spacing_mm)
         if abs(measured - diameter_mm) <= tolerance:
             break
-        radius *= diameter_mm / measured if measured else 1.5  # thinner than a voxel is no outline yet
+        least, most = (radius, most) if measured < diameter_mm else (least, radius)
     if _reaches_the_edge(mask):
         extent = " x ".join(f"{count * step:.0f}" for count, step in zip(shape, spacing_mm))
         raise InputError(f"diameter_mm: {diameter_mm:g} mm does not fit into {extent} mm; give a smaller nodule")
@@ -148,8 +155,6 @@ def _outline(plane: np.ndarray) -> np.ndarray:
 
 
 def _greatest_distance(points: np.ndarray) -> float:
-    try:
+    with suppress(QhullError):  # of a few points on a line all are few enough
         points = points[ConvexHull(points).vertices]
-    except QhullError:  # of a few points on a line all are few enough
-        pass
     return float(pdist(points).max())
