@@ -9,7 +9,10 @@ from pathlib import Path
 from nodule_plugin.cli.options import CONFIGS, config_settings, read_config, shown_default
 from nodule_plugin.settings import RENAMED, settings_table
 
-OVERLAYS = ("sd15", "sd2", "from_scratch", "lora", "low_memory", "dose_response", "attack", "sensitivity", "copy_paste")
+OVERLAYS = (
+    *("sd15", "sd2", "from_scratch", "lora", "low_memory", "train_insertion", "sd15_inpainting"),
+    *("dose_response", "attack", "sensitivity", "copy_paste"),
+)
 _HEAD = """# Settings
 
 Made by `nodule settings` from [`settings.json`](../nodule_plugin/settings.json) and the configurations; a test checks

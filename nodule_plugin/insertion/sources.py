@@ -41,10 +41,17 @@ class NoduleSource(Protocol):
         model: ``name``, ``hash`` and ``revision`` (of a hub's), for manifests and DICOM.
     """
 
-    grid_spacing_mm: Triple
-    grid_shape: Shape
-    window_hu: tuple[float, float]
-    model: dict[str, Any]
+    @property
+    def grid_spacing_mm(self) -> Triple: ...
+
+    @property
+    def grid_shape(self) -> Shape: ...
+
+    @property
+    def window_hu(self) -> tuple[float, float]: ...
+
+    @property
+    def model(self) -> dict[str, Any]: ...
 
     def __call__(
         self,

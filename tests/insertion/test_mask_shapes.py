@@ -22,7 +22,7 @@ def draw(rated: Findings, diameter_mm: float = 12.0, seed: int = 0, spacing: tup
     return draw_mask(rated, diameter_mm, spacing, SHAPE, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("diameter_mm", [4.0, 8.0, 13.0])
+@pytest.mark.parametrize("diameter_mm", [4.0, 12.0])
 def test_the_diameter_is_what_was_asked_for_over_the_ratings(diameter_mm: float) -> None:
     scales = {"sphericity": (1, 5), "margin": (1, 5), "lobulation": (1, 5), "spiculation": (1, 5)}
     for seed, codes in enumerate(product(*scales.values())):
@@ -41,7 +41,7 @@ def test_a_seed_gives_one_outline() -> None:
 
 
 def mean_over_seeds(value: object, rated: Findings) -> float:
-    return float(np.mean([value(draw(rated, seed=seed)) for seed in range(12)]))  # type: ignore[operator]
+    return float(np.mean([value(draw(rated, seed=seed)) for seed in range(8)]))  # type: ignore[operator]
 
 
 def volume_mm3(mask: np.ndarray) -> float:
