@@ -146,10 +146,18 @@ def test_settings_of_python_calls(repository: Path, name: str, given: Any, value
         (["--overwrite", "yes"], {}, "overwrite: true or false is needed, not 'yes'"),
         (["--steps", "ten"], {}, "steps: 'ten' is not a number"),
         (["--steps", "2.5"], {}, "steps: a whole number is needed, not 2.5"),
-        (["--guidance_scale", "3"], {}, "guidance_scale: there is no such setting; did you mean guidance_scales"),
+        (
+            ["--guidance_scale", "3"],
+            {},
+            "guidance_scale: nothing reads it here, it is for insert; did you mean guidance_scales",
+        ),
         (["--colour", "3"], {}, "colour: there is no such setting; docs/settings.md lists all"),
-        (["--prompt", "a,b"], {}, "prompt: there is no such setting; did you mean prompts"),
-        ([], {"guidance_scale": 3}, "guidance_scale: there is no such setting; did you mean guidance_scales"),
+        (["--prompt", "a,b"], {}, "prompt: nothing reads it here, it is for insert; did you mean prompts"),
+        (
+            [],
+            {"guidance_scale": 3},
+            "guidance_scale: nothing reads it here, it is for insert; did you mean guidance_scales",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -16,6 +16,8 @@ from nodule_plugin.settings import as_flag, whole_number
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention's projections, those that Hu et al. adapt and diffusers' training scripts name."""
+
+Network = TypeVar("Network", bound="DiffusionUNet")
 
 
 class DiffusionUNet(nn.Module):
@@ -33,7 +35,7 @@ class DiffusionUNet(nn.Module):
 
     @classmethod
     def from_base(
-        cls,
+        cls: type[Network],
         base_model: str,
         revision: str | None = None,
         variant: str | None = None,
@@ -42,7 +44,7 @@ class DiffusionUNet(nn.Module):
         compile: bool | str = False,
         lora_rank: int | None = None,
         lora_alpha: int | None = None,
-    ) -> DiffusionUNet:
+    ) -> Network:
         """The U-Net of a base model, see :func:`nodule_plugin.diffusion.components.load_unet`.
 
         Args:

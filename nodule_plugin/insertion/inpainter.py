@@ -149,7 +149,7 @@ class NoduleInpainter:
         if not region.any():
             raise InputError("mask: no voxel holds nodule; give a larger one")
         host = host_hu.cpu().float().numpy()
-        known = np.broadcast_to(region.any((1, 2))[:, None, None], region.shape)
+        known = np.broadcast_to(np.asarray(region.any((1, 2)))[:, None, None], region.shape)
         volumes = (hu_to_unit(host, self.grid.window_hu), nodule, region, known)
         painted = host.copy()
         for first in range(0, len(region), self.slices):

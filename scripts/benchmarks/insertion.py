@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     source = CopyPaste.from_folder(given.crops)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in given.series:
         started = time.process_time()
         host = read_host(folder)
