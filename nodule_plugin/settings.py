@@ -162,15 +162,11 @@ def _evaluating_parser() -> ConfigParser:
     raise RuntimeError("read_settings: call it in a configuration, or give a parser")
 
 
-_MISTYPED = 0.9
-"""Likeness of two names (difflib's) of which one is surely meant for the other, such as guidance_scale(s)."""
-
-
 def _refuse_unread(parser: ConfigParser, typed: Mapping[str, str]) -> None:
     """Refuse a top-level value that is no setting and that no expression refers to: it would do nothing.
 
     So would a setting of other configurations than the one on the command line; it passes where it was not typed, since
-    overlays are laid over several, unless one of this configuration's differs from it by a letter.
+    overlays are laid over several.
     """
     from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
@@ -183,12 +179,10 @@ def _refuse_unread(parser: ConfigParser, typed: Mapping[str, str]) -> None:
         known = [setting for setting in table if setting in resolver.items]
         if name in table:
             theirs, files = _configurations(name, str(parser.get("bundle_root", "."))), typed.get("config_file")
-            if close := get_close_matches(name, [own for own in known if own != name], n=1, cutoff=_MISTYPED):
-                raise InputError(
-                    f"{name}: nothing reads it here, it is for {', '.join(theirs)}; did you mean {close[0]}?"
-                )
             if name in typed and files and theirs and not any(f"{one}.json" in files for one in theirs):
-                raise InputError(f"{name}: nothing reads it here; it is a setting of {', '.join(theirs)}")
+                close = get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise InputError(f"{name}: nothing reads it here; it is a setting of {', '.join(theirs)}{hint}")
             continue
         if RENAMED.get(name) in known:
             raise InputError(f"{name}: this setting is now called {RENAMED[name]}; give --{RENAMED[name]}")

@@ -104,7 +104,7 @@ def derived_slices(
         else:
             derived = _nobodys(source, identity, number)
             identity.mark(derived, request)
-        if stored[index] is not host.stored[index]:
+        if not np.array_equal(stored[index], host.stored[index]):
             _set_pixels(derived, stored[index])
         _mark(derived, source, prompts)
         slices.append(derived)

@@ -18,13 +18,13 @@ from nodule_plugin.settings import settings_table
 
 
 def knobs(config: dict[str, Any]) -> set[str]:
-    """What stands before the first component or group of a configuration: what users set."""
+    """What stands before the first component or group of a configuration, or change of one: what users set."""
     names = set()
     for name, value in config.items():
-        if isinstance(value, dict) and name not in ("displayable_configs", "base_findings"):
+        if "#" in name or (isinstance(value, dict) and name not in ("displayable_configs", "base_findings")):
             break
         names.add(name)
-    return names - {"imports", "initialize"}
+    return names - {"imports", "initialize", "+imports"}
 
 
 def test_the_table_holds_every_setting_and_no_other(bundle: Path) -> None:
