@@ -179,6 +179,8 @@ def _refuse_unread(parser: ConfigParser, typed: Mapping[str, str]) -> None:
         known = [setting for setting in table if setting in resolver.items]
         if name in table:
             theirs, files = _configurations(name, str(parser.get("bundle_root", "."))), typed.get("config_file")
+            if f"{name}s" in read:  # guidance_scale is one of insert's: here it would do nothing where it is meant
+                raise InputError(f"{name}: nothing reads it here, it is for {', '.join(theirs)}; did you mean {name}s?")
             if name in typed and files and theirs and not any(f"{one}.json" in files for one in theirs):
                 close = get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""

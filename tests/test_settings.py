@@ -146,10 +146,18 @@ def test_settings_of_python_calls(repository: Path, name: str, given: Any, value
         (["--overwrite", "yes"], {}, "overwrite: true or false is needed, not 'yes'"),
         (["--steps", "ten"], {}, "steps: 'ten' is not a number"),
         (["--steps", "2.5"], {}, "steps: a whole number is needed, not 2.5"),
-        (["--guidance_scal", "3"], {}, "guidance_scal: there is no such setting; did you mean guidance_scales"),
+        (
+            ["--guidance_scale", "3"],
+            {},
+            "guidance_scale: nothing reads it here, it is for insert; did you mean guidance_sc",
+        ),
         (["--colour", "3"], {}, "colour: there is no such setting; docs/settings.md lists all"),
-        (["--promptss", "a,b"], {}, "promptss: there is no such setting; did you mean prompts"),
-        ([], {"guidance_scal": 3}, "guidance_scal: there is no such setting; did you mean guidance_scales"),
+        (["--prompt", "a,b"], {}, "prompt: nothing reads it here, it is for insert; did you mean prompts"),
+        (
+            [],
+            {"guidance_scale": 3},
+            "guidance_scale: nothing reads it here, it is for insert; did you mean guidance_sc",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used(
@@ -192,8 +200,8 @@ def test_a_typed_setting_of_another_configuration_is_refused(repository: Path) -
 
 
 @pytest.mark.parametrize("config", [*CONFIGS, "train+sd15+lora", "train+from_scratch", "train+low_memory",
-                                    "train+multi_gpu_train", "inference+sd2", "inference+attack",
-                                    "inference+dose_response"])  # fmt: skip
+                                    "train+multi_gpu_train", "train+train_insertion", "inference+sd2",
+                                    "inference+attack", "inference+dose_response"])  # fmt: skip
 def test_what_ships_passes(repository: Path, config: str) -> None:
     read_settings(parsed(repository, config, []), [])
 

@@ -87,6 +87,18 @@ def min_snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, gamma: float) -
     return weights / (ratio + 1) if kind == "v_prediction" else weights
 
 
+def check_denoising(caption_dropout: float, snr_gamma: float | None) -> None:
+    """Check what every training by denoising is told.
+
+    Raises:
+        InputError: if a setting is out of its range.
+    """
+    if not 0 <= caption_dropout <= 1:
+        raise InputError(f"caption_dropout: a fraction from 0 to 1 is needed, not {caption_dropout}")
+    if snr_gamma is not None and snr_gamma <= 0:
+        raise InputError(f"snr_gamma: a number above 0, or null for none, is needed, not {snr_gamma}")
+
+
 class DenoisingPrepareBatch(PrepareBatch):
     """From a batch of samples to one step of denoising: noisy latents, what to predict, and the conditions.
 
@@ -117,12 +129,9 @@ class DenoisingPrepareBatch(PrepareBatch):
         noise_offset: float = 0.0,
         snr_gamma: float | None = None,
     ) -> None:
-        if not 0 <= caption_dropout <= 1:
-            raise InputError(f"caption_dropout: a fraction from 0 to 1 is needed, not {caption_dropout}")
+        check_denoising(caption_dropout, snr_gamma)
         if noise_offset < 0:
             raise InputError(f"noise_offset: a number of 0 or above is needed, not {noise_offset}")
-        if snr_gamma is not None and snr_gamma <= 0:
-            raise InputError(f"snr_gamma: a number above 0, or null for none, is needed, not {snr_gamma}")
         self.encoder = LatentEncoder(vae, cache)
         self.conditioner = conditioner
         self.noise_scheduler = noise_scheduler

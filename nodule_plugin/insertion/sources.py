@@ -152,8 +152,8 @@ class CopyPaste:
             for values in (crop.hu, np.ones_like(crop.mask))
         )
         distance = distance_transform_edt(mask.numpy() < 0.1, sampling=self.grid_spacing_mm)
-        share = np.clip(1 - distance / _FADED_MM, 0, 1) * (known > 0.99)
-        return host_hu + torch.from_numpy(share.astype(np.float32)) * (torch.from_numpy(pasted) - host_hu)
+        opacity = np.clip(1 - distance / _FADED_MM, 0, 1) * (known > 0.99)
+        return host_hu + torch.from_numpy(opacity.astype(np.float32)) * (torch.from_numpy(pasted) - host_hu)
 
     def _choose(self, findings: Findings, diameter_mm: float, seed: int) -> _Crop:
         step = math.log(4 / 3)

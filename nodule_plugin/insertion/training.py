@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from nodule_plugin.data.order import sample_seed, seeded_generator
 from nodule_plugin.diffusion.components import TextConditioner
-from nodule_plugin.diffusion.training import denoising_target, min_snr_weights
-from nodule_plugin.errors import InputError
+from nodule_plugin.diffusion.training import check_denoising, denoising_target, min_snr_weights
 from nodule_plugin.insertion.network import conditions
 
 
@@ -68,8 +67,7 @@ class InpaintingPrepareBatch(PrepareBatch):
         caption_dropout: float = 0.0,
         snr_gamma: float | None = None,
     ) -> None:
-        if not 0 <= caption_dropout <= 1:
-            raise InputError(f"caption_dropout: a fraction from 0 to 1 is needed, not {caption_dropout}")
+        check_denoising(caption_dropout, snr_gamma)
         self.vae = vae
         self.conditioner = conditioner
         self.noise_scheduler = noise_scheduler
