@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import joblib
 from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
@@ -169,8 +169,16 @@ def fit_threads() -> int:
 
     Cores count that its affinity and its container's quota allow. Where its threads spin while they wait (see
     :func:`wait_passively`), only those of them that are free now. ``OMP_NUM_THREADS`` takes precedence.
+
+    NumPy and SciPy get one: OpenBLAS's threads spin whatever OpenMP is told, and for matrices as small as an
+    evaluation's they gain nothing (beside other work it took 240 s of processor time, and 71 s with one thread).
+    ``OPENBLAS_NUM_THREADS`` takes precedence.
     """
+    import scipy.linalg  # noqa: F401  # has an OpenBLAS of its own, which must be there to be told
     import torch  # only here: it must not be imported before wait_passively
+
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        ThreadpoolController().select(internal_api="openblas").limit(limits=1)
 
     if "OMP_NUM_THREADS" not in os.environ:
         threads = min(torch.get_num_threads(), joblib.cpu_count())

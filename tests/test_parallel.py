@@ -11,6 +11,7 @@ import jobs
 import pytest
 import torch
 from jobs import fails_at_3, slow
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from nodule_plugin import parallel as module
 from nodule_plugin.errors import InputError
@@ -129,6 +130,17 @@ def test_threads_follow_the_cores_that_are_free(monkeypatch: pytest.MonkeyPatch)
     assert threads_of(monkeypatch, 4, 20) == 1
     assert threads_of(monkeypatch, 4, 20, OMP_WAIT_POLICY="passive") == 4, "threads that sleep cost others nothing"
     assert threads_of(monkeypatch, 4, 20, OMP_NUM_THREADS="8") == 8, "who says so decides"
+
+
+@pytest.mark.parametrize(("said", "threads"), [(None, {1}), ("2", {2})])
+def test_openblas_does_not_spin(monkeypatch: pytest.MonkeyPatch, said: str | None, threads: set[int]) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", said)
+    with threadpool_limits(2, user_api="blas"):
+        threads_of(monkeypatch, 2, 0)
+        found = {library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"}
+    assert found == threads
 
 
 def test_what_runs_beside_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

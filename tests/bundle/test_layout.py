@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -102,9 +103,13 @@ def test_the_revision_of_a_hub_id_is_a_commit(repository: Path) -> None:
 
 
 def test_the_demo_uses_settings_that_exist(repository: Path) -> None:
-    script = (repository / "scripts" / "demo.sh").read_text().replace("\\\n", " ")
-    steps = re.findall(r'^step "[^"]+" (\w+\.json) (.*)$', script, re.MULTILINE)
-    assert [config for config, _ in steps] == ["prepare.json", "train.json", "inference.json", "evaluate.json"]
-    for config, words in steps:
-        known = json.loads((repository / "bundle" / "configs" / config).read_text())
-        assert set(re.findall(r"--(\w+)", words)) <= set(known), config
+    calls = [
+        node
+        for node in ast.walk(ast.parse((repository / "scripts" / "demo.py").read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    steps = {ast.literal_eval(call.args[1]): call.keywords for call in calls if ast.unparse(call.func) == "step"}
+    assert list(steps) == ["prepare", "train", "inference", "evaluate"]
+    for config, settings in steps.items():
+        known = json.loads((repository / "bundle" / "configs" / f"{config}.json").read_text())
+        assert {setting.arg for setting in settings} <= set(known), config
