@@ -40,6 +40,7 @@ from nodule_plugin.tiny.inpainting import build_inpainting_unet, save_inpainting
 from nodule_plugin.tiny.patches import crop_patches
 from nodule_plugin.tiny.scorer import save_scorer, train_scorer
 from nodule_plugin.tiny.scorer_card import evaluate_scorer, model_card
+from nodule_plugin.weights import save_tensors
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 SETTINGS = ("patches", "autoencoder_steps", "text_steps", "scorer_steps", "precision", "seed")
@@ -180,8 +181,8 @@ def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
     shutil.copytree(options.work / "tiny_scorer", options.output / "tiny_scorer", dirs_exist_ok=True)
     patients = json.dumps({"description": PATIENTS, **patients_of(datalist)}, indent=4)
     write_text_atomically(options.output / "training_patients.json", patients + "\n")
-    with replacing(options.output / weights.name) as temporary:  # with 16 bits, as the base model's folder
-        torch.save({name: tensor.half() for name, tensor in network.state_dict().items()}, temporary)
+    halves = {name: tensor.half() for name, tensor in network.state_dict().items()}  # as the base model's folder has
+    save_tensors(halves, options.output / weights.name)
     with replacing(options.output / "model.json") as temporary:
         shutil.copyfile(weights.with_suffix(".json"), temporary)
 
