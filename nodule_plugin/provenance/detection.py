@@ -61,7 +61,7 @@ def detect(image: np.ndarray, key: MarkKey = PUBLIC, parts: bool = True) -> Dete
     nothing = Detection(0.0, "", key.name)
     if min(image.shape) < _SMALLEST or np.ptp(image) == 0:
         return nothing
-    grey = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    grey = torch.tensor(np.ascontiguousarray(image), dtype=torch.float32)
     grey = grey - grey.mean()
     with torch.no_grad():
         found = [_nearest(in_all_positions(whole_grid(grey)), key, None)]

@@ -65,7 +65,7 @@ def embed(
         float32 of the same shape in [-1, 1], which differs by at most :data:`MOST_HU` root mean square.
     """
     low, high = checked_window(window_hu)
-    grey = (torch.from_numpy(np.ascontiguousarray(unit, dtype=np.float32)).clamp(-1, 1) + 1) * 127.5
+    grey = (torch.tensor(unit, dtype=torch.float32).clamp(-1, 1) + 1) * 127.5
     most, best, reached = MOST_HU * 255 / (high - low), torch.zeros_like(grey), -1.0
     for position, word in _words(grey, payload, key, (low, high)):
         change, least = _change(_laid(grey, position), word, most, (low, high))

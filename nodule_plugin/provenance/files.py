@@ -106,8 +106,8 @@ def refuse_marked(items: Iterable[Mapping[str, Any]], allowed: bool = False) -> 
 def warn_of_marked(items: Sequence[dict[str, Any]], silent: bool = False) -> Sequence[dict[str, Any]]:
     """Items to learn from, with a warning where their slices, as a whole, carry the public mark.
 
-    A model that learns from generated images forgets what is rare (Shumailov I et al., Nature 2024;631:755-759). Of many
-    items :data:`LOOKED_AT` are looked at, evenly spaced; a file that cannot be read is left to the training's own
+    A model that learns from generated images forgets what is rare (Shumailov I et al., Nature 2024;631:755-759). Of
+    many items :data:`LOOKED_AT` are looked at, evenly spaced; a file that cannot be read is left to the training's own
     errors.
 
     Args:
