@@ -1,8 +1,8 @@
 """What the mark in the pixels survives, and that nothing real carries it: the tables of docs/provenance.md.
 
-python scripts/benchmarks/marks.py survive --generated DIR    # a set of inference with mark false, NIfTI among its formats
+python scripts/benchmarks/marks.py survive --generated DIR    # a set that inference wrote with mark false, as NIfTI too
 python scripts/benchmarks/marks.py false_alarms --real FOLDER_OR_DATALIST ...
-python scripts/benchmarks/marks.py distances --generated DIR --datalist FILE    # marked and unmarked against real ones
+python scripts/benchmarks/marks.py distances --generated DIR --datalist FILE    # marked and unmarked to real ones
 """
 
 from __future__ import annotations

@@ -132,9 +132,9 @@ def test_keys_and_payloads(tmp_path: Path) -> None:
     assert key.name.startswith("secret ")
     assert key.secret == bytes(range(32))
     (tmp_path / "short").write_bytes(b"12345")
-    with pytest.raises(InputError, match="mark_key: .* holds 5 bytes; give 16 or more"):
+    with pytest.raises(InputError, match=r"mark_key: .* holds 5 bytes; give 16 or more"):
         read_key(tmp_path / "short")
-    with pytest.raises(InputError, match="mark_key: .*absent cannot be read"):
+    with pytest.raises(InputError, match=r"mark_key: .*absent cannot be read"):
         read_key(tmp_path / "absent")
     assert payload_of("ab" * 32) == "abab"
     assert payload_of("owner/name") != payload_of("owner/other")
