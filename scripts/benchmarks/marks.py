@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import torch
 from PIL import Image
@@ -23,6 +22,7 @@ from scipy.ndimage import gaussian_filter, rotate
 
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.generated import load_generated
+from nodule_plugin.data.nifti import read_voxels
 from nodule_plugin.data.transforms import resized
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey, payload_of
@@ -120,7 +120,7 @@ def unmarked(folder: Path, limit: int | None, size: int | None) -> tuple[list[np
         raise SystemExit(f"{folder}: give a set that inference wrote with mark false")
     units = []
     for item in generated.items[:limit]:
-        hu = np.asarray(nibabel.load(item["nifti"]).dataobj, np.float32)[:, :, 0].T
+        hu = np.asarray(read_voxels(Path(item["nifti"])), np.float32)[:, :, 0].T
         unit = hu_to_unit(hu, generated.window_hu)
         units.append(unit if size is None else resized(unit, (size, size)))
     return units, payload_of(generated.manifest["model"]["weights_sha256"])
