@@ -202,8 +202,10 @@ def distances(given: argparse.Namespace) -> dict[str, object]:
             }
             for a, b in pairs
         }
-        shift = np.abs(features["marked"].mean(0) - features["unmarked"].mean(0)) / features["unmarked"].std(0)
-        results[f"{encoder.id}: largest shift of a feature's mean, standard deviations"] = float(np.nanmax(shift))
+        moved = np.abs(features["marked"].mean(0) - features["unmarked"].mean(0))
+        varies = features["unmarked"].std(0) > 0
+        shift = moved[varies] / features["unmarked"].std(0)[varies]
+        results[f"{encoder.id}: largest shift of a feature's mean, standard deviations"] = float(shift.max())
     return results
 
 
