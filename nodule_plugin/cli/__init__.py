@@ -22,6 +22,7 @@ TOOLS = {
     "download": "fetch CT series of LIDC-IDRI",
     "data-page": "draw a data list as one HTML page",
     "contact-sheet": "draw contact sheets of generated nodules, and of the real ones beside them",
+    "detect-mark": "look for the mark of synthetic images in pictures, NIfTI and DICOM files",
     "export": "write a fine-tuned model for diffusers, user interfaces and other runtimes, with a model card",
     "export-data": "write a data list's pairs for others' training, with the note of their licence",
     "extract": "write LIDC-IDRI's own nodules as masks: DICOM SEG and NIfTI",

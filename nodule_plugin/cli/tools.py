@@ -112,6 +112,24 @@ def contact_sheet(words: Sequence[str]) -> None:
     print(f"wrote {', '.join(sorted(path.name for path in options.output.glob('*.png')))} to {options.output}")
 
 
+def detect_mark(words: Sequence[str]) -> None:
+    """Look for the mark of synthetic images; the command ends with status 1 where no file carries one."""
+    from nodule_plugin.provenance.codebook import read_key
+    from nodule_plugin.provenance.files import described, detect_file
+
+    parser = _parser("detect-mark", "Look for the mark of synthetic images. Status 0 if a file carries one, else 1.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG, JPEG, TIFF, BMP, NIfTI or DICOM")
+    parser.add_argument("--mark-key", "--mark_key", type=Path, metavar="FILE", help="default: the public key")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    given = parser.parse_args(words)
+    key, found = read_key(given.mark_key), False
+    for file in given.files:
+        detection = detect_file(file, key)
+        found = found or detection.found
+        print(described(file, detection, given.json), flush=True)
+    raise SystemExit(0 if found else 1)
+
+
 def export(words: Sequence[str]) -> None:
     """Write a fine-tuned model for other programs, checked against PyTorch, with a model card."""
     from nodule_plugin.export.forms import FORMS, export_model

@@ -94,6 +94,7 @@ class Insertion:
                 **self._settings(),
                 "patient": self.belonging.patient,
                 "study": self.belonging.study,
+                "mark": None,  # in no pixel: an ROI at native scale holds too little of it, see docs/provenance.md
                 "host": {"series_instance_uid": str(host.slices[0].SeriesInstanceUID), "slices": len(host.slices)},
                 "series": written,
             }

@@ -1,0 +1,136 @@
+"""Marks in files: pictures, NIfTI volumes and DICOM instances."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nodule_plugin.data.nifti import read_voxels
+from nodule_plugin.data.orientation import SHOWN
+from nodule_plugin.data.picture import PICTURES, read_picture
+from nodule_plugin.data.transforms import read_slice
+from nodule_plugin.data.window import hu_to_unit
+from nodule_plugin.errors import InputError
+from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
+from nodule_plugin.provenance.detection import Detection, detect, p_text
+from nodule_plugin.weights import some
+
+NIFTI = (".nii", ".nii.gz")
+PROJECT = "nodule-plugin"
+LOOKED_AT = 50
+"""Training images, before a training."""
+
+logger = logging.getLogger(__name__)
+
+
+def detect_file(path: str | Path, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
+    """The likeliest mark in a file, its p-value corrected for the number of slices.
+
+    Args:
+        path: a picture, a NIfTI file of any number of slices, or (whatever it is called) one DICOM instance. Hounsfield
+            units are cut off at -1000 and 400, as pictures are.
+        key: of the mark.
+        parts: see :func:`nodule_plugin.provenance.detection.detect`.
+
+    Raises:
+        InputError: if the file is missing or cannot be read as an image.
+    """
+    findings = [detect(image, key, parts) for image in _slices(Path(path))]
+    best = min(findings, key=lambda one: one.log10_p)
+    return replace(best, log10_p=min(best.log10_p + float(np.log10(len(findings))), 0.0))
+
+
+def _slices(path: Path) -> Iterator[np.ndarray]:
+    """(rows, columns) grey values of each slice."""
+    name = path.name.lower()
+    if name.endswith(PICTURES):
+        yield read_picture(path)
+    elif name.endswith(NIFTI):
+        voxels = np.asarray(read_voxels(path), np.float32)
+        if voxels.ndim not in (2, 3) or not np.isfinite(voxels).all():
+            raise InputError(f"image: {path} has shape {voxels.shape} or values that are not finite; give slices in HU")
+        for index in range(voxels[..., None].shape[2]):
+            yield hu_to_unit(voxels[..., None][:, :, index].squeeze().T)
+    else:
+        yield hu_to_unit(read_slice(path, None))
+
+
+def described(path: str | Path, detection: Detection, as_json: bool = False) -> str:
+    """A line on what was found in a file."""
+    p_value = p_text(detection.log10_p)
+    if as_json:
+        about = {"file": str(path), "marked": detection.found, "p_value": p_value, "key": detection.key}
+        about |= (
+            {"project": PROJECT, "model": detection.payload, "part_of": detection.part_of} if detection.found else {}
+        )
+        return json.dumps(about)
+    if not detection.found:
+        return f"{path}: no mark found by the {detection.key} key (p {p_value})"
+    part = f", a part of {detection.part_of} x {detection.part_of} pixels" if detection.part_of else ""
+    model = f"by {PROJECT}, weights {detection.payload}..., {detection.key} key"
+    return f"{path}: marked as synthetic (p {p_value}): {model}{part}"
+
+
+def refuse_marked(items: Iterable[Mapping[str, Any]], allowed: bool = False) -> list[Mapping[str, Any]]:
+    """Items of an evaluation's real images, unless some of them say of themselves that they are synthetic.
+
+    Files of a folder are looked at as a whole, for the public mark; a data list's regions of interest are not.
+
+    Args:
+        items: see :func:`nodule_plugin.data.evaluation_images.real_items`.
+        allowed: take them all the same.
+
+    Returns:
+        The items.
+
+    Raises:
+        InputError: if there is a marked one and it is not allowed.
+    """
+    items = list(items)
+    files = [] if allowed else [item["image"] for item in items if "centre" not in item]
+    marked = [file for file in files if detect_file(file, parts=False).found]
+    if marked:
+        raise InputError(
+            f"real_dir: {len(marked)} of {len(files)} images carry the mark of synthetic ones, {marked[0]} for one; "
+            "leave them out, or give allow_marked true where the comparison is meant"
+        )
+    return items
+
+
+def warn_of_marked(items: Sequence[dict[str, Any]], silent: bool = False) -> Sequence[dict[str, Any]]:
+    """Items to learn from, with a warning where their slices, as a whole, carry the public mark.
+
+    A model that learns from generated images forgets what is rare (Shumailov I et al., Nature 2024;631:755-759). Of
+    many items :data:`LOOKED_AT` are looked at, evenly spaced; a file that cannot be read is left to the training's own
+    errors.
+
+    Args:
+        items: of a data list, see :func:`nodule_plugin.data.datalist.load_datalist`.
+        silent: look at nothing: another process does.
+
+    Returns:
+        The items.
+    """
+    chosen = np.unique(np.linspace(0, len(items) - 1, LOOKED_AT).astype(int)) if items and not silent else ()
+    marked = [str(items[index]["id"]) for index in chosen if _is_marked(items[index])]
+    if marked:
+        logger.warning(
+            "%d of %d training images looked at carry the mark of synthetic images (%s): leave them out, unless the "
+            "model is to learn from generated images",
+            *(len(marked), len(chosen), some(marked)),
+        )
+    return items
+
+
+def _is_marked(item: Mapping[str, Any]) -> bool:
+    try:
+        hu = read_slice(Path(item["image"]), item["slice_index"], item.get("axes", SHOWN))
+    except InputError:
+        return False
+    return detect(hu_to_unit(hu), parts=False).found
