@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,31 @@ def read_audit(path: str | Path) -> dict[str, Any]:
     return audit
 
 
+def audit_of(path: str | Path, generated: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """:func:`read_audit` of a model that made one of these sets at least.
+
+    Args:
+        path: of ``privacy.json``.
+        generated: manifests of generated sets.
+
+    Raises:
+        InputError: also if it is of other weights.
+    """
+    audit = read_audit(path)
+    made_by = [manifest.get("model", {}).get("weights_sha256") for manifest in generated]
+    if audit["model"]["weights_sha256"] not in made_by:
+        raise InputError(f"privacy: {path} is of other weights than those that made these images; audit these")
+    return audit
+
+
 def release_clearance(
-    path: str | Path | None, weights_sha256: str | None, override: str | None = None
+    path: str | Path | None, manifest: Mapping[str, Any], override: str | None = None
 ) -> dict[str, Any] | None:
     """What a release's manifest keeps of an audit, if it allows the release or the user does with a reason.
 
     Args:
         path: of ``privacy.json``; None: there was no audit.
-        weights_sha256: of the model that generated what is to be released, by its manifest.
+        manifest: of the generated set that is to be released.
         override: the user's reason to release in spite of the verdict.
 
     Returns:
@@ -87,9 +104,7 @@ def release_clearance(
         if override is not None:
             raise InputError("privacy_override: there is no audit to override; give privacy, or leave this out")
         return None
-    audit = read_audit(path)
-    if audit["model"]["weights_sha256"] != weights_sha256:
-        raise InputError(f"privacy: {path} is of other weights than those that made these images; audit these")
+    audit = audit_of(path, [manifest])
     cleared = {"created": audit["created"], "verdict": audit["verdict"], "reasons": audit["reasons"]}
     if audit["verdict"] == WITHIN:
         return {"audit": cleared}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, load_weights
 from nodule_plugin.diffusion.losses import denoising_losses, encoded_views
 from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import replacing
 from nodule_plugin.metrics.extraction import Clique, find_cliques, identity_threshold
 from nodule_plugin.metrics.membership import (
     describe_attack,
@@ -33,11 +36,12 @@ from nodule_plugin.metrics.memorization import FALSE_ALARMS, CopyDetector
 from nodule_plugin.metrics.privacy import FORMAT, LIMITS, VERSION, audit_verdict
 from nodule_plugin.privacy.references import ReferenceTrainer, balanced_halves
 from nodule_plugin.settings import as_numbers, as_seeds
+from nodule_plugin.weights import weights_sha256
 
 logger = logging.getLogger(__name__)
 LOSS, NEAREST = "denoising loss", "nearest generated"
 """The two attacks: with the generator's weights, and with its images alone."""
-FEWEST = 8
+FEWEST = 4
 """Members and held-out patients: fewer say nothing."""
 
 
@@ -145,6 +149,7 @@ class Auditor:
         patients: asked about.
         vae, conditioner, scheduler, sampler: what the generators share.
         question: what is asked.
+        cache_dir: keeps the losses of every generator for a further run; None keeps none.
         references: (K, N, T) losses of the reference models.
         unseen: (K, N) whether a reference model did not see an image's patient.
     """
@@ -155,6 +160,7 @@ class Auditor:
     scheduler: DDPMScheduler
     sampler: GuidedSampler
     question: Question = Question()
+    cache_dir: str | Path | None = None
     references: list[np.ndarray] = field(default_factory=list)
     unseen: list[list[bool]] = field(default_factory=list)
 
@@ -165,6 +171,19 @@ class Auditor:
 
     def losses(self, network: nn.Module) -> np.ndarray:
         """(N, T) of one generator."""
+        if self.cache_dir is None:
+            return self._losses(network)
+        known = [list(self.question.timesteps), self.question.seed, self.patients.prompts, self.sampler.precision]
+        decides = (weights_sha256(network) + json.dumps(known)).encode()
+        key = sha256(self.latents.numpy().tobytes() + decides).hexdigest()
+        file = Path(self.cache_dir) / f"losses_{key[:16]}.npy"
+        if not file.is_file():
+            losses = self._losses(network)
+            with replacing(file) as temporary, temporary.open("wb") as stream:
+                np.save(stream, losses)
+        return np.asarray(np.load(file))
+
+    def _losses(self, network: nn.Module) -> np.ndarray:
         asked = self.question
         return denoising_losses(
             network,
@@ -273,7 +292,7 @@ class Audit:
 def run_audit(
     network: Any,
     weights: str,
-    weights_sha256: str,
+    identity: str,
     auditor: Auditor,
     trainer: ReferenceTrainer,
     reference_models: int = 4,
@@ -288,7 +307,7 @@ def run_audit(
     Args:
         network: of the generator; gets the weights.
         weights: see :func:`nodule_plugin.diffusion.fine_tuned.load_weights`.
-        weights_sha256: that tells which model the audit holds for.
+        identity: SHA-256 of these weights, see :func:`nodule_plugin.diffusion.fine_tuned.identify_weights`.
         auditor: knows the patients and what to ask.
         trainer: of reference models and control.
         reference_models: see :func:`balanced_halves`. Members and held-out patients alike are divided among them, so
@@ -319,7 +338,7 @@ def run_audit(
         "format": FORMAT,
         "version": VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "model": {"weights_sha256": weights_sha256},
+        "model": {"weights_sha256": identity},
         "settings": dict(settings or {}),
         "limits": dict(limits),
         "audited": model,

@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 
 from nodule_plugin.data.datalist import read_datalist, write_datalist
 from nodule_plugin.data.split import SPLITS
-from nodule_plugin.diffusion.components import weights_fingerprint
+from nodule_plugin.diffusion.components import load_text_encoder, load_vae, weights_fingerprint
 from nodule_plugin.diffusion.fine_tuned import load_weights
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
@@ -105,7 +105,8 @@ class ReferenceTrainer:
         given = self.settings.pop("dataset_dir", None)
         root = Path(datalist).parent / self.content["dataset_dir"] if given is None else Path(given)
         self.root = str(root.absolute())
-        self._fingerprint = weights_fingerprint(DiffusionUNet.from_base(base_model).unet)
+        parts = (DiffusionUNet.from_base(base_model).unet, load_vae(base_model), load_text_encoder(base_model))
+        self._fingerprints = [weights_fingerprint(part) for part in parts]
 
     def train(self, patients: Iterable[str], settings: Mapping[str, Any]) -> DiffusionUNet:
         """A model trained on these patients.
@@ -118,7 +119,7 @@ class ReferenceTrainer:
         items = [item for split in SPLITS for item in self.content[split] if item["patient_id"] in set(chosen)]
         subset = {**self.content, "dataset_dir": self.root, "training": items}
         subset |= {"validation": [], "test": [], "numTraining": len(items), "numValidation": 0, "numTest": 0}
-        decides = json.dumps([self._fingerprint, subset, self.settings, dict(settings)], sort_keys=True, default=str)
+        decides = json.dumps([self._fingerprints, subset, self.settings, dict(settings)], sort_keys=True, default=str)
         folder = self.folder / sha256(decides.encode()).hexdigest()[:16]
         weights = folder / "models" / "model.pt"
         if not weights.is_file():  # written at the end of a training alone
