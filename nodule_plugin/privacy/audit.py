@@ -313,7 +313,7 @@ def run_audit(
         reference_models: see :func:`balanced_halves`. Members and held-out patients alike are divided among them, so
             that nothing but the audited model's training tells the two apart.
         reference_training, control_training: settings of train.json.
-        control_patients: members that the control learns by heart.
+        control_patients: members that the control learns by heart, starting from the audited model.
         limits: see :data:`nodule_plugin.metrics.privacy.LIMITS`.
         settings: of the run, for the record.
 
@@ -330,7 +330,7 @@ def run_audit(
         auditor.add_reference(trainer.train(half, {**(reference_training or {}), "seed": seed + number}), half)
     drawn = np.random.default_rng(seed).permutation(sorted(patients.members))[:control_patients]
     chosen = {str(each) for each in drawn}
-    overfitted = trainer.train(chosen, {**(control_training or {}), "seed": seed})
+    overfitted = trainer.train(chosen, {**(control_training or {}), "seed": seed}, network.unet)
     control, _ = auditor.attack(overfitted, chosen)
     model, findings = auditor.attack(network, patients.members)
     verdict, reasons = audit_verdict(model, control, limits)

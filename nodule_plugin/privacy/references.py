@@ -70,18 +70,31 @@ def small_base(base_model: str, folder: str | Path, divisor: int, seed: int = 0)
     heads = [max(1, each // divisor) for each in (heads if isinstance(heads, list) else [heads] * len(widths))]
     if not all(width and width % head == 0 for width, head in zip(widths, heads)):
         raise InputError(f"reference_base: the widths of {base_model} cannot be divided by {divisor}; give another one")
-    config |= {"block_out_channels": widths, "norm_num_groups": groups, "attention_head_dim": heads}
-    decides = json.dumps([config, str(Path(base_model).resolve()), seed], sort_keys=True, default=str)
-    base = Path(folder) / f"base_{sha256(decides.encode()).hexdigest()[:16]}"
-    if base.is_dir():
-        return str(base)
     torch.manual_seed(seed)
-    unet = UNet2DConditionModel.from_config(config)
-    with new_folder(base) as partial:
-        unet.save_pretrained(partial / "unet")
-        for name in _SHARED:
-            (partial / name).symlink_to((Path(base_model) / name).resolve())
-        (partial / "model_index.json").write_text((Path(base_model) / "model_index.json").read_text())
+    changed = {"block_out_channels": widths, "norm_num_groups": groups, "attention_head_dim": heads}
+    return linked_base(UNet2DConditionModel.from_config({**config, **changed}), base_model, folder)
+
+
+def linked_base(unet: UNet2DConditionModel, base_model: str, folder: str | Path) -> str:
+    """A base model with this U-Net whose other parts are links to those of ``base_model``.
+
+    Args:
+        unet: copied.
+        base_model: a folder in diffusers' layout.
+        folder: to write it into; one that is there from an earlier run is taken again.
+
+    Returns:
+        The base model's own folder.
+    """
+    shared = {name: str((Path(base_model) / name).resolve()) for name in _SHARED}
+    decides = weights_fingerprint(unet) + json.dumps(shared)
+    base = Path(folder) / f"base_{sha256(decides.encode()).hexdigest()[:16]}"
+    if not base.is_dir():
+        with new_folder(base) as partial:
+            unet.save_pretrained(partial / "unet")
+            for name, path in shared.items():
+                (partial / name).symlink_to(path)
+            (partial / "model_index.json").write_text((Path(base_model) / "model_index.json").read_text())
     return str(base)
 
 
@@ -91,7 +104,7 @@ class ReferenceTrainer:
     Args:
         config: the bundle's train.json.
         datalist: whose patients are chosen from, whatever their split.
-        base_model: what every model starts from.
+        base_model: what every model starts from, unless it is given a U-Net of its own.
         folder: for all that is kept; a folder in it a model.
         settings: of train.json that all models share; ``dataset_dir`` (None for the one that the data list names) says
             where the images are.
@@ -105,28 +118,35 @@ class ReferenceTrainer:
         given = self.settings.pop("dataset_dir", None)
         root = Path(datalist).parent / self.content["dataset_dir"] if given is None else Path(given)
         self.root = str(root.absolute())
-        parts = (DiffusionUNet.from_base(base_model).unet, load_vae(base_model), load_text_encoder(base_model))
-        self._fingerprints = [weights_fingerprint(part) for part in parts]
 
-    def train(self, patients: Iterable[str], settings: Mapping[str, Any]) -> DiffusionUNet:
+    def train(
+        self, patients: Iterable[str], settings: Mapping[str, Any], unet: UNet2DConditionModel | None = None
+    ) -> DiffusionUNet:
         """A model trained on these patients.
 
         Args:
             patients: to learn from, all their nodules in the data list.
             settings: of train.json.
+            unet: that it starts from; None for the base model's.
         """
+        base = self.base_model if unet is None else linked_base(unet, self.base_model, self.folder)
+        parts = (DiffusionUNet.from_base(base).unet, load_vae(base), load_text_encoder(base))
         chosen = sorted(patients)
         items = [item for split in SPLITS for item in self.content[split] if item["patient_id"] in set(chosen)]
         subset = {**self.content, "dataset_dir": self.root, "training": items}
         subset |= {"validation": [], "test": [], "numTraining": len(items), "numValidation": 0, "numTest": 0}
-        decides = json.dumps([self._fingerprints, subset, self.settings, dict(settings)], sort_keys=True, default=str)
+        decides = json.dumps(
+            [[*map(weights_fingerprint, parts)], subset, self.settings, dict(settings)], sort_keys=True, default=str
+        )
         folder = self.folder / sha256(decides.encode()).hexdigest()[:16]
         weights = folder / "models" / "model.pt"
         if not weights.is_file():  # written at the end of a training alone
             logger.info("training a model on %d images of %d patients in %s", len(items), len(chosen), folder)
             write_datalist(subset, folder / "datalist.json")
-            self._run({**settings, "datalist": str(folder / "datalist.json"), "output_dir": str(folder)})
-        network = DiffusionUNet.from_base(self.base_model)
+            self._run(
+                {**settings, "base_model": base, "datalist": str(folder / "datalist.json"), "output_dir": str(folder)}
+            )
+        network = DiffusionUNet.from_base(base)
         load_weights(weights, network)
         return network.eval()
 
@@ -135,7 +155,6 @@ class ReferenceTrainer:
             config_file=self.config,
             logging_file=False,
             workflow_type="train",
-            base_model=self.base_model,
             **self.settings,
             **settings,
         )

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from nodule_plugin.data.image_set import GENERATED, REAL
-from nodule_plugin.metrics.sensitivity import load_sensitivity
 from nodule_plugin.metrics.privacy import DEAF, LIMITS
+from nodule_plugin.metrics.sensitivity import load_sensitivity
 from nodule_plugin.report.lights import (
     AMBER,
     GREEN,
@@ -205,7 +205,7 @@ def test_the_light_of_an_audit(rate: float, area: float, extracted: int, verdict
     audit = {"limits": LIMITS, "audited": model, "control": model, "verdict": verdict, "reasons": ["Because."]}
     told = privacy_light(audit)
     assert told["light"] == light
-    assert light_details(told).startswith("Patients found by denoising loss at 1% false positives 0.0")
+    assert light_details(told).startswith("Patients found by denoising loss at 1% false positives 0.")
     assert light_details(told).endswith(
         f"Training images extracted: {extracted}. The audit's control: {rate:.0%}. Because."
     )
