@@ -64,27 +64,39 @@ def identity_threshold(training: Sequence[Tensor], held_out: Sequence[Tensor], f
     return copy_threshold(TrainingIndex(training).find(held_out).likeness, false_alarms)
 
 
-def find_cliques(
-    generated: Mapping[str, Sequence[Tensor]],
-    threshold: float,
-    detector: CopyDetector,
-    smallest: int = SMALLEST_CLIQUE,
-) -> list[Clique]:
-    """Look for cliques in each prompt's images, and for the most typical image of each among the training images.
+def prompt_cliques(
+    generated: Mapping[str, Sequence[Tensor]], threshold: float, smallest: int = SMALLEST_CLIQUE
+) -> list[tuple[str, list[int]]]:
+    """The cliques in each prompt's images.
 
     Args:
         generated: prompt -> its images (3, H, W) uint8.
         threshold: see :func:`identity_threshold`.
-        detector: calibrated with the training images.
         smallest: see :func:`cliques`.
+
+    Returns:
+        Prompt and places of the members among its images, the most typical first.
     """
     found = []
     for prompt, images in generated.items():
         alike = TrainingIndex(images).by_orientation(images).max(axis=1)
-        for members in cliques(np.maximum(alike, alike.T), threshold, smallest):
-            inspection = detector.inspect([images[members[0]]])
-            near = inspection.nearest[GREY_VALUES]
-            found.append(
-                Clique(prompt, members, int(near.index[0]), float(near.likeness[0]), bool(inspection.copies[0]))
-            )
+        found += [(prompt, members) for members in cliques(np.maximum(alike, alike.T), threshold, smallest)]
     return found
+
+
+def identified(
+    found: Sequence[tuple[str, list[int]]], generated: Mapping[str, Sequence[Tensor]], detector: CopyDetector
+) -> list[Clique]:
+    """Look for the most typical image of each clique among the training images.
+
+    Args:
+        found: at least one, see :func:`prompt_cliques`.
+        generated: prompt -> its images.
+        detector: calibrated with the training images.
+    """
+    inspection = detector.inspect([generated[prompt][members[0]] for prompt, members in found])
+    near = inspection.nearest[GREY_VALUES]
+    return [
+        Clique(prompt, members, int(near.index[row]), float(near.likeness[row]), bool(inspection.copies[row]))
+        for row, (prompt, members) in enumerate(found)
+    ]

@@ -25,7 +25,7 @@ from nodule_plugin.diffusion.losses import denoising_losses, encoded_views
 from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
-from nodule_plugin.metrics.extraction import Clique, find_cliques, identity_threshold
+from nodule_plugin.metrics.extraction import Clique, identified, identity_threshold, prompt_cliques
 from nodule_plugin.metrics.membership import (
     describe_attack,
     likelihood_ratio_scores,
@@ -224,11 +224,11 @@ class Auditor:
             that name nobody; and what was extracted.
         """
         logger.info("attacking a model that learnt from %d of the patients", len(members))
-        generated = self.generate(network)
         places = self.patients.places(members | self.patients.held_out)
         ids, prompts = self.patients.ids, self.patients.prompts
         losses, unseen = self.losses(network)[places], np.array(self.unseen)[:, places]
         scores = {LOSS: likelihood_ratio_scores(losses, np.stack(self.references)[:, places], unseen)}
+        generated = self.generate(network)
         pictures = [self.patients.pictures[place] for place in places]
         scores[NEAREST] = nearest_generated_scores(pictures, [prompts[place] for place in places], generated)
         attacks = {}
@@ -244,9 +244,11 @@ class Auditor:
     ) -> tuple[dict[str, Any], list[Finding]]:
         seen, other = (self.patients.places(group) for group in (members, self.patients.held_out))
         training, held_out = ([self.patients.pictures[place] for place in group] for group in (seen, other))
-        detector = CopyDetector.calibrate(training, held_out, planted=self.question.planted, seed=self.question.seed)
         threshold = identity_threshold(training, held_out, FALSE_ALARMS)
-        found = find_cliques(generated, threshold, detector, self.question.clique)
+        groups, found, detector = prompt_cliques(generated, threshold, self.question.clique), [], None
+        if groups:
+            detector = CopyDetector.calibrate(training, held_out, None, FALSE_ALARMS, self.question.planted)
+            found = identified(groups, generated, detector)
         numbers = {
             "prompts": len(generated),
             "images": sum(map(len, generated.values())),
@@ -254,7 +256,7 @@ class Auditor:
             "near_identical_above": threshold,
             "cliques": len(found),
             "extracted": len({clique.training for clique in found if clique.extracted}),
-            "detector": detector.describe(),
+            "detector": detector and detector.describe(),
         }
         pairs = [
             Finding(clique, self.patients.names[seen[clique.training]], training[clique.training],

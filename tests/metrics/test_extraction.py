@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nodule_plugin.metrics.extraction import cliques, find_cliques, identity_threshold
+from nodule_plugin.metrics.extraction import cliques, identified, identity_threshold, prompt_cliques
 from nodule_plugin.metrics.memorization import CopyDetector, planted_copies
 
 
@@ -32,10 +32,11 @@ def test_what_is_made_again_and_again_is_looked_for_in_the_training_images() -> 
         return [(image + grain).clamp(0, 255).to(torch.uint8) for grain in noise]
 
     generated = {"extracted": again(training[5]), "collapsed": again(_smooth(1, 3)[0]), "varied": _smooth(4, 4)}
-    found = {clique.prompt: clique for clique in find_cliques(generated, threshold, detector)}
+    groups = prompt_cliques(generated, threshold)
+    found = {clique.prompt: clique for clique in identified(groups, generated, detector)}
     assert found.keys() == {"extracted", "collapsed"}
     assert (found["extracted"].extracted, found["extracted"].training) == (True, 5)
     assert sorted(found["extracted"].members) == [0, 1, 2, 3]
     assert not found["collapsed"].extracted
     copies = list(planted_copies(training, 3, seed=9))  # once each is no sign of remembering
-    assert find_cliques({"copies": copies}, threshold, detector) == []
+    assert prompt_cliques({"copies": copies}, threshold) == []
