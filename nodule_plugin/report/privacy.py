@@ -51,7 +51,8 @@ def _write_findings(audit: Audit, folder: Path) -> list[Path]:
         for number, finding in enumerate(audit.findings)
     }  # fmt: skip
     content = {"notice": "First the training image, then the generated ones. Not to be handed on.", "files": listed}
-    return write_files({"extracted.json": (json.dumps(content, indent=4) + "\n").encode()}, folder)
+    text = json.dumps(content, indent=4) + "\n"
+    return [*(folder / name for name in listed), *write_files({"extracted.json": text.encode()}, folder)]
 
 
 def _strip(finding: Finding) -> Image.Image:
