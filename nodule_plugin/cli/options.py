@@ -22,10 +22,11 @@ CONFIGS = {
     "sensitivity": ("evaluate", "what each measure can see: real images made worse by known steps"),
     "downstream": ("downstream", "what classifiers learn from a generated set"),
     "release": ("release", "a generated set without copies of training images"),
+    "privacy": ("inference", "whether patients can be told that a model learnt from: attacks, and a control"),
     "insert": ("insert", "nodules into a patient's CT series: DICOM, masks, report"),
 }
 """Command -> configuration in the bundle, and what it does."""
-LAID_OVER = {"sensitivity": ["sensitivity"]}
+LAID_OVER = {"sensitivity": ["sensitivity"], "privacy": ["privacy"]}
 """Command -> what it lays over its configuration by itself."""
 
 

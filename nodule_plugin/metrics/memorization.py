@@ -5,6 +5,8 @@ Held-out images set the measure because small round nodules resemble each other 
 measured in two ways, over the eight orientations that augmentation shows: correlation of grey values after small turns,
 scalings and shifts, and cosine of an encoder's embeddings. Planted copies (training images turned, shifted, scaled,
 blurred, noisy and of another contrast) decide which of them the detector rests on, and count what it misses.
+
+This is a search and bounds nothing; :mod:`nodule_plugin.privacy` asks whether patients can be told without any copy.
 """
 
 from __future__ import annotations

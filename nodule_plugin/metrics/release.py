@@ -19,6 +19,7 @@ from nodule_plugin.files import replacing, write_text_atomically
 from nodule_plugin.metrics.copies import embedder
 from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Inspection
+from nodule_plugin.metrics.privacy import release_clearance
 
 
 def write_release(
@@ -31,6 +32,8 @@ def write_release(
     false_alarms: float = FALSE_ALARMS,
     planted: int = PLANTED,
     seed: int = 0,
+    privacy: str | Path | None = None,
+    privacy_override: str | None = None,
 ) -> Path:
     """Copy the images that are no copies, with a manifest that lists them and says what was kept back and why.
 
@@ -43,14 +46,16 @@ def write_release(
         load: loads an item, see :class:`nodule_plugin.data.evaluation_images.LoadSetImaged`.
         embedding: see :meth:`CopyDetector.calibrate`; None, or unavailable: grey values only.
         false_alarms, planted, seed: see :meth:`CopyDetector.calibrate`.
+        privacy, privacy_override: an audit of the model and a reason to release in spite of it, see
+            :func:`nodule_plugin.metrics.privacy.release_clearance`.
 
     Returns:
-        The new manifest. Its "release" holds "kept", "removed" (image, the training image it copies, likeness) and
-        "detector" (thresholds, false alarms, misses).
+        The new manifest. Its "release" holds "kept", "removed" (image, the training image it copies, likeness),
+        "detector" (thresholds, false alarms, misses) and "privacy" (the audit's verdict, None without one).
 
     Raises:
-        InputError: if the set has no manifest, there are no training images, or the folder holds something or cannot be
-            written. No manifest is left behind then.
+        InputError: if the set has no manifest, there are no training images, the audit forbids it, or the folder holds
+            something or cannot be written. No manifest is left behind then.
     """
     generated = load_generated(generated_dir)
     if generated.manifest is None:
@@ -60,6 +65,7 @@ def write_release(
         raise InputError(f"output_dir: {folder} holds other files; give a new folder")
     if not training_items:
         raise InputError("release: no training images; give the data list that the model was trained on")
+    cleared = release_clearance(privacy, generated.manifest, privacy_override)
 
     def picture(item: Mapping[str, Any]) -> Tensor:
         return to_uint8(load(item)["image"][None])[0]
@@ -81,6 +87,7 @@ def write_release(
         "training_images": len(training_items),
         "held_out_images": len(held_out_items),
         "detector": detector.describe(),
+        "privacy": cleared,
     }
     _copy(kept, generated.folder, folder, generated.manifest | {"release": release, "images": kept})
     return folder / MANIFEST

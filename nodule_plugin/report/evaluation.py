@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from nodule_plugin.data.image_set import GENERATED, REAL, TRAINING, flat_warning
 from nodule_plugin.handlers.evaluation import ImageSetCollector, chosen_on_sentences, read_patients
 from nodule_plugin.metrics.measures import Measure
+from nodule_plugin.metrics.privacy import audit_of
 from nodule_plugin.metrics.results_table import measure_rows
 from nodule_plugin.metrics.studies import run_studies
 from nodule_plugin.report.files import write_report
@@ -37,6 +38,10 @@ class EvaluationReport:
         show_real: show real images on the page. They must not leave the machine by chance, so the default is no.
         converted: what was changed about pictures to compare them, see
             :func:`nodule_plugin.data.evaluation_images.conversions`.
+        privacy: ``privacy.json`` of an audit of the model; None: there was none.
+
+    Raises:
+        InputError: if the audit cannot be read or is of another model.
     """
 
     def __init__(
@@ -49,7 +54,9 @@ class EvaluationReport:
         show_real: bool | str = False,
         training_patients: str | Path | None = None,
         converted: Sequence[str] = (),
+        privacy: str | Path | None = None,
     ) -> None:
+        self.privacy = None if privacy is None else audit_of(privacy, settings.get("generated", []))
         self.training_patients = read_patients(training_patients)
         self.collector, self.output_dir, self.measures = collector, Path(output_dir), list(measures)
         self.settings, self.seed, self.show_real = dict(settings), seed, as_flag("show_real", show_real)
@@ -82,7 +89,9 @@ class EvaluationReport:
             reference, self.settings.get("generated", []), self.settings.get("training_datalist")
         )
         warnings = [*chosen, *flat, *self.converted]
-        self.results = build_results(rows, self.measures, self.settings, phantoms, seen, studies, shared, warnings)
+        self.results = build_results(
+            rows, self.measures, self.settings, phantoms, seen, studies, shared, warnings, privacy=self.privacy
+        )
         _logger.info("drawing the report")
         written = write_report(self.results, sets, self.output_dir, self.show_real)
         _logger.info("wrote %s", ", ".join(path.name for path in written))

@@ -1,5 +1,6 @@
-"""The five questions of an evaluation, each answered by a light: like a traffic light, with a shape and words.
+"""The questions of an evaluation, each answered by a light: like a traffic light, with a shape and words.
 
+Five are answered by the table's measures, a sixth by an audit of privacy where there is one.
 A light rests on measures that are known to see the faults its question is about (``nodule sensitivity`` finds out), and
 says which of these faults none of them sees. Its rule stands in docs/evaluation.md.
 """
@@ -14,6 +15,7 @@ from typing import Any
 from nodule_plugin.data.image_set import GENERATED, REAL
 from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.measures import HIGHER, LOWER, STAND_IN
+from nodule_plugin.metrics.privacy import ABOVE, DEAF, UNRESOLVED, rate_at, worst_rate
 from nodule_plugin.report.numbers import with_interval
 
 GREEN, AMBER, RED, GREY = "green", "amber", "red", "grey"
@@ -95,6 +97,51 @@ def judge(results: Mapping[str, Any], sensitivity: Mapping[str, Any]) -> tuple[d
     row = min(known, key=lambda row: row["values"][deciding]["value"]) if known else generated[0]
     best = {"model": row["model"], "guidance_scale": row["guidance_scale"], "measure": deciding}
     return best, [_light(question, results, row, sight) for question in QUESTIONS]
+
+
+def privacy_light(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """The light of an audit (see :func:`nodule_plugin.metrics.privacy.read_audit`), in the form of the others.
+
+    Red where something was extracted or the whole interval of the rate at which members are found lies above the limit;
+    amber where the rate does, or members can be told beyond chance; grey where the audit gives no verdict.
+    """
+    limits, attacks = audit["limits"], audit["audited"]["attacks"]
+    accepted = limits["false_positive_rate"]
+    rates = {name: rate_at(attack, accepted) for name, attack in attacks.items()}
+    if audit["verdict"] in (DEAF, UNRESOLVED):
+        colour = GREY
+    elif audit["audited"]["extraction"]["extracted"] > limits["extracted"] or any(
+        rate["ci95"][0] > limits["true_positive_rate"] for rate in rates.values()
+    ):
+        colour = RED
+    else:
+        told = any(attack["area"]["ci95"][0] > 0.5 for attack in attacks.values())
+        colour = AMBER if told or audit["verdict"] == ABOVE else GREEN
+    heard = worst_rate(audit["control"]["attacks"], limits)["value"]
+    control = "cannot be shown" if heard is None else f"{heard:.0%}"
+    evidence = [
+        {
+            "key": f"privacy ({name})",
+            "name": f"Patients found by {name} at {accepted:.0%} false positives",
+            **{part: rate[part] for part in ("value", "ci95")},
+            "floor": accepted,
+            "floor_ci95": None,
+            "light": colour,
+            "like": None,
+        }
+        for name, rate in rates.items()
+        if rate["value"] is not None
+    ]
+    extracted = audit["audited"]["extraction"]["extracted"]
+    return {
+        "question": "privacy",
+        "name": "Privacy",
+        "asks": "Can it be told whose images the model learnt from?",
+        "light": colour,
+        "evidence": evidence,
+        "notes": [f"Training images extracted: {extracted}.", f"The audit's control: {control}.", *audit["reasons"]],
+        **{name: [] for name in ("cannot_see", "blind", "unmeasured", "candidates")},
+    }
 
 
 def in_sentence(name: str) -> str:
@@ -296,4 +343,5 @@ def light_details(light: Mapping[str, Any]) -> str:
         sentences.append(f"Cannot be seen by this: {', '.join(map(in_sentence, light['cannot_see']))}.")
     if light["blind"]:
         sentences.append(f"Blind to the faults in question: {', '.join(light['blind'])}.")
+    sentences += light.get("notes", ())
     return " ".join(sentences)

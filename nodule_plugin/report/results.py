@@ -14,7 +14,7 @@ from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
 from nodule_plugin.metrics.results_table import FLOOR, Row
 from nodule_plugin.metrics.sensitivity import load_sensitivity
 from nodule_plugin.metrics.studies import NO_STUDIES
-from nodule_plugin.report.lights import AMBER, GREEN, GREY, RED, WORDS, floor_of, in_sentence, judge
+from nodule_plugin.report.lights import AMBER, GREEN, GREY, RED, WORDS, floor_of, in_sentence, judge, privacy_light
 from nodule_plugin.report.numbers import with_interval
 from nodule_plugin.report.sweep import guidance_sweep
 
@@ -39,6 +39,7 @@ def build_results(
     not_held_out: int = 0,
     warnings: Sequence[str] = (),
     sensitivity: Mapping[str, Any] | None = None,
+    privacy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything an evaluation found, in plain JSON types; docs/evaluation.md documents the keys.
 
@@ -53,6 +54,7 @@ def build_results(
         warnings: sentences about the images themselves.
         sensitivity: what each measure can see; None: as measured on the crops, see
             :func:`nodule_plugin.metrics.sensitivity.load_sensitivity`.
+        privacy: an audit of the model, see :func:`nodule_plugin.metrics.privacy.read_audit`; None: there was none.
     """
     reference = PHANTOMS if phantoms else REAL_IMAGES
     results: dict[str, Any] = {
@@ -73,6 +75,8 @@ def build_results(
     results["sweep"] = guidance_sweep(results)
     results["warnings"] = warning_sentences(results, warnings)
     results["best"], results["lights"] = judge(results, sensitivity or load_sensitivity())
+    if privacy is not None:
+        results["lights"].append(privacy_light(privacy))
     results["verdict"] = verdict(results)
     return results
 

@@ -74,3 +74,16 @@ def test_what_cannot_be_released_is_said(sets: dict[str, Any], tmp_path: Path) -
     with pytest.raises(InputError, match=r"holds no manifest\.json"):
         write_release(**(sets | {"generated_dir": sets["generated_dir"] / "png"}), output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_above_limits_forbids_a_release_without_a_reason(sets: dict[str, Any], tmp_path: Path) -> None:
+    audit = {"format": "nodule-plugin privacy audit", "version": 1, "created": "now", "model": {"weights_sha256": None}}
+    audit |= {"verdict": "above limits", "reasons": ["9.0% of patients found."]}
+    (tmp_path / "privacy.json").write_text(json.dumps(audit))
+    with pytest.raises(InputError, match=r"above limits\. 9\.0% of patients found\. Release nothing, or say why"):
+        write_release(**sets, output_dir=tmp_path / "out", privacy=tmp_path / "privacy.json")
+    assert not (tmp_path / "out").exists()
+    given = {"privacy": tmp_path / "privacy.json", "privacy_override": "all patients agreed"}
+    release = json.loads(write_release(**sets, output_dir=tmp_path / "out", **given).read_text())["release"]
+    assert release["privacy"]["override"] == "all patients agreed"
+    assert release["privacy"]["audit"]["reasons"] == ["9.0% of patients found."]

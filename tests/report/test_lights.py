@@ -5,8 +5,19 @@ from typing import Any
 import pytest
 
 from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.metrics.privacy import DEAF, LIMITS
 from nodule_plugin.metrics.sensitivity import load_sensitivity
-from nodule_plugin.report.lights import AMBER, GREEN, GREY, QUESTIONS, RED, judge, light_details, light_of
+from nodule_plugin.report.lights import (
+    AMBER,
+    GREEN,
+    GREY,
+    QUESTIONS,
+    RED,
+    judge,
+    light_details,
+    light_of,
+    privacy_light,
+)
 from nodule_plugin.report.results import verdict
 
 FAULTS = [
@@ -174,3 +185,34 @@ def test_every_question_is_answered_even_where_nothing_is_known() -> None:
 def test_the_shipped_table_asks_these_questions() -> None:
     asked = {fault["question"] for fault in load_sensitivity()["faults"]}
     assert asked <= {question.key for question in QUESTIONS}
+
+
+@pytest.mark.parametrize(
+    ("rate", "area", "extracted", "verdict", "light"),
+    [
+        (0.01, 0.52, 0, "within limits", GREEN),
+        (0.01, 0.60, 0, "within limits", AMBER),  # members can be told, though none for sure
+        (0.03, 0.52, 0, "above limits", AMBER),
+        (0.10, 0.70, 0, "above limits", RED),
+        (0.00, 0.50, 1, "above limits", RED),
+        (0.10, 0.70, 1, DEAF, GREY),
+    ],
+)
+def test_the_light_of_an_audit(rate: float, area: float, extracted: int, verdict: str, light: str) -> None:
+    rates = [{"false_positive_rate": 0.01, "value": rate, "ci95": [max(0.0, rate - 0.02), rate + 0.02]}]
+    attack = {"rates": rates, "area": {"value": area, "ci95": [area - 0.05, area + 0.05]}}
+    model = {"attacks": {"denoising loss": attack}, "extraction": {"extracted": extracted}}
+    audit = {"limits": LIMITS, "audited": model, "control": model, "verdict": verdict, "reasons": ["Because."]}
+    told = privacy_light(audit)
+    assert told["light"] == light
+    assert light_details(told).startswith("Patients found by denoising loss at 1% false positives 0.")
+    assert light_details(told).endswith(
+        f"Training images extracted: {extracted}. The audit's control: {rate:.0%}. Because."
+    )
+    assert "privacy" in verdict_of(told)
+
+
+def verdict_of(light: dict[str, Any]) -> str:
+    """The verdict's sentence about lights, where an audit's is one of them."""
+    best, lights = judge(_results({"krd": 0.0}), SENSITIVITY)
+    return verdict(_results({"krd": 0.0}) | {"best": best, "lights": [*lights, light]})[1]
