@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def encoded_views(images: Sequence[Tensor], vae: AutoencoderKL, views: int, seed
     moments = []
     for image in images:
         orientations = [view % ORIENTATIONS for view in range(views)]
-        batch = {"moments": [None] * views, "index": [0] * views, "orientation": orientations}
+        batch: dict[str, list[Any]] = {"moments": [None] * views, "index": [0] * views, "orientation": orientations}
         moments.append(encode(batch | {"image": [orient(image, orientation) for orientation in orientations]}))
     channels, *size = moments[0].shape[1:]
     noise = seeded_noise([sample_seed(seed, view) for view in range(views)], (channels // 2, *size))

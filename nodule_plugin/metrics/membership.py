@@ -110,7 +110,7 @@ def describe_attack(members: np.ndarray, held_out: np.ndarray, seed: int = 0) ->
     for accepted in FALSE_POSITIVE_RATES:
         value, interval = detection_rate(members, held_out, accepted), None
         if value is not None:
-            low, high = _percentiles([float(detection_rate(*pair, accepted) or 0.0) for pair in drawn])
+            low, high = _percentiles([float(detection_rate(own, others, accepted) or 0.0) for own, others in drawn])
             exact = proportion_interval(round(value * len(members)), len(members))
             interval = [min(low, exact[0]), max(high, exact[1])]
         rates.append({"false_positive_rate": accepted, "value": value, "ci95": interval})

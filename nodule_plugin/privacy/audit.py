@@ -137,8 +137,8 @@ def load_patients(
             f"audit: {len(members)} members and {len(others)} held-out patients; at least {FEWEST} of either are needed"
         )
     items = [item for item in training if item["patient_id"] in set(members)] + others_items
-    fields = ([item[name] for item in items] for name in ("prompt", "patient_id", "id"))
-    return Patients([torch.as_tensor(transform(item)["image"]) for item in items], *fields, set(members))
+    prompts, ids, names = ([item[name] for item in items] for name in ("prompt", "patient_id", "id"))
+    return Patients([torch.as_tensor(transform(item)["image"]) for item in items], prompts, ids, names, set(members))
 
 
 @dataclass
@@ -234,8 +234,10 @@ class Auditor:
         attacks = {}
         for name, by_image in scores.items():
             of = patient_scores(by_image, [ids[place] for place in places])
-            sides = ([of[each] for each in sorted(side)] for side in (members, self.patients.held_out))
-            attacks[name] = describe_attack(*map(np.array, sides), self.question.seed)
+            inside, outside = (
+                np.array([of[each] for each in sorted(side)]) for side in (members, self.patients.held_out)
+            )
+            attacks[name] = describe_attack(inside, outside, self.question.seed)
         extraction, found = self._extract(generated, members)
         return {"attacks": attacks, "extraction": extraction}, found
 
