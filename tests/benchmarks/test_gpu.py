@@ -46,9 +46,9 @@ def latents(script: Script, tmp_path: Path) -> tuple[Path, Path]:
     datalist = script("noise_pairs").write_noise_pairs(folder, 4)
     for image in folder.glob("*.nii"):
         image.unlink()
-    cache = LatentCache(folder / "latents" / "training", "made elsewhere", 4, (4, 16, 16))
+    cache = LatentCache(folder / "latents" / "training", "made elsewhere", 4, (2, 32, 32))
     for index in range(4):
-        cache.put([(index, orientation) for orientation in range(8)], torch.zeros(8, 4, 16, 16))
+        cache.put([(index, orientation) for orientation in range(8)], torch.zeros(8, 2, 32, 32))
     return folder / "latents", datalist
 
 

@@ -103,7 +103,7 @@ def test_the_single_file_is_a_base_model_that_says_what_it_predicts(stable_diffu
 
 def test_what_a_single_file_cannot_hold_is_refused(small: Sampled, metadata: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"format: the unet has in_channels 2, .* which has 4; give --format diffusers"
+        InputError, match=r"format: the unet has in_channels 1, .* which has 4; give --format diffusers"
     ):
         export_model("single-file", small.source, tmp_path / "out", metadata)
     assert list(tmp_path.iterdir()) == []
@@ -128,5 +128,5 @@ def test_nothing_is_overwritten(
 
 
 def test_a_size_the_model_cannot_make_is_refused(small: Sampled) -> None:
-    with pytest.raises(InputError, match="image_size: a multiple of 4 is needed for this base model, not 63"):
+    with pytest.raises(InputError, match="image_size: a multiple of 2 is needed for this base model, not 63"):
         load_model(replace(small.source, image_size=63))
