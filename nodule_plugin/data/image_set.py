@@ -181,7 +181,9 @@ def flat_warning(images: ImageSet) -> str | None:
     flat = sum(float(image.float().std()) < FLAT_LEVELS for image in looked_at)
     if not flat:
         return None
+    scale = images.key.guidance_scale
+    which = images.key.model if scale is None else f"{images.key.model} at guidance scale {scale:g}"
     return (
-        f"{flat} of {len(looked_at)} images looked at of {images.key.model} are (nearly) one grey value: no number "
+        f"{flat} of {len(looked_at)} images looked at of {which} are (nearly) one grey value: no number "
         "about them can be trusted. Was their range of values another when they were saved?"
     )

@@ -179,7 +179,7 @@ def test_pictures_of_one_grey_value_are_warned_of_first() -> None:
     assert flat_warning(pictures[0]) is None
     warning = flat_warning(pictures[1])
     assert warning is not None
-    assert warning.startswith("2 of 4 images looked at of tiny are (nearly) one grey value")
+    assert warning.startswith("2 of 4 images looked at of tiny at guidance scale 5 are (nearly) one grey value")
     rows = [_row(key, Value(0.1, 0.05, 10), Value(0.2, 0.01, 20)) for key in (REAL_KEY, FLOOR, KEYS[0])]
     assert build_results(rows, _measures(), {}, warnings=[warning])["warnings"][0] == warning
 
