@@ -155,7 +155,7 @@ def _rounded(grey: Tensor) -> Tensor:
 
 
 def _jpeg(grey: Tensor) -> Tensor:
-    """The luminance of baseline JPEG at quality 75; rounding has the gradient of the identity."""
+    """The luminance of baseline JPEG at quality 75; rounding its coefficients has the gradient of a soft step."""
     rows, columns = grey.shape
     whole = pad(grey[None, None], (0, -columns % 8, 0, -rows % 8), mode="replicate")[0, 0]
     blocks = whole.unflatten(0, (-1, 8)).unflatten(2, (-1, 8)).transpose(1, 2) - 128

@@ -57,9 +57,9 @@ def window(unit: np.ndarray, low: float, high: float) -> np.ndarray:
     return grey(hu_to_unit(hu, (low, high)))
 
 
-def cut(unit: np.ndarray, draw: np.random.Generator, share: float = 0.8) -> np.ndarray:
-    """A square of a share of the side, anywhere."""
-    side = int(share * unit.shape[0])
+def cut(unit: np.ndarray, draw: np.random.Generator, fraction: float = 0.8) -> np.ndarray:
+    """A square of a fraction of the side, anywhere."""
+    side = int(fraction * unit.shape[0])
     top, left = draw.integers(0, unit.shape[0] - side + 1, 2)
     return unit[top : top + side, left : left + side]
 
@@ -102,7 +102,7 @@ USES: dict[str, Use] = {
 
 
 def row(found: Sequence[Detection], payload: str) -> dict[str, float]:
-    """Shares of images in which the mark is found, and is read right; the p-value's tenth from above."""
+    """Fractions of images in which the mark is found, and is read right; the p-value's tenth from above."""
     logarithms = np.array([one.log10_p for one in found])
     read = np.array([one.payload == payload for one in found])
     return {
