@@ -187,4 +187,4 @@ class NoduleInpainter:
             seeds=[seed],
         )
         slices = images if images.shape[1] == self.slices else images.mean(1, keepdim=True)
-        return slices[0].cpu().numpy()
+        return (slices + told.sketch)[0].cpu().numpy()

@@ -21,6 +21,7 @@ from nodule_plugin.diffusion.components import freeze, load_vae
 from nodule_plugin.diffusion.diffusers_layout import load_network, load_part
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
+from nodule_plugin.insertion.sketch import sketch_nodule
 
 PATCH = 2
 """Pixels along each side of what a :class:`PixelAutoencoder` makes one position: half the side, a third of the work."""
@@ -97,10 +98,14 @@ class PixelAutoencoder(ModelMixin, ConfigMixin):
     Args:
         slices: how many it takes at once.
         shift_factor, scaling_factor: latents are (pixels - shift) times scaling, about standard normal.
+        sketch: what a nodule is sketched with, in [-1, 1]; what is painted is then the difference from the sketch
+            (:mod:`nodule_plugin.insertion.sketch`). None: the image itself.
     """
 
     @register_to_config
-    def __init__(self, slices: int, shift_factor: float = 0.0, scaling_factor: float = 1.0) -> None:
+    def __init__(
+        self, slices: int, shift_factor: float = 0.0, scaling_factor: float = 1.0, sketch: float | None = None
+    ) -> None:
         super().__init__()
 
     def encode(self, images: Tensor) -> Any:
@@ -138,16 +143,19 @@ class Conditions(NamedTuple):
     """What an inpainting network is told, and where it paints.
 
     Attributes:
-        latents: (B, C, h, w) of the slices, without noise.
+        latents: (B, C, h, w) of the slices less their sketch, without noise.
         mask: (B, S, h, w): 0 known, 0.5 to be painted or unknown, up to 1 nodule.
-        known: (B, C, h, w) latents of the slices, 0 (in [-1, 1]) where they are to be painted or unknown.
+        known: (B, C, h, w) latents of the slices, with the sketch (or 0, in [-1, 1]) where they are to be painted, and
+            0 where unknown.
         painted: (B, C, h, w) 1 where the network paints, 0 elsewhere.
+        sketch: (B, S, H, W) what is to be added to decoded latents; 0 everywhere for models without a sketch.
     """
 
     latents: Tensor
     mask: Tensor
     known: Tensor
     painted: Tensor
+    sketch: Tensor
 
     def channels(self, noisy: Tensor) -> Tensor:
         """The network's input, (B, 2 C + S, h, w), of noisy latents (B, C, h, w)."""
@@ -164,13 +172,17 @@ def conditions(vae: Any, image: Tensor, nodule: Tensor, region: Tensor, known: T
         region: (B, S, H, W) bool, to be painted.
         known: (B, S, H, W) bool, where there is an image.
     """
-    latents = encode_slices(vae, image * known)
+    given = image * (known & ~region)
+    inside = getattr(vae.config, "sketch", None)
+    sketch = torch.zeros_like(given) if inside is None else sketch_nodule(given, nodule, region & known, known, inside)
+    latents = encode_slices(vae, image * known - sketch)
     size = latents.shape[-2:]
     mask = 0.5 * (region | ~known) + 0.5 * nodule
     painted = (interpolate((region & known).float(), size, mode="area") > 0).float()
     return Conditions(
         latents,
         interpolate(mask.float(), size, mode="area"),
-        encode_slices(vae, image * (known & ~region)),
+        encode_slices(vae, given if inside is None else sketch),
         painted.repeat_interleave(latents.shape[1] // painted.shape[1], 1),
+        sketch,
     )

@@ -15,8 +15,9 @@ from nodule_plugin.tiny.base_model import TEXT_WIDTH, save_base_model
 GRID = Grid(spacing_mm=(2.0, 0.7, 0.7), shape=(10, 40, 40), window_hu=(-1024, 976))
 """20 x 28 x 28 mm. LIDC-IDRI's median pixel has 0.7 mm; its slices lie 1.25 or 2.5 mm apart in most series, and 2 mm
 is between. The window leaves lung's noise below and calcification above: nothing need be saved for the eye."""
-SHIFT, SCALING = -0.6, 2.8
-"""Of the latents, so that they are about standard normal."""
+SKETCH, SHIFT, SCALING = -0.05, 0.0, 4.6
+"""What a nodule is sketched with (-74 HU), and shift and scaling of the latents (the difference from the sketch), so that
+they are about standard normal."""
 
 PREDICTION_TYPE = "sample"
 """What the U-Net predicts is smooth. Velocity holds the noise of every pixel, which a short training does not learn to
@@ -59,4 +60,4 @@ def build_inpainting_unet(grid: Grid = GRID) -> UNet2DConditionModel:
 
 def build_pixel_autoencoder(grid: Grid = GRID) -> PixelAutoencoder:
     """What stands in the place of an autoencoder."""
-    return PixelAutoencoder(grid.shape[0], SHIFT, SCALING)
+    return PixelAutoencoder(grid.shape[0], SHIFT, SCALING, SKETCH)
