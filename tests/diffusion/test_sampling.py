@@ -19,8 +19,10 @@ from nodule_plugin.diffusion.components import (
 )
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import (
+    SMALL_NETWORK,
     GenerationPrepareBatch,
     GuidedSampler,
+    calls_at_once,
     decode_latents,
     derive_scheduler,
     seeded_noise,
@@ -110,7 +112,8 @@ def test_equals_diffusers_pipeline(
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"scheduler_class": "EulerAncestralDiscreteScheduler"}, {"precision": "bfloat16"}]
+    "settings",
+    [{}, {"scheduler_class": "EulerAncestralDiscreteScheduler"}, {"precision": "bfloat16"}, {"calls_at_once": 3}],
 )
 def test_images_do_not_depend_on_batch_size(model: Model, settings: dict[str, Any]) -> None:
     scales, seeds = [5.0, 1.0, 5.0, 2.5, 0.0], [0, 1, 2, 2, 3]
@@ -126,6 +129,22 @@ def test_images_per_call_changes_images_by_rounding_only(model: Model) -> None:
     for images_per_call in (3, 4):
         actual = model.sample(scales, seeds, images_per_call=images_per_call)
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+def test_groups_sampled_at_once_are_as_one_by_one(model: Model) -> None:
+    scales, seeds = [5.0, 1.0, 0.0, 2.5, 4.0], [0, 1, 2, 2, 3]
+    threads = torch.get_num_threads()
+    assert calls_at_once(model.network) == threads
+    torch.set_num_threads(1)  # a share of one thread either way
+    try:
+        assert torch.equal(model.sample(scales, seeds, calls_at_once=2), model.sample(scales, seeds))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_large_network_has_all_threads() -> None:
+    assert calls_at_once(torch.nn.Linear(SMALL_NETWORK, 1, device="meta")) == 1
 
 
 def test_calls_do_not_influence_each_other(model: Model) -> None:
