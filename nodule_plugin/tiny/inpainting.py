@@ -16,7 +16,7 @@ GRID = Grid(spacing_mm=(2.0, 0.7, 0.7), shape=(10, 40, 40), window_hu=(-1024, 97
 """20 x 28 x 28 mm. LIDC-IDRI's median pixel has 0.7 mm; its slices lie 1.25 or 2.5 mm apart in most series, and 2 mm
 is between. The window leaves lung's noise below and calcification above: nothing need be saved for the eye."""
 SKETCH, SHIFT, SCALING = -0.05, 0.0, 4.6
-"""What a nodule is sketched with (-74 HU), and shift and scaling of the latents, so that they are about standard normal."""
+"""What a nodule is sketched with (-74 HU); shift and scaling of the latents, so that they are about standard normal."""
 
 PREDICTION_TYPE = "sample"
 """What the U-Net predicts is smooth. Velocity holds the noise of every pixel, which a short training does not learn to
