@@ -1,9 +1,10 @@
 """What insertion does to real series: voxels changed elsewhere, diameters, noise. Prints numbers, writes no image.
 
-    python scripts/benchmarks/insertion.py --series DIR [DIR ...] --crops DIR --count 50 --output numbers.json
+    python scripts/benchmarks/insertion.py --series DIR [DIR ...] --crops DIR [--inpainter DIR] --count 50 \
+        --output numbers.json
 
-Each nodule goes into the unchanged host at a random place, with the findings of a random crop and 5 to 20 mm. The
-source is copy and paste; another is a line in ``main``.
+Each nodule goes into the unchanged host at a random place, with the findings of a random crop and 5 to 20 mm, painted
+by an inpainting model or pasted.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from scipy.ndimage import label
 from nodule_plugin.errors import show_input_errors
 from nodule_plugin.insertion.blending import insert
 from nodule_plugin.insertion.host import Host, read_host
+from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.lesions import place_lesions
 from nodule_plugin.insertion.lungs import find_lungs, random_places
-from nodule_plugin.insertion.mask_shapes import longest_diameter_mm
+from nodule_plugin.insertion.mask_shapes import draw_mask, longest_diameter_mm
 from nodule_plugin.insertion.noise import nodule_core, octave_deviations, surrounding_noise
 from nodule_plugin.insertion.place import Lesion, Place
-from nodule_plugin.insertion.sources import CopyPaste
+from nodule_plugin.insertion.sources import CopyPaste, NoduleSource
 from nodule_plugin.prompts import findings_to_prompt
 
 DIAMETERS_MM = (5.0, 20.0)
 _APART_MM = 15.0
+GUIDANCE_SCALE, STEPS = 1.0, 5
+"""As in ``insert.json``."""
 
 
 def main() -> None:
@@ -38,10 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=Path, nargs="+", required=True)
     parser.add_argument("--crops", type=Path, required=True)
+    parser.add_argument("--inpainter", type=Path, help="paint instead of pasting")
     parser.add_argument("--count", type=int, default=50, help="nodules into each series")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
-    source = CopyPaste.from_folder(given.crops)
+    crops = CopyPaste.from_folder(given.crops)
+    source: NoduleSource = crops if given.inpainter is None else NoduleInpainter.from_folder(given.inpainter)
+    drawer = crops.draw_mask if given.inpainter is None else draw_mask
     rows: list[dict[str, Any]] = []
     for folder in given.series:
         started = time.process_time()
@@ -52,14 +59,14 @@ def main() -> None:
         )
         generator = np.random.default_rng(0)
         for index in random_places(lungs, given.count, DIAMETERS_MM[1] / 2, 1.0, 0.0, _APART_MM, seed=0):
-            _, findings, _ = source.nodules[generator.integers(len(source.nodules))]
+            _, findings, _ = crops.nodules[generator.integers(len(crops.nodules))]
             diameter = float(np.round(generator.uniform(*DIAMETERS_MM), 1))
             x, y, z = host.geometry.to_patient(index).tolist()
             lesion = Lesion("trial", (x, y, z), diameter, findings_to_prompt(findings), findings)
             started = time.process_time()
-            (place,) = place_lesions([lesion], host, lungs, source, source.draw_mask, seed=len(rows))
+            (place,) = place_lesions([lesion], host, lungs, source, drawer, seed=len(rows))
             hu = host.hu.copy()
-            insert(hu, place, host, source, 1.0, 1)
+            insert(hu, place, host, source, GUIDANCE_SCALE, STEPS)
             rows.append(measured(host, hu, place) | {"seconds": time.process_time() - started})
             print(rows[-1], flush=True)
     given.output.write_text(json.dumps({"nodules": rows, "summary": summary(rows)}, indent=1) + "\n")
