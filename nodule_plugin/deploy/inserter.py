@@ -109,7 +109,8 @@ class BundleInserter:
         if others := sorted(set(order) - {FIELD}):
             raise InputError(f"order: {others[0]!r} does not go with {FIELD!r}; put what it means into {FIELD!r}")
         read = self.read(order[FIELD])
-        return Path(read.insertion(series, read.lesions, read.seeds, output / OUTPUT))
+        insertion: Any = read.insertion  # what the configuration names; by default it writes DICOM
+        return Path(insertion(series, read.lesions, read.seeds, output / OUTPUT))
 
 
 def _refuse_files(order: Mapping[str, Any]) -> None:

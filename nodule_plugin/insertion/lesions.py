@@ -43,8 +43,8 @@ def read_lesions(
     Args:
         position: x, y and z.
         lesions: a .csv file with columns x, y, z, diameter_mm and prompt or ratings, or a .json file with a list of
-            ``{"position": [x, y, z], "diameter_mm": ..., "findings": {...} or "prompt": ...}``, or that list. What a lesion
-            does not say is as the settings below say.
+            ``{"position": [x, y, z], "diameter_mm": ..., "findings": {...} or "prompt": ...}``, or that list. What a
+            lesion does not say is as the settings below say.
         random: how many at random places.
         diameter_mm, findings, prompt: of the nodules; findings (a dictionary of ratings, or a .json file with one) or a
             prompt.

@@ -43,7 +43,7 @@ class InsertedVolume:
 
     @property
     def labels(self) -> np.ndarray:
-        """(slices, rows, columns) uint8: the number of the nodule that fills half of the voxel or more, from 1; or 0."""
+        """(slices, rows, columns) uint8: the number, from 1, of the nodule that fills half a voxel or more; or 0."""
         labels = np.zeros(self.host.hu.shape, np.uint8)
         for number, place in enumerate(self.places, start=1):
             labels[place.box][place.mask >= 0.5] = number

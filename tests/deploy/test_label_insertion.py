@@ -67,9 +67,7 @@ def test_a_prompt_is_a_text_and_nothing_else(service: InsertionService, host: Pa
         ({"result": "both"}, "result: choose one of volume, mask, not 'both'"),
     ],
 )
-def test_what_cannot_be_inserted(
-    service: InsertionService, host: Path, given: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_inserted(service: InsertionService, host: Path, given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         take(service, host, **given)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -113,11 +112,17 @@ def series_folder(image: Any, roots: Sequence[Path]) -> Path:
     Raises:
         InputError: if there is no such folder.
     """
-    for root in roots:
-        path = os.path.join(root, image) if isinstance(image, str) else ""
-        if os.path.isdir(path) and Path(path).resolve().is_relative_to(root.resolve()):
-            return Path(path)
+    for root in roots if isinstance(image, str) else []:
+        if _is_folder_below(root, root / image):
+            return root / image
     raise InputError(
         f"image: a CT series as DICOM is needed, not {image!r}; name a folder in the studies, or upload the files to a"
         " session (NIfTI files are not taken)"
     )
+
+
+def _is_folder_below(root: Path, path: Path) -> bool:
+    try:
+        return path.is_dir() and path.resolve().is_relative_to(root.resolve())
+    except OSError:  # of a name that is too long, for instance
+        return False
