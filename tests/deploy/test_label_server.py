@@ -252,7 +252,7 @@ def test_what_is_not_given_is_as_info_says(client: Client) -> None:
         ({"steps": 100000}, "steps: a whole number from 1 to 1000"),
         ({"weights": "../../secret"}, "weights: there are none of the name '../../secret'; choose one of bundle, base"),
         ({"device": "$1 / 0"}, "device: cpu, cuda"),
-        ({"save_label": True}, "save_label: a generated image is no label"),
+        ({"save_label": True}, "save_label: what is synthetic is no label"),
     ],
 )
 def test_what_cannot_be_used_is_named(client: Client, params: dict[str, Any], message: str) -> None:
