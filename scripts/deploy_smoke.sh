@@ -35,7 +35,39 @@ cd "$work"
 "$python" -m nodule_plugin.deploy -l WARN -i "$work/order.json" -m "$ROOT/bundle" -o "$work/dicom"
 find "$work/dicom" -name '*.dcm'
 
+echo "== a CT series in, the series with a nodule out"
+# A phantom, and an inpainting model with random weights: the bundle has none yet.
+rm -rf "$work/insertion" "$work/models" "$work/inserted"
+mkdir -p "$work/insertion" "$work/models/bundle/models"
+cp -r "$ROOT/bundle/configs" "$work/models/bundle"
+PYTHONPATH="$ROOT/tests" "$python" - "$work" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from ct_hosts import write_host
+from tiny_inpainter import make_tiny_inpainter
+
+from nodule_plugin.insertion.grid import Grid
+
+work = Path(sys.argv[1])
+write_host(work / "insertion" / "series")
+grid = Grid((2.0, 1.0, 1.0), (8, 16, 16), (-1024, 976))
+make_tiny_inpainter(work / "models" / "bundle" / "models" / "inpainter", grid)
+PYTHON
+cat > "$work/insertion/order.json" <<'JSON'
+{
+    "insert": {
+        "position": [30, 12, 2],
+        "diameter_mm": 5,
+        "findings": {"sphericity": 5, "margin": 5, "texture": 5, "spiculation": 1, "calcification": 6}
+    }
+}
+JSON
+"$python" -m nodule_plugin.deploy -l WARN -i "$work/insertion" -m "$work/models" -o "$work/inserted"
+find "$work/inserted" -name '*.json' -o -name 'seg*.dcm' -o -name 'report.dcm' -o -name '*.nii.gz'
+
 echo "== tests"
 cd "$ROOT"
-OMP_NUM_THREADS=1 "$python" -m pytest tests/deploy/test_application.py tests/deploy/test_generator.py tests/dicom
+OMP_NUM_THREADS=1 "$python" -m pytest tests/deploy/test_application.py tests/deploy/test_generator.py \
+    tests/deploy/test_inserter.py tests/dicom
 echo "The application works: $work/dicom"

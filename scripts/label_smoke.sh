@@ -23,5 +23,6 @@ echo "Environment ready after $((SECONDS - started)) s"
 cd "$ROOT"
 export OMP_NUM_THREADS=1 PYTHONPATH="$ROOT"
 "$VENV/bin/python" -m pytest tests/deploy/test_label_server.py tests/deploy/test_label.py \
-    tests/lidc/test_dicom_header.py tests/lidc/test_phantom_series.py tests/data/test_order.py "$@"
+    tests/deploy/test_label_insertion.py tests/lidc/test_dicom_header.py tests/lidc/test_phantom_series.py \
+    tests/data/test_order.py "$@"
 echo "Done after $((SECONDS - started)) s"

@@ -1,4 +1,4 @@
-"""The MONAI Deploy application: findings in, DICOM out. docs/deploy.md says how to set it up.
+"""The MONAI Deploy application: findings (and a CT series) in, DICOM out. docs/deploy.md says how to set it up.
 
 nodule deploy -i order.json -m bundle -o output
 """
@@ -10,8 +10,11 @@ from pathlib import Path
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application
 
+from nodule_plugin.deploy.generator import read_order
+from nodule_plugin.deploy.inserter import FIELD
 from nodule_plugin.deploy.operators import (
     NoduleGenerationOperator,
+    NoduleInsertionOperator,
     OrderReaderOperator,
     SyntheticDicomWriterOperator,
 )
@@ -19,19 +22,25 @@ from nodule_plugin.errors import show_input_errors
 
 
 class NoduleApplication(Application):
-    """Reads one order, generates its images, writes them as DICOM.
+    """Reads one order and fills it: generates its images and writes them as DICOM, or inserts nodules into a CT series.
 
     Input, model and output come from the SDK's options (-i, -m, -o) or its variables (HOLOSCAN_INPUT_PATH, ...).
     """
 
     def compose(self) -> None:
-        """Connect the three operators."""
+        """Connect the operators that the order needs."""
         context = Application.init_app_context(self.argv)
-        reader = OrderReaderOperator(
-            self, CountCondition(self, 1), input_path=Path(context.input_path), name="order_reader"
-        )
-        generator = NoduleGenerationOperator(self, model_path=Path(context.model_path), name="generator")
-        writer = SyntheticDicomWriterOperator(self, output_folder=Path(context.output_path), name="dicom_writer")
+        given, model, output = (Path(path) for path in (context.input_path, context.model_path, context.output_path))
+        reader = OrderReaderOperator(self, CountCondition(self, 1), input_path=given, name="order_reader")
+        if FIELD in read_order(given):
+            series = given if given.is_dir() else given.parent
+            inserter = NoduleInsertionOperator(
+                self, model_path=model, series=series, output_folder=output, name="inserter"
+            )
+            self.add_flow(reader, inserter, {("order", "order")})
+            return
+        generator = NoduleGenerationOperator(self, model_path=model, name="generator")
+        writer = SyntheticDicomWriterOperator(self, output_folder=output, name="dicom_writer")
         self.add_flow(reader, generator, {("order", "order")})
         self.add_flow(generator, writer, {("images", "images")})
 

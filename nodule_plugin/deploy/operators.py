@@ -12,15 +12,17 @@ from monai.deploy.operators import InferenceOperator
 from torch import Tensor
 
 from nodule_plugin.deploy.generator import BundleGenerator, read_order
+from nodule_plugin.deploy.inserter import BundleInserter
 from nodule_plugin.dicom import DicomEncoder
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 
 
 class OrderReaderOperator(Operator):
-    """Reads what to generate from a JSON file.
+    """Reads what to make from a JSON file.
 
-    Output ``order``: a dictionary, see :meth:`nodule_plugin.deploy.generator.BundleGenerator.requests`.
+    Output ``order``: a dictionary, see :meth:`nodule_plugin.deploy.generator.BundleGenerator.requests` and
+    :class:`nodule_plugin.deploy.inserter.BundleInserter`.
 
     Args:
         fragment: that the operator belongs to.
@@ -128,3 +130,39 @@ class SyntheticDicomWriterOperator(Operator):
                         temporary.write_bytes(data)
                 except OSError as error:
                     raise InputError(f"output: {path} cannot be written: {error}; give another folder") from error
+
+
+class NoduleInsertionOperator(Operator):
+    """Puts nodules into a CT series, and writes it with masks and reports as ``nodule insert`` does.
+
+    Input ``order``: a dictionary with ``insert``.
+
+    Args:
+        fragment: that the operator belongs to.
+        model_path: folder of the bundle, whose inpainting model is loaded at once.
+        series: folder with the host's files, or with folders of them.
+        output_folder: gets the folder ``inserted``, whole or not at all.
+        overrides: of the bundle's ``insert.json``, such as ``inpainter`` or ``device``.
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        model_path: Path,
+        series: Path,
+        output_folder: Path,
+        overrides: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.inserter = BundleInserter(model_path, overrides)
+        self.series, self.output_folder = series, output_folder
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Declare the input."""
+        spec.input("order")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Insert all that was ordered."""
+        self.inserter(op_input.receive("order"), self.series, self.output_folder)

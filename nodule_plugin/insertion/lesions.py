@@ -31,7 +31,7 @@ _COLUMNS = ("x", "y", "z", "diameter_mm", "prompt", *SCALES)
 
 def read_lesions(
     position: Any = None,
-    lesions: str | Path | None = None,
+    lesions: str | Path | Sequence[Mapping[str, Any]] | None = None,
     random: Any = None,
     diameter_mm: Any = None,
     findings: Any = None,
@@ -43,8 +43,8 @@ def read_lesions(
     Args:
         position: x, y and z.
         lesions: a .csv file with columns x, y, z, diameter_mm and prompt or ratings, or a .json file with a list of
-            ``{"position": [x, y, z], "diameter_mm": ..., "findings": {...} or "prompt": ...}``. What a lesion does not
-            say is as the settings below say.
+            ``{"position": [x, y, z], "diameter_mm": ..., "findings": {...} or "prompt": ...}``, or that list. What a
+            lesion does not say is as the settings below say.
         random: how many at random places.
         diameter_mm, findings, prompt: of the nodules; findings (a dictionary of ratings, or a .json file with one) or a
             prompt.
@@ -58,8 +58,8 @@ def read_lesions(
         raise InputError(f"give exactly one of position, lesions and random, not {' and '.join(asked) or 'none'}")
     default = {"diameter_mm": diameter_mm, "findings": findings, "prompt": prompt}
     if lesions:
-        entries = _read_list(Path(lesions))
-        return [_lesion(f"{lesions}: lesion {n}", {**default, **_own(e)}, template) for n, e in enumerate(entries, 1)]
+        where, entries = _entries(lesions)
+        return [_lesion(f"{where}: lesion {n}", {**default, **_own(e)}, template) for n, e in enumerate(entries, 1)]
     if random:
         count = as_whole_number("random", random)
         if count < 1:
@@ -110,12 +110,21 @@ def _numbers(where: str, given: Any) -> list[float]:
     return [float(as_number(where, value)) for value in (values if isinstance(values, Sequence) else [values])]
 
 
-def _read_list(path: Path) -> list[dict[str, Any]]:
-    if path.suffix.lower() == ".json":
-        entries = read_json(path)
-        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-            raise InputError(f"{path}: a list of lesions, each an object, is needed")
-        return entries
+def _entries(lesions: str | Path | Sequence[Mapping[str, Any]]) -> tuple[str, Sequence[Mapping[str, Any]]]:
+    """A list of lesions, and what errors call it."""
+    if isinstance(lesions, (str, Path)):
+        path = Path(lesions)
+        if path.suffix.lower() != ".json":
+            return str(lesions), _read_table(path)
+        where, entries = str(lesions), read_json(path)
+    else:
+        where, entries = "lesions", lesions
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{where}: a list of lesions, each an object, is needed")
+    return where, entries
+
+
+def _read_table(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))

@@ -18,42 +18,27 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from nodule_plugin import __version__
 from nodule_plugin.data.generated import NOTICE
-from nodule_plugin.data.nifti import encode_volume
 from nodule_plugin.dicom.identity import RunIdentity, long_string, parse_created
 from nodule_plugin.files import new_folder
-from nodule_plugin.insertion.blending import insert
 from nodule_plugin.insertion.derived import Belonging, derived_slices
 from nodule_plugin.insertion.host import Host, read_host
-from nodule_plugin.insertion.lesions import place_lesions
-from nodule_plugin.insertion.lungs import find_lungs
 from nodule_plugin.insertion.measurements import insertion_report
 from nodule_plugin.insertion.place import Lesion, Place
 from nodule_plugin.insertion.segmentation import KINDS, Segment, segmentation
-from nodule_plugin.insertion.sources import MaskDrawer, NoduleSource
+from nodule_plugin.insertion.voxels import VoxelInsertion
 
 FORMAT, VERSION, MANIFEST = "nodule-plugin insertion", 1, "manifest.json"
 
 
 @dataclass(frozen=True)
-class Insertion:
-    """How nodules are put into a series.
+class Insertion(VoxelInsertion):
+    """How nodules are put into a series, and that is written.
 
     Args:
-        source: of their pixels.
-        draw_mask: of their shape.
-        guidance_scale, steps: of the source's sampling.
-        coordinates, pleura_mm, vessel_mm: see :func:`nodule_plugin.insertion.lesions.place_lesions`.
         belonging: whose the new series is.
         created: time that the files carry, ISO 8601; None for now. UIDs depend on it.
     """
 
-    source: NoduleSource
-    draw_mask: MaskDrawer
-    guidance_scale: float = 3.0
-    steps: int = 25
-    coordinates: str = "patient"
-    pleura_mm: float = 2.0
-    vessel_mm: float = 1.0
     belonging: Belonging = field(default_factory=Belonging)
     created: str | None = None
 
@@ -76,10 +61,8 @@ class Insertion:
         created = parse_created(self.created or datetime.now(timezone.utc).isoformat())
         with new_folder(Path(output)) as folder:
             host = read_host(series)
-            lungs = find_lungs(host)
-            rules = (self.coordinates, self.pleura_mm, self.vessel_mm)
-            chosen = [place_lesions(lesions, host, lungs, self.source, self.draw_mask, seed, *rules) for seed in seeds]
-            identity = RunIdentity(self._settings(), created, made_from=_fingerprint(host, chosen))
+            chosen = self.place(host, lesions, seeds)
+            identity = RunIdentity(self.settings, created, made_from=_fingerprint(host, chosen))
             written = []
             for number, (seed, places) in enumerate(zip(seeds, chosen), start=1):
                 name = f"seed{seed}"
@@ -91,7 +74,7 @@ class Insertion:
                 "synthetic": True,
                 "notice": NOTICE,
                 "created": created.isoformat(timespec="seconds"),
-                **self._settings(),
+                **self.settings,
                 "patient": self.belonging.patient,
                 "study": self.belonging.study,
                 "mark": None,  # in no pixel: an ROI at native scale holds too little of it, see docs/provenance.md
@@ -101,25 +84,13 @@ class Insertion:
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
         return Path(output)
 
-    def _settings(self) -> dict[str, Any]:
-        name, digest, revision = (self.source.model[key] for key in ("name", "hash", "revision"))
-        return {
-            "model": {"base_model": name, "weights_sha256": digest, "revision": revision},
-            "num_inference_steps": self.steps,
-            "window_hu": list(self.source.window_hu),
-            "software": {"nodule_plugin": __version__},
-        }
-
     def _write(
         self, folder: Path, name: str, host: Host, places: Sequence[Place], identity: RunIdentity, number: int
     ) -> dict[str, Any]:
-        hu = host.hu.copy()
-        for place in places:
-            insert(hu, place, host, self.source, self.guidance_scale, self.steps)
+        inserted = self.insert(host, places)
         shared = {"guidance_scale": self.guidance_scale, "seed": [place.seed for place in places]}
         prompts = list(dict.fromkeys(place.lesion.prompt for place in places))
-        stored = host.to_stored(hu)
-        slices = derived_slices(host, stored, prompts, shared, identity, self.belonging, number)
+        slices = derived_slices(host, inserted.stored, prompts, shared, identity, self.belonging, number)
         segments = [
             Segment(
                 f"nodule {index}",
@@ -129,32 +100,25 @@ class Insertion:
             )
             for index, place in enumerate(places, start=1)
         ]
-        requests = [_described(place, host) | {"guidance_scale": self.guidance_scale} for place in places]
         (folder / "ct").mkdir()
         for index, dataset in enumerate(slices, start=1):
             dataset.save_as(folder / "ct" / f"{index:06d}.dcm", enforce_file_format=True)
         masks = _segmentations(slices, segments, identity, shared, number)
         low, high = _extent(segments)
-        report = insertion_report(slices[low:high], masks["BINARY"], segments, requests, identity, number)
+        report = insertion_report(slices[low:high], masks["BINARY"], segments, inserted.requests, identity, number)
         identity.mark_instance(report, shared)
         files = {"segmentation_binary": masks["BINARY"], "segmentation_labelmap": masks["LABELMAP"], "report": report}
         for file, dataset in files.items():
             dataset.save_as(folder / f"{file}.dcm", enforce_file_format=True)
-        origin = {"notice": NOTICE, **identity.run, "requests": requests}
-        volume, labels = host.rescaled(stored), np.zeros(hu.shape, np.uint8)
-        for index, segment in enumerate(segments, start=1):
-            segment.put(labels, index)
-        whole = volume.astype(np.int16)
-        for file, voxels in {"volume": whole if (whole == volume).all() else volume, "mask": labels}.items():
-            content = encode_volume(voxels.transpose(2, 1, 0), host.geometry.nifti_affine(), origin, compression=1)
-            (folder / f"{file}.nii.gz").write_bytes(content)
+        for kind in ("volume", "mask"):
+            (folder / f"{kind}.nii.gz").write_bytes(inserted.nifti(kind, self.settings))
         return {
             "series_instance_uid": str(slices[0].SeriesInstanceUID),
             "ct": f"{name}/ct",
             **{file: f"{name}/{file}.dcm" for file in files},
             **{file: f"{name}/{file}.nii.gz" for file in ("volume", "mask")},
-            "changed_voxels": int(np.count_nonzero(volume != host.hu)),
-            "nodules": requests,
+            "changed_voxels": inserted.changed_voxels,
+            "nodules": inserted.requests,
         }
 
 
@@ -166,21 +130,6 @@ def _fingerprint(host: Host, chosen: Sequence[Sequence[Place]]) -> str:
         for place in places
     ]
     return json.dumps([str(host.slices[0].SeriesInstanceUID), nodules])
-
-
-def _described(place: Place, host: Host) -> dict[str, Any]:
-    """A nodule as the manifest and the report have it."""
-    findings, voxel = place.lesion.findings, host.geometry.to_voxel(place.centre)[::-1]
-    return {
-        "prompt": place.lesion.prompt,
-        "findings": findings.to_dict() if findings else None,
-        "seed": place.seed,
-        "position_mm": np.round(place.centre, 3).tolist(),
-        "voxel": np.round(voxel, 2).tolist(),
-        "diameter_mm": place.lesion.diameter_mm,
-        "measured_diameter_mm": place.measured_mm,
-        "measured_volume_mm3": float(place.mask.sum(dtype=np.float64) * host.geometry.spacing.prod()),
-    }
 
 
 def _extent(segments: Sequence[Segment]) -> tuple[int, int]:

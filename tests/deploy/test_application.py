@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,43 @@ def test_a_wrong_order_ends_with_one_line_and_writes_nothing(repository: Path, t
     assert done.returncode == 1
     assert "error: findings[0]: margin: whole numbers 1 to 5 are ratings, not 7" in done.stderr.splitlines()
     assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+def test_an_order_puts_a_nodule_into_the_series_beside_it(
+    repository: Path, bundle: Path, host: Path, tmp_path: Path
+) -> None:
+    insert = {"position": [30, 12, 2], "diameter_mm": 5, "findings": FINDINGS, "steps": 2, "seeds": [0, 4]}
+    shutil.copytree(host, tmp_path / "in" / "series")
+    (tmp_path / "in" / "order.json").write_text(json.dumps({"insert": insert}))
+    given = ("-i", str(tmp_path / "in"), "-m", str(bundle), "-o", str(tmp_path / "out"))
+    done = start(repository, *given)
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest = json.loads((tmp_path / "out" / "inserted" / "manifest.json").read_text())
+    assert [series["seed"] for series in manifest["series"]] == [0, 4]
+    for series in manifest["series"]:
+        assert series["nodules"][0]["position_mm"] == [30, 12, 2]
+        images = [pydicom.dcmread(path) for path in (tmp_path / "out" / "inserted" / series["ct"]).iterdir()]
+        assert {(image.SyntheticData, image.SeriesInstanceUID) for image in images} == {
+            ("YES", series["series_instance_uid"])
+        }
+        assert len(images) == len(list(host.iterdir()))
+    written = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    again = start(repository, *given)
+    assert again.returncode == 1
+    assert [line for line in again.stderr.splitlines() if line.startswith("error: ")] == [
+        f"error: {tmp_path}/out/inserted: already there and not an empty folder; choose another output folder or"
+        " remove it"
+    ]
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == written
+
+
+def test_without_an_inpainting_model_the_application_says_what_to_do(
+    repository: Path, bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle / "configs", tmp_path / "bundle" / "configs")
+    (tmp_path / "order.json").write_text(json.dumps({"insert": {}}))
+    done = start(repository, "-i", str(tmp_path), "-m", str(tmp_path / "bundle"), "-o", str(tmp_path / "out"))
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.endswith("restore it, or train an inpainting model")
+    assert not list((tmp_path / "out").rglob("*.*"))

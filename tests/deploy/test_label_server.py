@@ -27,15 +27,20 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from ct_hosts import FINDINGS, write_host
+from tiny_inpainter import make_tiny_inpainter
 
 if importlib.util.find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed here; run scripts/label_smoke.sh", allow_module_level=True)
 
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.sources import load_nodules
+from nodule_plugin.insertion.grid import Grid
+from nodule_plugin.insertion.host import read_host
 
 PROMPT = "The nodule is oval in shape, solid internally, with well-defined margins."
 QUICK = {"prompt": PROMPT, "guidance_scale": 3, "seed": 7, "steps": 3}
+NODULE = {"position": [30, 12, 2], "diameter_mm": 5, "findings": FINDINGS, "steps": 2, "seed": 7}
 PATIENCE = 900
 """Seconds; a start takes half a minute where nothing else runs."""
 
@@ -58,18 +63,30 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def call(self, path: str, content: bytes | None = None, kind: str = "application/json") -> Answer:
-        request = urllib.request.Request(self.url + path, content, {"Content-Type": kind} if content else {})
+    def call(
+        self, path: str, content: bytes | None = None, kind: str = "application/json", method: str | None = None
+    ) -> Answer:
+        head = {"Content-Type": kind} if content else {}
+        request = urllib.request.Request(self.url + path, content, head, method=method)
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE) as answer:
                 return Answer(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.headers, error.read())
 
-    def infer(self, output: str | None = None, model: str = "text_to_image", **params: Any) -> Answer:
+    def infer(
+        self, output: str | None = None, model: str = "text_to_image", source: str = "image=none", **params: Any
+    ) -> Answer:
         form = urllib.parse.urlencode({"params": json.dumps(params)}).encode()
-        query = "image=none" + (f"&output={output}" if output else "")
+        query = source + (f"&output={output}" if output else "")
         return self.call(f"/infer/{model}?{query}", form, "application/x-www-form-urlencoded")
+
+    def upload(self, archive: Path) -> str:
+        """A session with what is in an archive; its id."""
+        head = f'Content-Disposition: form-data; name="files"; filename="{archive.name}"'
+        content = b"".join([b"--part\r\n", head.encode(), b"\r\n\r\n", archive.read_bytes(), b"\r\n--part--\r\n"])
+        answer = self.call("/session/?uncompress=true", content, "multipart/form-data; boundary=part", "PUT")
+        return str(answer.json()["session_id"])
 
     def train(self, query: str = "", **params: Any) -> Answer:
         return self.call(f"/train/text_to_image{query}", json.dumps(params).encode())
@@ -127,6 +144,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(Path(found.origin).parent, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
     nodules = load_nodules("phantom", phantom_dir=folder / "studies" / "phantom", phantom_nodules=16)
     write_datalist(build_datalist(nodules), folder / "studies" / "datalist.json")
+    write_host(folder / "studies" / "chest")
     return folder
 
 
@@ -136,8 +154,13 @@ def bundle(repository: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path, bundle: Path) -> Iterator[Client]:
-    with serving(folder, folder / "app", "bundle", str(bundle)) as client:
+def inpainter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_inpainter(tmp_path_factory.mktemp("inpainter"), Grid((2.0, 1.0, 1.0), (8, 16, 16), (-1024, 976)))
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path, bundle: Path, inpainter: Path) -> Iterator[Client]:
+    with serving(folder, folder / "app", "bundle", str(bundle), "inpainter", str(inpainter)) as client:
         yield client
 
 
@@ -145,7 +168,8 @@ def test_info_lists_the_settings(client: Client, bundle: Path) -> None:
     info = client.call("/info/").json()
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert (info["name"], info["version"]) == (metadata["name"], metadata["version"])
-    assert list(info["models"]) == list(info["trainers"]) == ["text_to_image"]
+    assert list(info["models"]) == ["text_to_image", "insert_nodule"]
+    assert list(info["trainers"]) == ["text_to_image"]
     config = info["models"]["text_to_image"]["config"]
     assert {name: type(config[name]) for name in ("prompt", "guidance_scale", "seed", "steps")} == {
         "prompt": str,
@@ -155,6 +179,7 @@ def test_info_lists_the_settings(client: Client, bundle: Path) -> None:
     }
     assert info["models"]["text_to_image"]["type"] == "others"
     assert info["trainers"]["text_to_image"]["config"]["max_epochs"] > 0
+    assert info["models"]["insert_nodule"]["config"]["result"] == ["volume", "mask"]
 
 
 def test_infer_returns_a_nodule_in_hounsfield_units(client: Client, tmp_path: Path) -> None:
@@ -227,12 +252,53 @@ def test_what_is_not_given_is_as_info_says(client: Client) -> None:
         ({"steps": 100000}, "steps: a whole number from 1 to 1000"),
         ({"weights": "../../secret"}, "weights: there are none of the name '../../secret'; choose one of bundle, base"),
         ({"device": "$1 / 0"}, "device: cpu, cuda"),
-        ({"save_label": True}, "save_label: a generated image is no label"),
+        ({"save_label": True}, "save_label: what is synthetic is no label"),
     ],
 )
 def test_what_cannot_be_used_is_named(client: Client, params: dict[str, Any], message: str) -> None:
     answer = client.infer("json", **{**QUICK, **params})
     assert answer.status == 422
+    assert message in answer.json()["detail"]
+
+
+def test_insert_returns_the_series_with_a_nodule(client: Client, folder: Path, tmp_path: Path) -> None:
+    files = {}
+    for result in ("volume", "mask"):
+        answer = client.infer("image", "insert_nodule", "image=chest", **NODULE, result=result)
+        assert answer.status == 200, answer.content
+        (tmp_path / f"{result}.nii.gz").write_bytes(answer.content)
+        image: Any = nibabel.load(tmp_path / f"{result}.nii.gz")
+        assert b"SYNTHETIC" in image.header["descrip"].item()
+        files[result] = np.asarray(image.dataobj).transpose(2, 1, 0)
+    host = read_host(folder / "studies" / "chest")
+    voxel = tuple(np.rint(host.geometry.to_voxel((30, 12, 2))).astype(int))
+    assert files["mask"][voxel] == 1
+    changed = files["volume"] != host.hu
+    assert changed[files["mask"] > 0].mean() > 0.9
+    said = client.infer("json", "insert_nodule", "image=chest", **NODULE).json()
+    assert (said["synthetic"], said["changed_voxels"]) == (True, changed.sum())
+    assert said["nodules"][0]["findings"]["texture"] == FINDINGS["texture"]
+    archive = shutil.make_archive(str(tmp_path / "chest"), "zip", folder / "studies" / "chest")
+    source = f"session_id={client.upload(Path(archive))}"
+    again = client.infer("image", "insert_nodule", source, **NODULE)
+    assert again.content == (tmp_path / "volume.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("image", "params", "message"),
+    [
+        ("none", {}, "image: a CT series as DICOM is needed, not 'none'"),
+        ("/etc", {}, "image: a CT series as DICOM is needed, not '/etc'"),
+        ("chest", {"image": "/etc", "session": {"image": "/etc"}}, "image: a CT series as DICOM is needed, not '/etc'"),
+        ("phantom", {}, "series: "),
+        ("chest", {"position": "$1 / 0"}, "is not a number"),
+        ("chest", {"position": [0, 0, 400]}, "is outside the series"),
+        ("chest", {"result": "both"}, "result: choose one of volume, mask"),
+    ],
+)
+def test_what_cannot_be_inserted_is_named(client: Client, image: str, params: dict[str, Any], message: str) -> None:
+    answer = client.infer("json", "insert_nodule", f"image={image}", **{**NODULE, **params})
+    assert answer.status == 422, answer.content
     assert message in answer.json()["detail"]
 
 

@@ -1,4 +1,4 @@
-"""The app for MONAI Label: a model that generates, and a trainer that fine-tunes it."""
+"""The app for MONAI Label: a model that generates, a trainer that fine-tunes it, and a model that inserts nodules."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from monailabel.utils.others.generic import device_list, name_to_device, strtobo
 from nodule_plugin.deploy.label.client_settings import default_image_settings, image_settings, torch_device
 from nodule_plugin.deploy.label.configs import BundleFiles, bundle_files
 from nodule_plugin.deploy.label.generation import ImageService
+from nodule_plugin.deploy.label.insertion import RESULTS, InsertionService, series_folder
 from nodule_plugin.deploy.label.runs import DATALIST, TrainingRuns, default_training_settings, training_settings
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS
 from nodule_plugin.errors import InputError
@@ -26,6 +27,7 @@ from nodule_plugin.errors import InputError
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "text_to_image"
+INSERTION_NAME = "insert_nodule"
 BUNDLE_WEIGHTS = "bundle"
 
 
@@ -50,22 +52,38 @@ class NoduleApp(MONAILabelApp):
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        """The one model."""
-        return {MODEL_NAME: TextToImage(self.files, self.runs)}
+        """The models by their names."""
+        insertion = InsertionService(self.files, self.conf.get("inpainter"))
+        return {MODEL_NAME: TextToImage(self.files, self.runs), INSERTION_NAME: NoduleInsertion(insertion)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """The one trainer."""
         return {MODEL_NAME: FineTuning(self.files, self.runs, Path(self.studies))}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Generate; see MONAILabelApp. ``image`` is not looked at.
+        """Generate or insert; see MONAILabelApp. ``image`` is looked at for insertion alone.
 
         Raises:
-            HTTPException: 404 if there is no such model, 422 if a setting cannot be used.
+            HTTPException: 404 if there is no such model, 422 if a setting or the series cannot be used.
         """
         if strtobool(request.get("save_label", False)):
-            raise HTTPException(422, "save_label: a generated image is no label of a study; leave it out")
-        return _as_http(super().infer, request, datastore)
+            raise HTTPException(422, "save_label: what is synthetic is no label of a study; leave it out")
+        return _as_http(self._infer, request, datastore)
+
+    def _infer(self, request: dict[str, Any], datastore: Datastore | None) -> dict[str, Any]:
+        if request.get("model") == INSERTION_NAME:
+            request = {**request, "image": str(self._series(request.get("image"), datastore or self.datastore()))}
+        result: dict[str, Any] = super().infer(request, datastore)
+        return result
+
+    def _series(self, image: Any, datastore: Datastore) -> Path:
+        """The folder of a series. MONAI Label would let a client name any folder of the server."""
+        if isinstance(image, str) and image in datastore.list_images():
+            # Of a DICOMweb server's series MONAI Label keeps the files beside the NIfTI that it makes of them.
+            folder = Path(datastore.get_image_uri(image).removesuffix(".nii.gz"))
+            return series_folder(folder.name, [folder.parent])
+        sessions = self.sessions()  # an empty dictionary where there are none yet, None where they are turned off
+        return series_folder(image, [Path(self.studies), *([] if sessions is None else [Path(sessions.store_path)])])
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Fine-tune; see MONAILabelApp.
@@ -138,6 +156,41 @@ class TextToImage(InferTask):
         if not isinstance(name, str) or name not in known:
             raise InputError(f"weights: there are none of the name {name!r}; choose one of {', '.join(known)}")
         return known[name]
+
+
+class NoduleInsertion(InferTask):
+    """Insert nodules into a CT series. The result is the series with them, or their mask, as NIfTI.
+
+    It is no segmentation of the study, whose image has no such nodule; hence its type.
+    """
+
+    def __init__(self, service: InsertionService) -> None:
+        self.service = service
+        super().__init__(InferType.OTHERS, None, 3, "Insert a synthetic nodule into a CT series (a folder of DICOM)")
+
+    def is_valid(self) -> bool:
+        """Whether to list it."""
+        return True
+
+    def config(self) -> dict[str, Any]:
+        """The settings of a request that viewers show, and what they are by default; of a list the first."""
+        shown = ("position", "diameter_mm", "prompt", "guidance_scale", "steps")
+        defaults = {name: "" if (value := self.service.defaults[name]) is None else value for name in shown}
+        return {**defaults, "seed": 0, "result": list(RESULTS), "device": device_list()}
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Insert.
+
+        Returns:
+            The NIfTI file, which MONAI Label removes once it is sent, and what was inserted.
+
+        Raises:
+            InputError: if a setting or the series cannot be used.
+        """
+        device = _find_device(request.get("device") or device_list())
+        given = {**request, "result": _first(request.get("result"))}
+        made = self.service(given, Path(request["image"]), str(device))
+        return str(made.nifti), made.description
 
 
 class FineTuning(TrainTask):
