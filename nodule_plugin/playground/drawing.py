@@ -30,6 +30,8 @@ GUIDANCE_SCALES = (1.0, 1.5, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """The row "the same seed at all guidance scales": from the prompt alone to far beyond what keeps variety."""
 START = Findings(sphericity=4, margin=4, texture=5, spiculation=1, lobulation=1, malignancy=3)
 """What the sliders say at first."""
+USUAL_STEPS = 15
+"""Of the sampler at first, as in the comparison that chose the small model's guidance scale."""
 MOST_IMAGES, MOST_STEPS, LARGEST = 16, 50, 512
 """What one visitor may ask for at once; others wait for it."""
 
@@ -55,7 +57,7 @@ class Order:
     guidance: float = 3.0
     seed: int = 0
     count: int = 8
-    steps: int = 25
+    steps: int = USUAL_STEPS
     size: int = 64
     roi_mm: float = 20.0
     template: str = "reference"

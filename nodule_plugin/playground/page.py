@@ -27,6 +27,7 @@ from nodule_plugin.playground.drawing import (
     MOST_IMAGES,
     MOST_STEPS,
     START,
+    USUAL_STEPS,
     Drawing,
     Order,
     Studio,
@@ -204,7 +205,7 @@ def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
     controls["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     controls["count"] = gr.Slider(1, MOST_IMAGES, 8, step=1, label="Images in a grid", info="seeds counted up")
     with gr.Accordion("Steps and size", open=False):
-        controls["steps"] = gr.Slider(5, MOST_STEPS, 25, step=1, label="Steps")
+        controls["steps"] = gr.Slider(5, MOST_STEPS, USUAL_STEPS, step=1, label="Steps")
         controls["size"] = gr.Dropdown([side, 2 * side], value=side, label="Pixels a side", info=f"{side} were learnt")
         controls["roi_mm"] = gr.Slider(5, 100, 20, step=1, label="Millimetres a side", info="pixel spacing in files")
 
