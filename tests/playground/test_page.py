@@ -53,9 +53,7 @@ def test_a_change_draws_one_image_and_says_its_prompt(studio: Studio) -> None:
     assert prompt == "A round nodule."
 
 
-@pytest.mark.parametrize(
-    "name", ["viewer.js", "viewer.css", "page.css", "index.html", "app.js", "sampling.js", "threads.js", "worker.js"]
-)
+@pytest.mark.parametrize("name", [*OWN_FILES, "page.css"])
 def test_the_pages_name_no_other_server(name: str) -> None:
     assert not re.search(r"(https?:)?//[a-z]", re.sub(r"^\s*//.*$|\s// .*$", "", web_file(name), flags=re.MULTILINE))
 

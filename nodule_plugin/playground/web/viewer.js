@@ -1,7 +1,8 @@
 // A grid of CT images in Hounsfield units: windows, inversion, zoom, and the value under the pointer or the arrow keys.
 //
-// createNoduleViewer(element).show({job, window_hu, images: [{caption, warning, rows, columns, hu}], total, note}) draws;
-// `hu` is an Int16Array or the base64 of one (little-endian). A job with fewer images than `total` goes on.
+// createNoduleViewer(element).show({job, window_hu, images: [{caption, warning, rows, columns, hu, outline}], total, note})
+// draws; `hu` is an Int16Array or the base64 of one (little-endian), `outline` numbers pixels that are coloured. A job with
+// fewer images than `total` goes on. A click, or Enter on a focused image, is the event "place" with its row and column.
 "use strict";
 
 const VIEWER_WINDOWS = {
@@ -10,9 +11,11 @@ const VIEWER_WINDOWS = {
   mediastinum: { label: "mediastinum", level: 40, width: 400 },
   free: { label: "free" },
 };
+const OUTLINE = [255, 176, 0];
 
-function createNoduleViewer(root) {
-  const options = Object.entries(VIEWER_WINDOWS).map(([name, { label }]) => `<option value="${name}">${label}</option>`);
+// `windows` are those that are offered, the first one at first.
+function createNoduleViewer(root, windows = Object.keys(VIEWER_WINDOWS)) {
+  const options = windows.map((name) => `<option value="${name}">${VIEWER_WINDOWS[name].label}</option>`);
   root.innerHTML = `
     <div class="viewer-tools" role="group" aria-label="Display">
       <label>Window <select data-tool="window">${options.join("")}</select></label>
@@ -51,7 +54,7 @@ function createNoduleViewer(root) {
     for (const image of images) draw(image);
   }
 
-  function draw({ canvas, hu, rows, columns }) {
+  function draw({ canvas, hu, rows, columns, outline = [] }) {
     const [level, width] = [Number(tool("level").value), Math.max(1, Number(tool("width").value))];
     const pixels = new ImageData(columns, rows);
     hu.forEach((value, at) => {
@@ -59,6 +62,7 @@ function createNoduleViewer(root) {
       pixels.data.fill(tool("invert").checked ? 255 - grey : grey, 4 * at, 4 * at + 3);
       pixels.data[4 * at + 3] = 255;
     });
+    for (const at of outline) pixels.data.set(OUTLINE, 4 * at);
     canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
 
@@ -89,7 +93,10 @@ function createNoduleViewer(root) {
     };
     canvas.addEventListener("pointermove", point);
     canvas.addEventListener("pointerdown", point); // a finger does not hover
+    const place = () => root.dispatchEvent(new CustomEvent("place", { detail: { row: at[0], column: at[1] } }));
+    canvas.addEventListener("click", place);
     canvas.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") place();
       const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!move) return;
       event.preventDefault();
