@@ -41,7 +41,14 @@ def add_series_tab(page: Any, series: HostSeries, controls: dict[str, Any], temp
     viewer.click(answer["click"], outputs=[*place, viewer], **looks)
     given = controls | {name: tools[name] for name in (*_NAMES, "diameter", "source")}
     outputs = [inserted, number, viewer, tools["file"]]
-    tools["insert"].click(answer["insert"], inputs_kwargs=given, outputs=outputs, trigger_mode="once", **MODEL)
+    tools["insert"].click(
+        answer["insert"],
+        inputs_kwargs=given,
+        outputs=outputs,
+        show_progress_on=tools["file"],
+        trigger_mode="once",
+        **MODEL,
+    )
 
 
 def _add_tools(series: HostSeries) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from nodule_plugin.data.window import unit_to_hu
+from nodule_plugin.playground.components import web_file
 from nodule_plugin.playground.drawing import START, Order, Studio
-from nodule_plugin.playground.page import answers, build_page, draw, launch_options, web_file
+from nodule_plugin.playground.page import answers, build_page, draw, launch_options
+from nodule_plugin.playground.static import OWN_FILES
 
 ORDER = Order(START.to_dict(), steps=2, size=16, count=3)
 CONTROLS = {
