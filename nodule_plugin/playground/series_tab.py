@@ -41,14 +41,13 @@ def add_series_tab(page: Any, series: HostSeries, controls: dict[str, Any], temp
     viewer.click(answer["click"], outputs=[*place, viewer], **looks)
     given = controls | {name: tools[name] for name in (*_NAMES, "diameter", "source")}
     outputs = [inserted, number, viewer, tools["file"]]
-    tools["insert"].click(
-        answer["insert"],
-        inputs_kwargs=given,
-        outputs=outputs,
-        show_progress_on=tools["file"],
-        trigger_mode="once",
-        **MODEL,
-    )
+
+    def insert(**given: Any) -> tuple[Any, ...]:
+        *seen, file = answer["insert"](**given)
+        return *seen, gr.update(value=file, interactive=True)
+
+    once = {"show_progress_on": number, "trigger_mode": "once", **MODEL}
+    tools["insert"].click(insert, inputs_kwargs=given, outputs=outputs, **once)
 
 
 def _add_tools(series: HostSeries) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def _add_tools(series: HostSeries) -> dict[str, Any]:
         tools["diameter"] = gr.Number(DIAMETER_MM, label="Diameter, mm", info="in a slice", minimum=1, min_width=90)
     tools["source"] = gr.Radio(names, value=names[0], label="Pixels", visible=len(names) > 1)
     tools["insert"] = gr.Button("Insert the nodule", variant="primary", size="md")
-    tools["file"] = gr.File(label="DICOM series, masks, report, NIfTI, manifest", interactive=False)
+    tools["file"] = gr.DownloadButton("Save the DICOM series, masks, report and NIfTI (zip)", interactive=False)
     return tools
 
 
