@@ -34,6 +34,7 @@ function createNoduleViewer(root, windows = Object.keys(VIEWER_WINDOWS)) {
   const progress = root.querySelector("progress");
   let images = [];
   let shownJob;
+  let lastRead; // row and column, where the arrow keys go on in other images
   let generated = [-1000, 400];
 
   function setWindow(level, width) {
@@ -69,7 +70,8 @@ function createNoduleViewer(root, windows = Object.keys(VIEWER_WINDOWS)) {
   function read({ caption, hu, rows, columns }, row, column) {
     const [y, x] = [Math.min(Math.max(row, 0), rows - 1), Math.min(Math.max(column, 0), columns - 1)];
     tool("value").textContent = `${hu[y * columns + x]} HU at row ${y + 1}, column ${x + 1} (${caption})`;
-    return [y, x];
+    lastRead = [y, x];
+    return lastRead;
   }
 
   function add(image) {
@@ -86,7 +88,7 @@ function createNoduleViewer(root, windows = Object.keys(VIEWER_WINDOWS)) {
       figure.lastElementChild.append(" ", warning);
     }
     const shown = { ...image, canvas, hu: typeof image.hu === "string" ? decode(image.hu) : image.hu };
-    let at = [Math.floor(image.rows / 2), Math.floor(image.columns / 2)];
+    let at = lastRead ?? [Math.floor(image.rows / 2), Math.floor(image.columns / 2)];
     const point = ({ offsetX, offsetY }) => {
       const scale = image.columns / canvas.clientWidth;
       at = read(shown, Math.floor(offsetY * scale), Math.floor(offsetX * scale));
@@ -111,8 +113,11 @@ function createNoduleViewer(root, windows = Object.keys(VIEWER_WINDOWS)) {
 
   function show({ job, window_hu, images: given, total, note }) {
     if (job !== shownJob && given.length) { // what is there stays until there is something else
+      const focused = images.findIndex(({ canvas }) => canvas === document.activeElement);
       grid.replaceChildren();
       [images, shownJob] = [[], job];
+      given.forEach(add);
+      images[focused]?.canvas.focus();
     }
     if (String(generated) !== String(window_hu) || !tool("width").value) {
       generated = window_hu;
