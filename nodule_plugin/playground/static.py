@@ -33,7 +33,7 @@ from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.playground.drawing import GUIDANCE_SCALES, START, USUAL_STEPS, usual_guidance, window, worded
 from nodule_plugin.prompts import get_template
 
-STEPS = (10, 15, 20, 25, 50)
+STEPS = tuple(sorted({10, 15, 20, 25, 50, USUAL_STEPS}))
 """Numbers of steps that the page offers."""
 TOLERANCE = 1e-3
 """Of a latent that is computed as a weighted sum, against the scheduler's own; its scale is that of the noise, 1."""
