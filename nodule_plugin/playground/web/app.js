@@ -76,6 +76,7 @@ async function draw(model, requests) {
   const images = [];
   const started = performance.now();
   const show = (note) => viewer.show({ job: mine, window_hu, images, total: requests.length, note });
+  show(`Drawing ${requests.length}`);
   try {
     for (const request of requests) {
       const hu = await model.generate(request, (done) => {
