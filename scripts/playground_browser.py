@@ -1,13 +1,14 @@
 """Use both pages of the playground in Chromium: mouse, keyboard, desktop, phone, two colour schemes, axe-core.
 
-    nodule playground --port 7860 & nodule playground --static FOLDER
+    nodule playground --port 7860 --series PHANTOM --crops CROPS & nodule playground --static FOLDER
     python -m http.server 7861 --bind 127.0.0.1 --directory FOLDER &
     pip install playwright && npm pack axe-core && tar xzf axe-core-*.tgz
     python scripts/playground_browser.py http://127.0.0.1:7860 http://127.0.0.1:7861 --axe package/axe.min.js \\
         --output DIR
 
 Both must draw what the same model draws in Python, to 1 HU, load nothing from elsewhere, fit their width, follow mouse
-and keyboard, and have no issue of WCAG 2.2 AA that axe-core finds. DIR gets screenshots.
+and keyboard, and have no issue of WCAG 2.2 AA that axe-core finds. The page that Python serves must also give its
+files, put a nodule into the series, and draw for three visitors at once what each asked for. DIR gets screenshots.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import argparse
 import re
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from nodule_plugin.cli.options import find_bundle
@@ -30,7 +33,9 @@ from nodule_plugin.playground.drawing import START, Order, Studio
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WIDTHS = {"desktop": 1280, "phone": 390}
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-PATIENCE_MS = 300_000
+DRAWN, SLICES = ".viewer:not(.slices)", ".slices"
+"""The viewers of drawn nodules and of a series' slices."""
+PATIENCE_MS = 120_000
 """For a machine that has other work."""
 
 
@@ -39,30 +44,37 @@ def look(page: Page, axe: str, name: str) -> list[str]:
     page.evaluate(axe)
     found = page.evaluate("tags => axe.run(document, {runOnly: tags, resultTypes: ['violations']})", RULES)
     print(f"axe, {name}: {len(found['violations'])} issues, {len(found['passes'])} rules passed", flush=True)
-    return [
+    issues = [
         f"{name}: {issue['impact']}: {issue['id']}: {issue['help']}: {len(issue['nodes'])} x "
         f"{issue['nodes'][0]['html'][:200]}"
         for issue in found["violations"]
     ]
+    print(*issues, sep="\n", end="", flush=True)
+    return issues
 
 
 def tool(page: Page, name: str) -> Locator:
     """A control of the viewer."""
-    return page.locator(f"[data-tool={name}]")
+    return page.locator(f"{DRAWN} [data-tool={name}]")
+
+
+def canvases(page: Page, viewer: str = DRAWN) -> Locator:
+    """The images that a viewer shows."""
+    return page.locator(f"{viewer} figure canvas")
 
 
 def wait_for(page: Page, count: int) -> None:
     """Until so many images are drawn, and no more are coming."""
     expect(tool(page, "note")).to_contain_text(f"{count} of {count},", timeout=PATIENCE_MS)
-    expect(page.locator("figure canvas")).to_have_count(count)
+    expect(canvases(page)).to_have_count(count)
 
 
-def greys(page: Page, index: int = 0) -> np.ndarray:
+def greys(page: Page, index: int = 0, viewer: str = DRAWN) -> np.ndarray:
     """What a canvas shows, (pixels,)."""
     script = (
         "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).filter((_, i) => i % 4 == 0)"
     )
-    return np.array(page.locator("figure canvas").nth(index).evaluate(script))
+    return np.array(canvases(page, viewer).nth(index).evaluate(script))
 
 
 def hounsfield(page: Page) -> np.ndarray:
@@ -97,7 +109,7 @@ def check_viewer(page: Page) -> None:
     tool(page, "invert").check()
     assert np.abs(greys(page) - (255 - before)).max() <= 1
     tool(page, "invert").uncheck()
-    canvas = page.locator("figure canvas").first
+    canvas = canvases(page).first
     width = canvas.evaluate("c => c.clientWidth")
     tool(page, "zoom").press("End")
     assert canvas.evaluate("c => c.clientWidth") > 3 * width
@@ -120,32 +132,108 @@ def check_drawing(page: Page, output: Path, name: str) -> None:
     print(f"a change was drawn after {time.monotonic() - started:.1f} s", flush=True)
     page.get_by_role("button", name="Move it over its scale").click()
     wait_for(page, 5)
-    captions = page.locator("figcaption").all_inner_texts()
+    captions = page.locator(f"{DRAWN} figcaption").all_inner_texts()
     assert captions[0].startswith("sphericity 1 (linear)"), captions
     assert captions[4].startswith("sphericity 5 (round)"), captions
     page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=output / f"{name}-sweep.png")
     page.get_by_role("button", name="All guidance scales").click()
     wait_for(page, 8)
-    assert "guidance 60, seed 0" in page.locator("figcaption").last.inner_text()
+    assert "guidance 60, seed 0" in page.locator(f"{DRAWN} figcaption").last.inner_text()
     page.get_by_role("button", name="Grid of seeds").click()
-    expect(page.locator("figure canvas")).to_have_count(2, timeout=PATIENCE_MS)
+    expect(canvases(page)).to_have_count(2, timeout=PATIENCE_MS)
     page.get_by_role("button", name="Stop").click()
     time.sleep(3)
-    count = page.locator("figure canvas").count()
+    count = canvases(page).count()
     time.sleep(5)
-    assert page.locator("figure canvas").count() == count < 8
+    assert canvases(page).count() == count < 8
 
 
 def check_download(page: Page, output: Path) -> None:
-    """What is shown, as one zip."""
+    """What is shown, as one zip, DICOM among it."""
     page.get_by_role("button", name=re.compile("^Download")).click()
+    page.get_by_role("checkbox", name="DICOM").check()
     page.get_by_role("button", name="Pack the images shown").click()
     link = page.locator("a[download]").first
     expect(link).to_be_visible(timeout=PATIENCE_MS)
+    with zipfile.ZipFile(_save(page, link, output / "nodules.zip")) as archive:
+        written = [name for name in archive.namelist() if re.match(r"dicom/image/.*\.dcm", name)]
+        assert len(written) == canvases(page).count(), archive.namelist()
+        with archive.open(written[0]) as file:
+            assert pydicom.dcmread(file).SyntheticData == "YES"
+
+
+def _save(page: Page, link: Locator, path: Path) -> Path:
+    """The file that a click gives."""
     with page.expect_download() as download:
         link.click()
-    download.value.save_as(output / "nodules.zip")
+    download.value.save_as(path)
+    return path
+
+
+def check_insertion(page: Page, output: Path) -> None:
+    """A place by keyboard, a nodule there, its files, and a place where there can be none."""
+    page.get_by_role("tab", name="Into a CT series").click()
+    canvas, across = canvases(page, SLICES), page.get_by_label(re.compile("^x, mm"))
+    expect(canvas).to_have_count(1, timeout=PATIENCE_MS)
+    insert = page.get_by_role("button", name="Insert the nodule")
+    insert.click()
+    expect(canvas).to_have_count(2, timeout=PATIENCE_MS)
+    assert (greys(page, 0, SLICES) != greys(page, 1, SLICES)).any()
+    expect(page.locator(f"{SLICES} figcaption").last).to_contain_text("after: SYNTHETIC nodule")
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=output / "insertion.png")
+    save = page.get_by_role("button", name=re.compile("^Save the DICOM series"))
+    expect(save).to_be_enabled(timeout=PATIENCE_MS)
+    with zipfile.ZipFile(_save(page, save, output / "inserted.zip")) as archive:
+        names = archive.namelist()
+    for name in ("manifest.json", "seed0/ct/000001.dcm", "seed0/report.dcm", "seed0/segmentation_binary.dcm"):
+        assert name in names, names
+    page.get_by_role("slider", name="Slice").press("Home")
+    expect(page.locator(f"{SLICES} figcaption").last).to_have_text("slice 1, after: not changed", timeout=PATIENCE_MS)
+    before = across.input_value()
+    canvas.first.click(position={"x": 3, "y": 3})
+    expect(across).not_to_have_value(before, timeout=PATIENCE_MS)
+    before = across.input_value()
+    canvas.first.focus()
+    for key in ("ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(across).not_to_have_value(before, timeout=PATIENCE_MS)
+    insert.click()
+    expect(page.get_by_text("is outside the body; choose a place in the lung")).to_be_visible(timeout=PATIENCE_MS)
+    page.get_by_role("tab", name="Nodules").click()
+
+
+def check_visitors(browser: Browser, address: str, studio: Studio) -> None:
+    """Visitors at once: each gets the seed that was asked for."""
+    pages = [browser.new_context().new_page() for _ in range(3)]
+    for page in pages:
+        page.goto(address)
+    for page in pages:
+        wait_for(page, 1)
+    for seed, page in enumerate(pages, start=11):
+        page.get_by_label("Seed", exact=True).fill(str(seed))
+    for seed, page in enumerate(pages, start=11):
+        expect(page.locator(f"{DRAWN} figcaption")).to_contain_text(f"seed {seed}", timeout=PATIENCE_MS)
+        check_values(page, studio, seed)
+        page.context.close()
+
+
+def check_width(page: Page) -> None:
+    """Nothing is beyond the screen's edge."""
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"the page is {wide} pixels wider than its screen"
+
+
+def look_at_series(page: Page, axe: str, name: str, output: Path) -> list[str]:
+    """What axe-core finds where nodules are put into a series."""
+    page.get_by_role("tab", name="Into a CT series").click()
+    expect(canvases(page, SLICES)).to_have_count(1, timeout=PATIENCE_MS)
+    check_width(page)
+    issues = look(page, axe, name)
+    page.screenshot(path=output / f"{name.replace(', ', '-')}.png", full_page=True)
+    page.get_by_role("tab", name="Nodules").click()
+    return issues
 
 
 def visit(browser: Browser, address: str, name: str, axe: str, output: Path, studio: Studio) -> list[str]:
@@ -160,16 +248,20 @@ def visit(browser: Browser, address: str, name: str, axe: str, output: Path, stu
             page.on("pageerror", lambda error: print(f"{name}: {error}", flush=True))
             page.goto(address)
             wait_for(page, 1)
-            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert wide <= 0, f"the page is {wide} pixels wider than its screen"
+            check_width(page)
             issues += look(page, axe, f"{name}, {shape}, {scheme}")
             page.screenshot(path=output / f"{name}-{shape}-{scheme}.png", full_page=True)
+            if page.get_by_role("tab", name="Into a CT series").count():
+                issues += look_at_series(page, axe, f"{name}, series, {shape}, {scheme}", output)
             if (shape, scheme) == ("desktop", "light"):
                 check_values(page, studio, 0)
                 check_viewer(page)
                 check_drawing(page, output, name)
                 if page.get_by_role("button", name=re.compile("^Download")).count():
                     check_download(page, output)
+                    check_visitors(browser, address, studio)
+                if page.get_by_role("tab", name="Into a CT series").count():
+                    check_insertion(page, output)
             elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
             assert not elsewhere, f"the page loads {elsewhere}"
             context.close()

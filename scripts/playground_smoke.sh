@@ -21,9 +21,12 @@ export PYTHONPATH="$ROOT"
 scratch="$(mktemp -d)"
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$scratch"' EXIT
 (cd "$scratch" && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz)
+"$VENV/bin/nodule" phantom --scans 1 --output "$scratch/phantom"
+PYTHONPATH="$ROOT:$ROOT/tests" "$VENV/bin/python" -c \
+    "from pathlib import Path; from ct_hosts import round_crops; round_crops(Path('$scratch/crops'))"
 "$VENV/bin/nodule" playground --static "$scratch/page"
 "$VENV/bin/python" -m http.server 7861 --bind 127.0.0.1 --directory "$scratch/page" > "$scratch/server.log" 2>&1 &
-"$VENV/bin/nodule" playground --port 7860 &
+"$VENV/bin/nodule" playground --port 7860 --series "$scratch/phantom" --crops "$scratch/crops" &
 until "$VENV/bin/python" -c 'import httpx; httpx.get("http://127.0.0.1:7860")' 2> "$scratch/wait.log"; do sleep 1; done
 "$VENV/bin/python" scripts/playground_browser.py http://127.0.0.1:7860 http://127.0.0.1:7861 \
     --axe "$scratch/package/axe.min.js" --output "$OUTPUT"

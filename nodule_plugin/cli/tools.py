@@ -7,9 +7,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nodule_plugin.cli.options import find_bundle, read_config
 from nodule_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from nodule_plugin.playground.drawing import Studio
+    from nodule_plugin.playground.series import HostSeries
 
 # What a command needs is imported where it runs: none waits for torch that does not use it.
 
@@ -241,6 +246,11 @@ def playground(words: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--datalist", type=Path, help="of the training, to warn of copies of its images")
     parser.add_argument("--dataset-dir", type=Path, help="folder of its images, where the data list's is not it")
+    parser.add_argument("--series", type=Path, metavar="DIR", help="of DICOM files, to put nodules into")
+    parser.add_argument(
+        "--inpainter", type=Path, metavar="DIR", help="model for --series (default: the bundle's models/inpainter)"
+    )
+    parser.add_argument("--crops", type=Path, metavar="DIR", help="of real nodules, for --series to paste")
     parser.add_argument("--static", type=Path, metavar="DIR", help="write the page there instead, for any web server")
     parser.add_argument(
         "--npm-packages", type=Path, metavar="DIR", help="tarballs of npm for --static, if there is no npm"
@@ -267,7 +277,29 @@ def playground(words: Sequence[str]) -> None:
     studio, training = Studio(source), None
     if given.datalist is not None:
         training = TrainingImages(given.datalist, studio.model.image_size, studio.window_hu, given.dataset_dir)
-    serve(studio, given.host, given.port, given.template, training)
+    series = None if given.series is None else _host_series(given.series, given.inpainter, given.crops, bundle, studio)
+    serve(studio, given.host, given.port, given.template, training, series)
+
+
+def _host_series(folder: Path, inpainter: Path | None, crops: Path | None, bundle: Path, studio: Studio) -> HostSeries:
+    """A series with all sources of pixels that are given; the bundle's model, if it has one, where none is."""
+    from nodule_plugin.insertion.inpainter import NoduleInpainter
+    from nodule_plugin.insertion.mask_shapes import draw_mask
+    from nodule_plugin.insertion.sources import CopyPaste, MaskDrawer, NoduleSource
+    from nodule_plugin.playground.series import HostSeries
+
+    shipped = bundle / "models" / "inpainter"
+    if inpainter is None and crops is None:
+        if not shipped.is_dir():
+            raise InputError("series: nodules need pixels; give --inpainter (a model) or --crops (real nodules)")
+        inpainter = shipped
+    sources: dict[str, tuple[NoduleSource, MaskDrawer]] = {}
+    if inpainter is not None:
+        sources["painted by the model"] = NoduleInpainter.from_folder(inpainter, studio.device), draw_mask
+    if crops is not None:
+        pasted = CopyPaste.from_folder(crops)
+        sources["a real nodule, pasted"] = pasted, pasted.draw_mask
+    return HostSeries(folder, sources)
 
 
 def package(words: Sequence[str]) -> None:

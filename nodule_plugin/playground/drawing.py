@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
-from nodule_plugin.data.requests import generation_requests, rating_steps
+from nodule_plugin.data.requests import checked_prompt, generation_requests, rating_steps
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.diffusion.components import TextConditioner
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, weights_file
@@ -30,6 +30,10 @@ GUIDANCE_SCALES = (1.0, 1.5, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """The row "the same seed at all guidance scales": from the prompt alone to far beyond what keeps variety."""
 START = Findings(sphericity=4, margin=4, texture=5, spiculation=1, lobulation=1, malignancy=3)
 """What the sliders say at first."""
+FINDINGS, FREE_PROMPT = "findings", "a free prompt"
+"""What a nodule is described by."""
+USUAL_STEPS = 15
+"""Of the sampler at first, as in the comparison that chose the small model's guidance scale."""
 MOST_IMAGES, MOST_STEPS, LARGEST = 16, 50, 512
 """What one visitor may ask for at once; others wait for it."""
 
@@ -55,7 +59,7 @@ class Order:
     guidance: float = 3.0
     seed: int = 0
     count: int = 8
-    steps: int = 25
+    steps: int = USUAL_STEPS
     size: int = 64
     roi_mm: float = 20.0
     template: str = "reference"
@@ -93,6 +97,24 @@ class Order:
         what = {"findings": dict(self.findings)} if self.prompt is None else {"prompts": [self.prompt]}
         given: dict[str, Any] = {"guidance_scales": self.guidance, "seeds": self.seed, **what, **changed}
         return generation_requests(roi_mm=self.roi_mm, template=self.template, **given)
+
+
+def read_order(template: str, by: str, prompt: str, **given: Any) -> Order:
+    """What a page's controls say.
+
+    Args:
+        template: that words the findings.
+        by: :data:`FINDINGS` or :data:`FREE_PROMPT`.
+        prompt: in the latter case.
+        given: ratings and the other attributes of :class:`Order`, by name.
+
+    Raises:
+        InputError: if a free prompt is empty, or a value is beyond what a page allows.
+    """
+    findings = {name: int(given.pop(name)) for name in worded(template)}
+    free = checked_prompt("prompt", prompt) if by == FREE_PROMPT else None
+    # A template may word fewer ratings than Findings needs.
+    return Order({**START.to_dict(), **findings}, free, template=template, **given)
 
 
 @dataclass(frozen=True)

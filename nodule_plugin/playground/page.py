@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import base64
-import itertools
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from nodule_plugin.data.generated import NOTICE
-from nodule_plugin.data.requests import checked_prompt
 from nodule_plugin.data.window import unit_to_hu
 from nodule_plugin.errors import InputError
-from nodule_plugin.extras import Extra
 from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.citation import ATTRIBUTION
+from nodule_plugin.playground.components import HIDDEN, MODEL, Downloads, add_viewer, gr, shown_errors, web_file
 from nodule_plugin.playground.drawing import (
+    FINDINGS,
+    FREE_PROMPT,
     MOST_IMAGES,
     MOST_STEPS,
     START,
+    USUAL_STEPS,
     Drawing,
     Order,
     Studio,
     TrainingImages,
+    read_order,
     usual_guidance,
     worded,
 )
+from nodule_plugin.playground.viewer import image, next_job, shown
 from nodule_plugin.prompts import get_template
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
-gr: Any = Extra("gradio", "playground")
+if TYPE_CHECKING:
+    from nodule_plugin.playground.series import HostSeries
 
 TITLE = "Chest CT nodules from findings"
-_FINDINGS, _PROMPT = "findings", "a free prompt"
 _LARGEST_UPLOAD = "1mb"  # the page takes no file; what is sent all the same may not fill the disk
 _KEPT_DOWNLOADS = 20
-_MODEL: dict[str, Any] = {"concurrency_id": "model", "show_progress": "minimal", "api_visibility": "private"}
-_HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _READABLE = {  # Gradio's own greys have less contrast than WCAG 2.2 AA asks for
     name + mode: colour
     for name in ("block_info_text_color", "block_title_text_color", "block_label_text_color", "body_text_color_subdued")
@@ -54,21 +46,8 @@ _READABLE = {  # Gradio's own greys have less contrast than WCAG 2.2 AA asks for
     for name in ("button_primary_background_fill", "button_primary_background_fill_hover")
     for mode in ("", "_dark")
 }
-_VIEWER_SCRIPT = """
-const viewer = createNoduleViewer(element.querySelector(".viewer"));
-const show = () => props.value && viewer.show(props.value);
-watch("value", show);
-show();
-"""
-_REQUIRED = START.to_dict()  # a template may word fewer ratings than Findings needs
-_jobs = itertools.count(1)
 
 Asked = Callable[[Order], list[dict[str, Any]]]
-
-
-def web_file(name: str) -> str:
-    """The text of a file that both pages use."""
-    return files(__package__).joinpath("web", name).read_text(encoding="utf-8")
 
 
 def draw(
@@ -89,18 +68,17 @@ def draw(
         InputError: see :class:`Order` and :meth:`Studio.draw`.
     """
     requests = asked_for(order)
-    job, started = next(_jobs), time.monotonic()
+    job, started = next_job(), time.monotonic()
     images: list[dict[str, Any]] = []
     drawings: list[Drawing] = []
 
     def state(note: str) -> tuple[dict[str, Any], list[Drawing]]:
-        window = list(studio.window_hu)
-        return {"job": job, "window_hu": window, "images": images, "total": len(requests), "note": note}, drawings
+        return shown(job, studio.window_hu, images, note, len(requests)), drawings
 
     yield state(f"Drawing {len(requests)}")
     for drawing in studio.draw(requests, order):
-        image = _describe(studio, drawing, _caption(drawing.request, requests), training)
-        drawings, images = [*drawings, drawing], [*images, image]
+        drawings = [*drawings, drawing]
+        images = [*images, _describe(studio, drawing, _caption(drawing.request, requests), training)]
         yield state(f"{len(images)} of {len(requests)}, {time.monotonic() - started:.1f} s")
 
 
@@ -113,32 +91,34 @@ def _caption(request: dict[str, Any], requests: Sequence[dict[str, Any]]) -> str
 
 
 def _describe(studio: Studio, drawing: Drawing, caption: str, training: TrainingImages | None) -> dict[str, Any]:
-    hu = np.rint(unit_to_hu(drawing.unit, studio.window_hu)).astype("<i2")
     warning = ""
     if training is not None:
         near = training.nearest(drawing)
         caption += f", likeness {near.likeness:.2f} to {near.id}"
         if near.suspicious:
             warning = f"Perhaps a copy: 99 % of held-out images are below {training.threshold:.2f}."
-    rows, columns = hu.shape
-    pixels = base64.b64encode(hu.tobytes()).decode()
-    return {"caption": caption, "warning": warning, "rows": rows, "columns": columns, "hu": pixels}
+    return image(unit_to_hu(drawing.unit, studio.window_hu), caption, warning)
 
 
 def serve(
-    studio: Studio, host: str, port: int | None, template: str = "reference", training: TrainingImages | None = None
+    studio: Studio,
+    host: str,
+    port: int | None,
+    template: str = "reference",
+    training: TrainingImages | None = None,
+    series: HostSeries | None = None,
 ) -> None:
     """Serve the page until the process is stopped.
 
     Args:
-        studio, template, training: see :func:`build_page`.
+        studio, template, training, series: see :func:`build_page`.
         host: address to listen at; only 127.0.0.1 keeps it to this machine.
         port: None for the first free one from 7860 on.
 
     Raises:
         InputError: if Gradio is missing or the port is taken.
     """
-    page = build_page(studio, template, training)
+    page = build_page(studio, template, training, series)
     try:
         page.launch(**launch_options(), server_name=host, server_port=port)
     except OSError as error:
@@ -158,13 +138,19 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def build_page(studio: Studio, template: str = "reference", training: TrainingImages | None = None) -> Any:
+def build_page(
+    studio: Studio,
+    template: str = "reference",
+    training: TrainingImages | None = None,
+    series: HostSeries | None = None,
+) -> Any:
     """The page.
 
     Args:
         studio: that draws.
         template: that words the findings.
         training: to warn of copies; None warns of none.
+        series: to put nodules into; None has no tab for that.
 
     Returns:
         Gradio's Blocks, to be launched with :func:`launch_options`.
@@ -175,17 +161,19 @@ def build_page(studio: Studio, template: str = "reference", training: TrainingIm
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# {TITLE}\n{NOTICE}")
         with gr.Row():
-            with gr.Column(scale=2, min_width=320, elem_id="images"):
-                buttons = _add_buttons(template)
-                viewer = gr.HTML(
-                    html_template='<div class="viewer"></div>',
-                    css_template=web_file("viewer.css"),
-                    js_on_load=_VIEWER_SCRIPT,
-                )
-                drawn = gr.State(time_to_live=3600)
-                _add_download(studio, drawn)
+            with gr.Column(scale=2, min_width=320, elem_id="images"), gr.Tabs() if series else nullcontext():
+                with gr.Tab("Nodules") if series else nullcontext():
+                    buttons = _add_buttons(template)
+                    viewer, drawn = add_viewer(), gr.State(time_to_live=3600)
+                    _add_download(studio, drawn)
+                tab = gr.Tab("Into a CT series") if series else None
             with gr.Column(scale=1, min_width=320):
                 controls = _add_controls(studio, template)
+        if series and tab:
+            from nodule_plugin.playground.series_tab import add_series_tab  # which needs highdicom
+
+            with tab:
+                add_series_tab(page, series, controls, template)
         gr.Markdown(f"Learnt from {ATTRIBUTION}")
         _connect(page, controls, buttons, [viewer, drawn], answers(studio, template, training))
     return page.queue(default_concurrency_limit=1, max_size=64)
@@ -194,7 +182,7 @@ def build_page(studio: Studio, template: str = "reference", training: TrainingIm
 def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
     """Controls by the name of what they say of an :class:`Order`; and ``by``, which says whether the prompt is free."""
     start, side = START.to_dict(), studio.model.image_size
-    controls = {"by": gr.Radio([_FINDINGS, _PROMPT], value=_FINDINGS, label="Describe the nodule by")}
+    controls = {"by": gr.Radio([FINDINGS, FREE_PROMPT], value=FINDINGS, label="Describe the nodule by")}
     with gr.Group() as ratings:
         controls |= {name: _rating_control(name, start[name]) for name in worded(template)}
     controls["prompt"] = gr.Textbox(
@@ -204,14 +192,14 @@ def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
     controls["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     controls["count"] = gr.Slider(1, MOST_IMAGES, 8, step=1, label="Images in a grid", info="seeds counted up")
     with gr.Accordion("Steps and size", open=False):
-        controls["steps"] = gr.Slider(5, MOST_STEPS, 25, step=1, label="Steps")
+        controls["steps"] = gr.Slider(5, MOST_STEPS, USUAL_STEPS, step=1, label="Steps")
         controls["size"] = gr.Dropdown([side, 2 * side], value=side, label="Pixels a side", info=f"{side} were learnt")
         controls["roi_mm"] = gr.Slider(5, 100, 20, step=1, label="Millimetres a side", info="pixel spacing in files")
 
     def choose(by: str) -> tuple[Any, Any]:
-        return gr.update(visible=by == _FINDINGS), gr.update(interactive=by == _PROMPT)
+        return gr.update(visible=by == FINDINGS), gr.update(interactive=by == FREE_PROMPT)
 
-    controls["by"].input(choose, controls["by"], [ratings, controls["prompt"]], queue=False, **_HIDDEN)
+    controls["by"].input(choose, controls["by"], [ratings, controls["prompt"]], queue=False, **HIDDEN)
     return controls
 
 
@@ -248,7 +236,7 @@ def _connect(
     """A button draws many images; any other change stops that, and draws the first."""
     given = controls | {"rating": buttons["rating"]}
     many = [
-        buttons[name].click(answer[name], inputs_kwargs=given, outputs=outputs, trigger_mode="once", **_MODEL)
+        buttons[name].click(answer[name], inputs_kwargs=given, outputs=outputs, trigger_mode="once", **MODEL)
         for name in ("grid", "guidance_row", "sweep")
     ]
     prompt = controls["prompt"]
@@ -260,7 +248,7 @@ def _connect(
         outputs=[*outputs, prompt],
         trigger_mode="always_last",
         cancels=many,
-        **_MODEL,
+        **MODEL,
     )
     buttons["stop"].click(None, cancels=many)
 
@@ -268,15 +256,10 @@ def _connect(
 def answers(studio: Studio, template: str, training: TrainingImages | None = None) -> dict[str, Callable[..., Any]]:
     """What the page does, by name: each takes what the controls say, by name, and yields the page's outputs."""
 
-    def order(by: str, prompt: str, **given: Any) -> Order:
-        findings = {name: int(given.pop(name)) for name in worded(template)}
-        free = checked_prompt("prompt", prompt) if by == _PROMPT else None
-        return Order({**_REQUIRED, **findings}, free, template=template, **given)
-
     def many(asked_for: Callable[[Order, str], list[dict[str, Any]]]) -> Callable[..., Any]:
         def drawn(rating: str, **given: Any) -> Iterator[tuple[Any, Any]]:
-            with _shown_errors():
-                made = order(**given)
+            with shown_errors():
+                made = read_order(template, **given)
                 for viewer, drawings in draw(studio, made, lambda order: asked_for(order, rating), training):
                     yield viewer, (made, drawings)
 
@@ -297,7 +280,7 @@ def answers(studio: Studio, template: str, training: TrainingImages | None = Non
 
 
 def _add_download(studio: Studio, drawn: Any) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="nodule-playground-"))
+    downloads = Downloads(_KEPT_DOWNLOADS)
     with gr.Accordion("Download", open=False):
         formats = gr.CheckboxGroup(
             [("NIfTI", "nifti"), ("DICOM", "dicom")], value=["nifti"], label="Beside PNG and manifest.json"
@@ -306,24 +289,10 @@ def _add_download(studio: Studio, drawn: Any) -> None:
         file = gr.File(label="Images with their manifest", interactive=False)
 
     def pack(given: tuple[Order, list[Drawing]] | None, formats: list[str]) -> str:
-        with _shown_errors():
+        with shown_errors():
             if not given or not given[1]:
                 raise InputError("download: there is no image yet; draw one first")
-            for old in sorted(folder.glob("*.zip"), key=lambda path: path.stat().st_mtime)[:-_KEPT_DOWNLOADS]:
-                old.unlink(missing_ok=True)
-            made = Path(tempfile.mkdtemp(dir=folder, prefix="synthetic-nodules-"))
-            try:
-                return str(studio.write(given[1], given[0], formats, made))
-            finally:
-                shutil.rmtree(made)
+            order, drawings = given
+            return downloads.pack("synthetic-nodules-", lambda made: studio.write(drawings, order, formats, made))
 
     button.click(pack, [drawn, formats], file, api_visibility="private")
-
-
-@contextmanager
-def _shown_errors() -> Iterator[None]:
-    """What the visitor can mend, as the page shows it."""
-    try:
-        yield
-    except InputError as error:
-        raise gr.Error(str(error), print_exception=False) from error

@@ -30,14 +30,14 @@ from nodule_plugin.extras import check_installed
 from nodule_plugin.files import new_folder
 from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.citation import ATTRIBUTION
-from nodule_plugin.playground.drawing import GUIDANCE_SCALES, START, usual_guidance, window, worded
+from nodule_plugin.playground.drawing import GUIDANCE_SCALES, START, USUAL_STEPS, usual_guidance, window, worded
 from nodule_plugin.prompts import get_template
 
-STEPS = (10, 15, 20, 25, 50)
+STEPS = tuple(sorted({10, 15, 20, 25, 50, USUAL_STEPS}))
 """Numbers of steps that the page offers."""
 TOLERANCE = 1e-3
 """Of a latent that is computed as a weighted sum, against the scheduler's own; its scale is that of the noise, 1."""
-OWN_FILES = ("index.html", "app.js", "sampling.js", "viewer.js", "viewer.css", "static.css")
+OWN_FILES = ("index.html", "app.js", "sampling.js", "threads.js", "worker.js", "viewer.js", "viewer.css", "static.css")
 
 
 def write_static_page(
@@ -63,11 +63,23 @@ def write_static_page(
         _write(folder / "model.json", json.dumps(describe_model(model, template)).encode())
         write_onnx(model, folder / "networks")
         _write(folder / "tokenizer.json", json.dumps(_tokenizer(model)).encode())
+        for file in folder.rglob("*.onnx"):
+            _fix_batch(file)
         for file in [*folder.rglob("*.onnx"), *folder.rglob("*.wasm"), folder / "tokenizer.json"]:
             _pack(file)
         for name in OWN_FILES:
             _write(folder / name, files(__package__).joinpath("web", name).read_bytes())
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _fix_batch(path: Path) -> None:
+    """Have a network take one image at once: what follows from shapes is then computed when it is loaded."""
+    import onnx
+
+    network = onnx.load(path)
+    for value in network.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(network, path)
 
 
 def _tokenizer(model: FineTunedModel) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def describe_model(model: FineTunedModel, template: str) -> dict[str, Any]:
         "ratings": {name: {"labels": SCALES[name].labels, "ordinal": SCALES[name].ordinal} for name in ratings},
         "steps_of": {name: [step[name] for step in rating_steps(start, name, template)] for name in ratings},
         "start": {name: start[name] for name in ratings},
-        "defaults": {"guidance": usual_guidance(model), "steps": "25"},
+        "defaults": {"guidance": usual_guidance(model), "steps": str(USUAL_STEPS)},
         "guidance_scales": list(GUIDANCE_SCALES),
     }
 

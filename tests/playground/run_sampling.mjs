@@ -4,12 +4,7 @@ import { readFileSync } from "node:fs";
 const { Model, randn, wordFindings } = await import(process.argv[2]);
 const given = JSON.parse(readFileSync(0, "utf8"));
 
-class Tensor {
-  constructor(type, data, dims) {
-    Object.assign(this, { type, data, dims });
-  }
-}
-const said = (data, dims) => ({ pred: new Tensor("float32", Float32Array.from(data), dims) });
+const said = (data, dims) => ({ pred: { type: "float32", data: Float32Array.from(data), dims } });
 const mean = (values) => values.reduce((sum, value) => sum + Number(value), 0) / values.length;
 const sessions = {
   text_encoder: { run: async ({ input_ids }) => said([mean(input_ids.data.slice(0, 5)) / 1e5], [1, 1, 1]) },
@@ -24,7 +19,7 @@ const sessions = {
   },
 };
 const tokenizer = { encode: (prompt) => ({ ids: [...prompt].map((letter) => letter.codePointAt(0)) }) };
-const model = new Model({ Tensor }, given.settings, sessions, tokenizer);
+const model = new Model(given.settings, sessions, tokenizer);
 const images = [];
 for (const request of given.requests) images.push(Array.from(await model.generate(request)));
 const refused = await model.generate({ ...given.requests[0], prompt: "a".repeat(200) }).catch((error) => error.message);

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from nodule_plugin.data.window import unit_to_hu
+from nodule_plugin.playground.components import web_file
 from nodule_plugin.playground.drawing import START, Order, Studio
-from nodule_plugin.playground.page import answers, build_page, draw, launch_options, web_file
+from nodule_plugin.playground.page import answers, build_page, draw, launch_options
+from nodule_plugin.playground.static import OWN_FILES
 
 ORDER = Order(START.to_dict(), steps=2, size=16, count=3)
 CONTROLS = {
@@ -53,7 +55,7 @@ def test_a_change_draws_one_image_and_says_its_prompt(studio: Studio) -> None:
     assert prompt == "A round nodule."
 
 
-@pytest.mark.parametrize("name", ["viewer.js", "viewer.css", "page.css", "index.html", "app.js", "sampling.js"])
+@pytest.mark.parametrize("name", [*OWN_FILES, "page.css"])
 def test_the_pages_name_no_other_server(name: str) -> None:
     assert not re.search(r"(https?:)?//[a-z]", re.sub(r"^\s*//.*$|\s// .*$", "", web_file(name), flags=re.MULTILINE))
 

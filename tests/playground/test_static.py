@@ -38,10 +38,14 @@ def tarballs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_page_is_whole(source: Source, tarballs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx, the extra of that name, is not installed")
+
     def write_onnx(model: FineTunedModel, folder: Path) -> None:  # which tests/export tries
+        value = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 3])
+        network = onnx.helper.make_model(onnx.helper.make_graph([], "same", [value], [value]))
+        folder.mkdir()
         for name in traced_networks(model):
-            folder.mkdir(exist_ok=True)
-            (folder / f"{name}.onnx").write_bytes(b"network")
+            onnx.save(network, folder / f"{name}.onnx")
 
     monkeypatch.setattr(static, "write_onnx", write_onnx)
     page = tmp_path / "page"
@@ -55,6 +59,8 @@ def test_a_page_is_whole(source: Source, tarballs: Path, tmp_path: Path, monkeyp
     }
     assert files == networks | vendored | {"tokenizer.json.packed", "model.json", "LICENSES.txt", *OWN_FILES}
     assert size == sum((page / name).stat().st_size for name in files)
+    network = onnx.load_model_from_string(gzip.decompress((page / "networks/unet.onnx.packed").read_bytes()))
+    assert network.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     settings = json.loads((page / "model.json").read_text())
     assert settings["shape"] == [3, 8, 8]
     assert settings["notice"].startswith("Synthetic images")

@@ -1,7 +1,7 @@
 // The page without Python: its controls, and the model of model.json in onnxruntime-web.
-import * as ort from "./vendor/onnxruntime-web/ort.wasm.bundle.min.mjs";
 import { Tokenizer } from "./vendor/tokenizers/tokenizers.min.mjs";
 import { Model, wordFindings } from "./sampling.js";
+import { Threads } from "./threads.js";
 
 const element = (id) => document.getElementById(id);
 const viewer = createNoduleViewer(element("viewer"));
@@ -15,14 +15,15 @@ async function unpacked(name) {
 }
 
 async function load(settings) {
-  ort.env.wasm.numThreads = 1; // more need headers that a plain web server does not send
-  ort.env.wasm.wasmBinary = await unpacked("vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm");
-  const sessions = {};
-  for (const name of ["text_encoder", "unet", "decoder"]) {
-    sessions[name] = await ort.InferenceSession.create(await unpacked(`networks/${name}.onnx`));
-  }
-  const [tokens, config] = [await asJson(unpacked("tokenizer.json")), settings.tokens.config];
-  return new Model(ort, settings, sessions, new Tokenizer(tokens, config));
+  const names = ["text_encoder", "unet", "decoder"];
+  const [wasm, tokens, ...networks] = await Promise.all([
+    unpacked("vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm"),
+    asJson(unpacked("tokenizer.json")),
+    ...names.map((name) => unpacked(`networks/${name}.onnx`)),
+  ]);
+  const threads = new Threads(Math.min(2, navigator.hardwareConcurrency));
+  const sessions = await threads.load(wasm, Object.fromEntries(names.map((name, index) => [name, networks[index]])));
+  return new Model(settings, sessions, new Tokenizer(tokens, settings.tokens.config));
 }
 
 function title(rating) {
@@ -75,10 +76,10 @@ async function draw(model, requests) {
   const images = [];
   const started = performance.now();
   const show = (note) => viewer.show({ job: mine, window_hu, images, total: requests.length, note });
+  show(`Drawing ${requests.length}`);
   try {
     for (const request of requests) {
-      const hu = await model.generate(request, async (done) => {
-        await new Promise((resolve) => setTimeout(resolve)); // the page stays alive between steps
+      const hu = await model.generate(request, (done) => {
         if (mine !== job) throw new DOMException("another job", "AbortError");
         show(`Drawing ${images.length + 1} of ${requests.length}: ${Math.round(100 * done)} %`);
       });

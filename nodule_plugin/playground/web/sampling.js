@@ -56,10 +56,10 @@ export function wordFindings(findings, template) {
   return [opening, ...template.remarks.map(phrase)].filter(Boolean).join(" ");
 }
 
-// A model whose networks run in `ort`, onnxruntime-web or another binding with its interface.
+// A model whose networks are onnxruntime's sessions, or anything that runs on {type, data, dims} by name.
 export class Model {
-  constructor(ort, settings, sessions, tokenizer) {
-    Object.assign(this, { ort, settings, sessions, tokenizer });
+  constructor(settings, sessions, tokenizer) {
+    Object.assign(this, { settings, sessions, tokenizer });
     this.contexts = new Map();
   }
 
@@ -74,7 +74,7 @@ export class Model {
   async context(prompt) {
     if (!this.contexts.has(prompt)) {
       const ids = BigInt64Array.from(this.tokens(prompt), BigInt);
-      const feeds = { input_ids: new this.ort.Tensor("int64", ids, [1, ids.length]) };
+      const feeds = { input_ids: { type: "int64", data: ids, dims: [1, ids.length] } };
       this.contexts.set(prompt, (await this.sessions.text_encoder.run(feeds)).pred);
     }
     return this.contexts.get(prompt);
@@ -89,20 +89,18 @@ export class Model {
     // Every latent of a run is a weighted sum of the noise and of what the network has said so far.
     const terms = [randn(seed, shape[0] * shape[1] * shape[2])];
     for (const [step, weights] of schedule.inputs.entries()) {
-      await progress(step / schedule.inputs.length);
+      progress(step / schedule.inputs.length);
       const image = weightedSum(weights, terms);
       const said = (context) => this.predict(image, schedule.timesteps[step], context);
-      const guided = guidance === 0 ? await said(unconditional) : Float32Array.from(await said(conditional));
-      if (guidance !== 0 && guidance !== 1) {
-        const free = await said(unconditional);
-        for (let at = 0; at < guided.length; at++) guided[at] = free[at] + guidance * (guided[at] - free[at]);
-      }
+      const asked = guidance === 0 ? [unconditional] : guidance === 1 ? [conditional] : [conditional, unconditional];
+      const [guided, free] = await Promise.all(asked.map(said));
+      free?.forEach((value, at) => (guided[at] = value + guidance * (guided[at] - value)));
       terms.push(guided);
     }
-    const latents = new this.ort.Tensor("float32", weightedSum(schedule.latents, terms), [1, ...shape]);
+    const latents = { type: "float32", data: weightedSum(schedule.latents, terms), dims: [1, ...shape] };
     const { data, dims } = (await this.sessions.decoder.run({ image: latents })).pred;
     const pixels = dims[2] * dims[3];
-    await progress(1);
+    progress(1);
     return Int16Array.from({ length: pixels }, (_, at) => {
       let sum = 0;
       for (let channel = 0; channel < dims[1]; channel++) sum += data[channel * pixels + at];
@@ -112,8 +110,8 @@ export class Model {
 
   async predict(image, timestep, context) {
     const feeds = {
-      image: new this.ort.Tensor("float32", image, [1, ...this.settings.shape]),
-      timesteps: new this.ort.Tensor("int64", BigInt64Array.of(BigInt(timestep)), [1]),
+      image: { type: "float32", data: image, dims: [1, ...this.settings.shape] },
+      timesteps: { type: "int64", data: BigInt64Array.of(BigInt(timestep)), dims: [1] },
       context,
     };
     return (await this.sessions.unet.run(feeds)).pred.data;

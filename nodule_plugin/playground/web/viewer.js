@@ -1,7 +1,8 @@
 // A grid of CT images in Hounsfield units: windows, inversion, zoom, and the value under the pointer or the arrow keys.
 //
-// createNoduleViewer(element).show({job, window_hu, images: [{caption, warning, rows, columns, hu}], total, note}) draws;
-// `hu` is an Int16Array or the base64 of one (little-endian). A job with fewer images than `total` goes on.
+// createNoduleViewer(element).show({job, window_hu, images: [{caption, warning, rows, columns, hu, outline}], total, note})
+// draws; `hu` is an Int16Array or the base64 of one (little-endian), `outline` numbers pixels that are coloured. A job with
+// fewer images than `total` goes on. A click, or Enter on a focused image, is the event "place" with its row and column.
 "use strict";
 
 const VIEWER_WINDOWS = {
@@ -10,9 +11,11 @@ const VIEWER_WINDOWS = {
   mediastinum: { label: "mediastinum", level: 40, width: 400 },
   free: { label: "free" },
 };
+const OUTLINE = [255, 176, 0];
 
-function createNoduleViewer(root) {
-  const options = Object.entries(VIEWER_WINDOWS).map(([name, { label }]) => `<option value="${name}">${label}</option>`);
+// `windows` are those that are offered, the first one at first.
+function createNoduleViewer(root, windows = Object.keys(VIEWER_WINDOWS)) {
+  const options = windows.map((name) => `<option value="${name}">${VIEWER_WINDOWS[name].label}</option>`);
   root.innerHTML = `
     <div class="viewer-tools" role="group" aria-label="Display">
       <label>Window <select data-tool="window">${options.join("")}</select></label>
@@ -31,6 +34,7 @@ function createNoduleViewer(root) {
   const progress = root.querySelector("progress");
   let images = [];
   let shownJob;
+  let lastRead; // row and column, where the arrow keys go on in other images
   let generated = [-1000, 400];
 
   function setWindow(level, width) {
@@ -51,7 +55,7 @@ function createNoduleViewer(root) {
     for (const image of images) draw(image);
   }
 
-  function draw({ canvas, hu, rows, columns }) {
+  function draw({ canvas, hu, rows, columns, outline = [] }) {
     const [level, width] = [Number(tool("level").value), Math.max(1, Number(tool("width").value))];
     const pixels = new ImageData(columns, rows);
     hu.forEach((value, at) => {
@@ -59,13 +63,15 @@ function createNoduleViewer(root) {
       pixels.data.fill(tool("invert").checked ? 255 - grey : grey, 4 * at, 4 * at + 3);
       pixels.data[4 * at + 3] = 255;
     });
+    for (const at of outline) pixels.data.set(OUTLINE, 4 * at);
     canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
 
   function read({ caption, hu, rows, columns }, row, column) {
     const [y, x] = [Math.min(Math.max(row, 0), rows - 1), Math.min(Math.max(column, 0), columns - 1)];
     tool("value").textContent = `${hu[y * columns + x]} HU at row ${y + 1}, column ${x + 1} (${caption})`;
-    return [y, x];
+    lastRead = [y, x];
+    return lastRead;
   }
 
   function add(image) {
@@ -82,14 +88,17 @@ function createNoduleViewer(root) {
       figure.lastElementChild.append(" ", warning);
     }
     const shown = { ...image, canvas, hu: typeof image.hu === "string" ? decode(image.hu) : image.hu };
-    let at = [Math.floor(image.rows / 2), Math.floor(image.columns / 2)];
+    let at = lastRead ?? [Math.floor(image.rows / 2), Math.floor(image.columns / 2)];
     const point = ({ offsetX, offsetY }) => {
       const scale = image.columns / canvas.clientWidth;
       at = read(shown, Math.floor(offsetY * scale), Math.floor(offsetX * scale));
     };
     canvas.addEventListener("pointermove", point);
     canvas.addEventListener("pointerdown", point); // a finger does not hover
+    const place = () => root.dispatchEvent(new CustomEvent("place", { detail: { row: at[0], column: at[1] } }));
+    canvas.addEventListener("click", place);
     canvas.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") place();
       const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!move) return;
       event.preventDefault();
@@ -104,8 +113,11 @@ function createNoduleViewer(root) {
 
   function show({ job, window_hu, images: given, total, note }) {
     if (job !== shownJob && given.length) { // what is there stays until there is something else
+      const focused = images.findIndex(({ canvas }) => canvas === document.activeElement);
       grid.replaceChildren();
       [images, shownJob] = [[], job];
+      given.forEach(add);
+      images[focused]?.canvas.focus();
     }
     if (String(generated) !== String(window_hu) || !tool("width").value) {
       generated = window_hu;
