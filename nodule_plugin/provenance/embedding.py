@@ -35,7 +35,7 @@ _SOFTNESS = 0.02
 """Correlations that differ by less count alike in the least."""
 _ENOUGH = 0.42
 """Correlation after every use at which more is of no use: p is then below 1e-16."""
-_SURE, _TRIES = 0.385, 8
+_SURE, _TRIES = 0.385, 4
 """Correlation after every use, p below 1e-11, that ends the tries with other words; how many there are."""
 _PART, _PART_NEEDS = 0.8, 0.03
 """Of a side; how much more correlation a part needs, of which many places are tried."""
