@@ -126,7 +126,9 @@ def codebook(key: MarkKey) -> Codebook:
 
 def payload_said(numbers: Tensor) -> str:
     """The payload of a word, by the (parts,) numbers of its parts."""
-    symbols = (int(number) // (WORDS // SYMBOLS) * SYMBOLS ** (PARTS - 1 - place) for place, number in enumerate(numbers))
+    symbols = (
+        int(number) // (WORDS // SYMBOLS) * SYMBOLS ** (PARTS - 1 - place) for place, number in enumerate(numbers)
+    )
     return f"{sum(symbols):0{PAYLOAD_DIGITS}x}"
 
 
