@@ -95,7 +95,7 @@ class GeneratedSetWriter:
         revision: str | None = None,
         chain: str | None = None,
         chosen_on: str | None = None,
-        mark: bool | str = False,
+        mark: bool | str = True,
         mark_key: str | Path | None = None,
     ) -> None:
         self.folder = Path(output_dir)

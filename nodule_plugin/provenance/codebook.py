@@ -24,10 +24,10 @@ from torch import Tensor
 from nodule_plugin.errors import InputError
 from nodule_plugin.provenance.spectrum import COEFFICIENTS
 
-PARTS, WORDS, SYMBOLS = 4, 1024, 16
-"""Parts of the coefficients, words of each, and what a part says: one of 16 symbols, each by any of 64 words."""
-PAYLOAD_DIGITS = PARTS
-"""A symbol is a hexadecimal digit."""
+PARTS, WORDS, SYMBOLS = 4, 1024, 4
+"""Parts of the coefficients, words of each, and what a part says: one of 4 symbols, each by any of 256 words."""
+PAYLOAD_DIGITS = 2
+"""Hexadecimal digits that the symbols of all parts make."""
 _FEWEST_BYTES = 16
 
 
@@ -44,7 +44,7 @@ class MarkKey:
     secret: bytes
 
 
-PUBLIC = MarkKey("public", b"nodule-plugin: a synthetic image, version 1")
+PUBLIC = MarkKey("public", b"nodule-plugin: a synthetic image, version 2")
 """Everybody has it: everybody can find the mark, and so can everybody forge it or take it out."""
 
 
@@ -88,8 +88,9 @@ class Codebook:
         """Of the words that say ``payload`` the one closest to (coefficients,) as they are."""
         open_words = WORDS // SYMBOLS
         word = torch.empty_like(coefficients)
-        for number, digit in enumerate(payload):
-            own, first = self.part == number, int(digit, 16) * open_words
+        for number in range(PARTS):
+            symbol = int(payload, 16) // SYMBOLS ** (PARTS - 1 - number) % SYMBOLS
+            own, first = self.part == number, symbol * open_words
             candidates = self.words[first : first + open_words, own]
             word[own] = candidates[(candidates @ coefficients[own]).argmax()]
         return word
@@ -125,7 +126,10 @@ def codebook(key: MarkKey) -> Codebook:
 
 def payload_said(numbers: Tensor) -> str:
     """The payload of a word, by the (parts,) numbers of its parts."""
-    return "".join(f"{int(number) // (WORDS // SYMBOLS):x}" for number in numbers)
+    symbols = (
+        int(number) // (WORDS // SYMBOLS) * SYMBOLS ** (PARTS - 1 - place) for place, number in enumerate(numbers)
+    )
+    return f"{sum(symbols):0{PAYLOAD_DIGITS}x}"
 
 
 def log10_p(correlation: float, tried: int) -> float:

@@ -1,10 +1,12 @@
-"""Putting a mark into an image: a change of at most 3 HU that the detector still finds after what pictures meet.
+"""Putting a mark into an image: a small change that the detector still finds after what pictures meet.
 
 Whoever marks an image knows it, and can find the change for just this image: informed embedding (Cox IJ, Miller ML,
 McKellips AL, "Watermarking as communications with side information", Proc IEEE 1999;87:1127-1141; Miller, Doerr and Cox
 2004, see :mod:`nodule_plugin.provenance.codebook`). A blind sum of image and pattern, classical spread spectrum, fails
 at 64 x 64: the image itself is a thousand times stronger than 3 HU. The change is found by gradient ascent on the least
-correlation over simulated uses: 8 bits, JPEG 75, half the size, a lung window, 80 % of the image.
+correlation over simulated uses: 8 bits, JPEG 75, half the size, a lung window, 80 % of the image. It may be 3 HU root
+mean square, and where the image's own noise in the mark's band is stronger, a fraction of that: noise masks the mark
+from the eye, and from the detector alike (masking: Cox et al., "Digital Watermarking and Steganography", chapter 9).
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from operator import itemgetter
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey, codebook
-from nodule_plugin.provenance.spectrum import part_grids, upright, whole_grid
+from nodule_plugin.provenance.spectrum import part_grids, texture, upright, whole_grid
 
-MOST_HU = 3.0
-"""Root mean square of the change."""
+MOST_HU, MOST_OF_TEXTURE = 3.0, 0.12
+"""Root mean square of the change: 3 HU, or 12 % of what the image holds in the mark's band where that is more."""
 SMALLEST = 48
 """Pixels a side that an image needs for a mark."""
 _LUNG_HU = (-1350.0, 150.0)
@@ -31,12 +33,16 @@ _STEPS, _STEP, _LATE, _LATE_STEP = 40, 0.15, 24, 0.06
 _INERTIA = 0.7
 _SOFTNESS = 0.02
 """Correlations that differ by less count alike in the least."""
-_ENOUGH = 0.6
-"""Correlation after every use at which more is of no use: p is then below 1e-30."""
-_SURE, _TRIES = 0.43, 8
-"""Correlation after every use, p below 1e-8, that ends the tries with other words; how many there are."""
-_PART, _PART_NEEDS = 0.8, 0.02
+_ENOUGH = 0.42
+"""Correlation after every use at which more is of no use: p is then below 1e-16."""
+_SURE, _TRIES = 0.385, 4
+"""Correlation after every use, p below 1e-11, that ends the tries with other words; how many there are."""
+_PART, _PART_NEEDS = 0.8, 0.03
 """Of a side; how much more correlation a part needs, of which many places are tried."""
+_MASKING, _DETAIL, _AROUND = 0.7, 5 / 128, 3 / 128
+"""Power of the image's local detail to which the change is in proportion; how wide the means are (half of it, in sides)
+that detail stands out from, and that it is measured over. Without this a network trained on photographs tells marked
+images by their flat parts."""
 _STEEPNESS = 0.9
 """Of the steps that stand for rounding in the gradient; 0 is a straight line."""
 _LUMINANCE = [
@@ -62,11 +68,11 @@ def embed(
         window_hu: Hounsfield units of -1 and 1.
 
     Returns:
-        float32 of the same shape in [-1, 1], which differs by at most :data:`MOST_HU` root mean square.
+        float32 of the same shape in [-1, 1], which differs by at most :func:`most_hu` root mean square.
     """
     low, high = checked_window(window_hu)
     grey = (torch.tensor(unit, dtype=torch.float32).clamp(-1, 1) + 1) * 127.5
-    most, best, reached = MOST_HU * 255 / (high - low), torch.zeros_like(grey), -1.0
+    most, best, reached = most_hu(unit, window_hu) * 255 / (high - low), torch.zeros_like(grey), -1.0
     for position, word in _words(grey, payload, key, (low, high)):
         change, least = _change(_laid(grey, position), word, most, (low, high))
         if least > reached:
@@ -74,6 +80,13 @@ def embed(
         if reached > _SURE:
             break
     return ((grey + best).clamp(0, 255) / 127.5 - 1).numpy()
+
+
+def most_hu(unit: np.ndarray, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> float:
+    """How far a mark may change an image, in Hounsfield units root mean square; arguments as in :func:`embed`."""
+    low, high = checked_window(window_hu)
+    held = float(texture(torch.tensor(unit, dtype=torch.float32).clamp(-1, 1))) * (high - low) / 2
+    return max(MOST_HU, MOST_OF_TEXTURE * held)
 
 
 def _words(grey: Tensor, payload: str, key: MarkKey, window_hu: tuple[float, float]) -> list[tuple[int, Tensor]]:
@@ -101,6 +114,7 @@ def _laid_back(image: Tensor, position: int) -> Tensor:
 def _change(grey: Tensor, word: Tensor, most: float, window_hu: tuple[float, float]) -> tuple[Tensor, float]:
     """The best change met on the way, at most ``most`` grey values root mean square, and the least correlation then."""
     change = best = moving = torch.zeros_like(grey)
+    masked = _detail(grey)
     reached = -1.0
     for step in range(_STEPS):
         change.requires_grad_(True)
@@ -112,11 +126,24 @@ def _change(grey: Tensor, word: Tensor, most: float, window_hu: tuple[float, flo
         if reached > _ENOUGH:
             break
         (slope,) = torch.autograd.grad(_SOFTNESS * torch.logsumexp(-correlations / _SOFTNESS, 0), change)
+        slope = slope * masked
         moving = _INERTIA * moving - (1 - _INERTIA) * slope / _size(slope)
         size = (_STEP if step < _LATE else _LATE_STEP) * most
         change = change.detach() + size * moving / _size(moving)
         change = (grey + change * (most / _size(change)).clamp(max=1)).clamp(0, 255) - grey
     return best, reached
+
+
+def _detail(grey: Tensor) -> Tensor:
+    """(rows, columns) how much of a change each pixel hides: a power of the variance of what is finer around it."""
+    fine = grey - _averaged(grey, _DETAIL)
+    power = _averaged(fine.square(), _AROUND)
+    return (power / power.mean().clamp_min(1e-6) + 1e-6) ** _MASKING
+
+
+def _averaged(image: Tensor, half: float) -> Tensor:
+    around = int(half * min(image.shape))
+    return avg_pool2d(image[None, None], 2 * around + 1, 1, around, count_include_pad=False)[0, 0]
 
 
 def _seen(written: Tensor, window_hu: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from nodule_plugin.provenance.codebook import MarkKey, payload_of, read_key
 from nodule_plugin.provenance.embedding import SMALLEST, embed
 from nodule_plugin.settings import as_flag
 
-SCHEME = "nodule-plugin 1"
+SCHEME = "nodule-plugin 2"
 """Name and version of how words, band and detector are made; marks of one are not found by another."""
 
 logger = logging.getLogger(__name__)

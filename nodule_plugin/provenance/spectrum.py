@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 LOWEST, HIGHEST = 18, 30
-"""The band, half cycles across the image. Of a nodule of 25 native pixels nothing is finer than 25; an image reduced to
-32 pixels holds 32; below 18 anatomy is too strong for 3 HU."""
+"""The band, half cycles across the image: at least 18 in the direction in which they run, below which anatomy is too
+strong for 3 HU, and at most 30 along either side, as an image reduced to 32 pixels holds no more than 32. The corner
+between 30 along both and 30 in all is what carries the mark in images whose noise fills the rest."""
 _FALL_OFF = 4
 """The power of the frequency: amplitudes fall by about it in the band."""
-_LIMIT = 1.0
-"""Medians of its magnitude at which a coefficient begins to be limited."""
+_LIMIT = 0.3
+"""Medians of its magnitude at which a coefficient begins to be limited: near to its sign alone, which a small change
+can turn where a coefficient is small, however large the others are."""
 _BELOW, _ABOVE = 1, 3
 """Half cycles below and above the band from which a part's coefficients still count: they reach into it."""
 _SIDE = HIGHEST + 1
@@ -35,9 +37,8 @@ def _frequency(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.hypot(rows[:, None], columns[None])
 
 
-def _gain(frequency: Tensor, below: int = 0, above: int = 0) -> Tensor:
-    inside = (frequency >= LOWEST - below) & (frequency <= HIGHEST + above)
-    return torch.where(inside, (frequency / LOWEST) ** _FALL_OFF, torch.zeros(()))
+def _gain(frequency: Tensor, below: int = 0) -> Tensor:
+    return torch.where(frequency >= LOWEST - below, (frequency / LOWEST) ** _FALL_OFF, torch.zeros(()))
 
 
 _RADIUS = _frequency(torch.arange(float(_SIDE)), torch.arange(float(_SIDE)))
@@ -75,6 +76,11 @@ def whole_grid(image: Tensor) -> Tensor:
     return torch.nn.functional.pad(found, (0, missing[0], 0, missing[1])) * _gain(_RADIUS)
 
 
+def texture(image: Tensor) -> Tensor:
+    """Root mean square of what (..., rows, columns), at least 31 pixels a side, hold in the band; their own unit."""
+    return _transform(image, (_SIDE, _SIDE))[..., _BAND].square().sum(-1).sqrt()
+
+
 def part_grids(image: Tensor, whole: int, top: Tensor, left: Tensor) -> Tensor:
     """Parts of an image of ``whole`` x ``whole`` pixels, each at its place.
 
@@ -89,7 +95,7 @@ def part_grids(image: Tensor, whole: int, top: Tensor, left: Tensor) -> Tensor:
     rows, columns = image.shape[-2:]
     counts = [min(pixels, math.ceil((HIGHEST + _ABOVE) * pixels / whole)) for pixels in (rows, columns)]
     frequency = _frequency(*(torch.arange(float(n)) * whole / pixels for n, pixels in zip(counts, (rows, columns))))
-    evened = _transform(image, counts) * _gain(frequency, _BELOW, _ABOVE)
+    evened = _transform(image, counts) * _gain(frequency, _BELOW)
     return _laid(counts[0], rows, whole)[top] @ evened @ _laid(counts[1], columns, whole)[left].mT
 
 

@@ -182,7 +182,7 @@ def distances(given: argparse.Namespace) -> dict[str, object]:
 
     units, payload = unmarked(given.generated, given.limit, None)
     load = LoadSetImaged((64, 64))
-    items = real_items(datalist=given.datalist, split=["validation", "test"])
+    items = real_items(datalist=given.datalist, split=given.split)
     sets = {
         "real": [grey(load(item)["image"][0].numpy()) for item in items],
         "unmarked": [grey(unit) for unit in units],
@@ -211,8 +211,8 @@ def distances(given: argparse.Namespace) -> dict[str, object]:
 
 def _features(encoder: Callable[[torch.Tensor], torch.Tensor], images: Sequence[np.ndarray]) -> np.ndarray:
     batches = [images[at : at + 32] for at in range(0, len(images), 32)]
-    stacked = [torch.from_numpy(np.stack(batch))[:, None].expand(-1, 3, -1, -1) for batch in batches]
-    return torch.cat([encoder(batch.contiguous()).cpu() for batch in stacked]).double().numpy()
+    stacked = [torch.from_numpy(np.stack(batch) / np.float32(127.5) - 1)[:, None] for batch in batches]
+    return torch.cat([encoder(batch.expand(-1, 3, -1, -1).contiguous()).cpu() for batch in stacked]).double().numpy()
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], dict[str, object]]] = {
@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--generated", type=Path, metavar="DIR")
     parser.add_argument("--real", type=Path, nargs="+", metavar="FOLDER_OR_DATALIST")
     parser.add_argument("--datalist", type=Path, metavar="FILE")
+    parser.add_argument("--split", nargs="+", default=["validation", "test"], help="of the datalist's real images")
     parser.add_argument("--limit", type=int, help="images of each set")
     parser.add_argument("--size", type=int, help="enlarge the generated images to this many pixels first")
     parser.add_argument("--other-keys", type=int, default=40)

@@ -302,7 +302,7 @@ def test_dicom_without_highdicom_says_what_to_install(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("mark", "found"), [(True, True), ("false", False)])
-def test_images_are_marked_where_that_is_wanted(tmp_path: Path, mark: bool | str, found: bool) -> None:
+def test_images_are_marked_unless_that_is_not_wanted(tmp_path: Path, mark: bool | str, found: bool) -> None:
     request = {"id": "a", "prompt": PROMPT, "findings": None, "guidance_scale": 3.0, "seed": 0, "roi_mm": 20.0}
     settings = {"settings": dict(SETTINGS), "base_model": "owner/name", "weights_sha256": "fc07" * 16, "image_size": 64}
     writer = GeneratedSetWriter(
@@ -320,9 +320,9 @@ def test_images_are_marked_where_that_is_wanted(tmp_path: Path, mark: bool | str
     assert [one.found for one in detections] == [found] * 3
     described = "".join(pydicom.dcmread(item["dicom"]).ContributingEquipmentSequence[0].ContributionDescription)
     if found:
-        assert {one.payload for one in detections} == {"fc07"}
-        assert generated.manifest["mark"] == {"scheme": "nodule-plugin 1", "key": "public", "payload": "fc07"}
-        assert 'mark={"scheme": "nodule-plugin 1"' in described
+        assert {one.payload for one in detections} == {"fc"}
+        assert generated.manifest["mark"] == {"scheme": "nodule-plugin 2", "key": "public", "payload": "fc"}
+        assert 'mark={"scheme": "nodule-plugin 2"' in described
     else:
         assert generated.manifest["mark"] is None
         assert "mark=" not in described
