@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.derived import Belonging
 
-WORDS = (b"Doe", b"Jane", b"TEST-0001", b"19500101", b"20200102", b"Physician", b"Hospital", b"2.25.100")
-"""What of the host's files would tell whose they are."""
+TELLING = re.compile(rb"Doe|Jane|TEST-0001|19500101|20200102|Physician|Hospital|2\.25\.100\d{0,9}(?!\d)")
+"""What of the host's files would tell whose they are. Its UIDs are short; a derived one may begin like one."""
 
 
 def files(folder: Path) -> list[Path]:
@@ -25,7 +26,9 @@ def first(folder: Path) -> pydicom.Dataset:
 
 def test_nothing_of_the_patient_is_left(inserted: Path) -> None:
     assert len(files(inserted)) > 20
-    assert [(path.name, word) for path in files(inserted) for word in WORDS if word in path.read_bytes()] == []
+    assert [
+        (path.name, TELLING.findall(path.read_bytes())) for path in files(inserted) if TELLING.search(path.read_bytes())
+    ] == []
     image = first(inserted)
     assert str(image.PatientID).startswith("SYNTHETIC-")
     assert image.PatientIdentityRemoved == "YES"
