@@ -16,7 +16,7 @@ fi
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 bundle="$ROOT/bundle"
 splits="['validation','test']"
-sampling=(--steps "$steps" --batch_size 8 --images_per_call 8) # together: the same images in less time
+sampling=(--steps "$steps" --batch_size 8 --images_per_call 8 --mark false) # together: the same in less time; as the model makes them
 
 run() {
     local configs="$1"
