@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,33 +10,32 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor, nn
 
 from nodule_plugin.data.order import sample_seed
-from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.diffusion.encoding import LatentEncoder, draw_latents
 from nodule_plugin.diffusion.sampling import precision_dtype, seeded_noise
 from nodule_plugin.diffusion.training import denoising_target, squared_errors
 
 
 def encoded_views(images: Sequence[Tensor], vae: AutoencoderKL, views: int, seed: int = 0) -> Tensor:
-    """Latents of images as training shows them: turned and flipped, drawn from the autoencoder's distribution.
+    """Latents of images as they are, drawn from the autoencoder's distribution.
+
+    They are not turned: a model that was overfitted to images upright knows nothing of them turned.
 
     Args:
         images: N of (3, H, W) in [-1, 1].
         vae: frozen.
-        views: D of each image, in the eight orientations one after the other.
+        views: D of each image.
         seed: of the draws; view d of every image is drawn with the same noise.
 
     Returns:
         (N, D, C, h, w) on the CPU.
     """
     encode = LatentEncoder(vae)
-    moments = []
-    for image in images:
-        orientations = [view % ORIENTATIONS for view in range(views)]
-        batch: dict[str, list[Any]] = {"moments": [None] * views, "index": [0] * views, "orientation": orientations}
-        moments.append(encode(batch | {"image": [orient(image, orientation) for orientation in orientations]}))
-    channels, *size = moments[0].shape[1:]
+    moments = torch.cat(
+        [encode({"moments": [None], "index": [0], "orientation": [0], "image": [image]}).cpu() for image in images]
+    )
+    channels, *size = moments.shape[1:]
     noise = seeded_noise([sample_seed(seed, view) for view in range(views)], (channels // 2, *size))
-    return torch.stack([draw_latents(vae, drawn, noise.to(drawn.device)).cpu() for drawn in moments])
+    return torch.stack([draw_latents(vae, each.expand(views, -1, -1, -1), noise) for each in moments])
 
 
 @torch.no_grad()

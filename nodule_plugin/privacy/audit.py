@@ -51,7 +51,7 @@ class Question:
 
     Attributes:
         timesteps: at which the denoising loss is taken.
-        views: draws at each of them, in another orientation and under other noise each.
+        views: draws at each of them, under other noise each.
         seeds: each makes an image from every prompt,
         guidance_scales: at each of these.
         clique: near-identical images of a prompt that count as remembered.
@@ -60,7 +60,7 @@ class Question:
         seed: of all noise.
     """
 
-    timesteps: Sequence[int] = (50, 100, 200, 400)
+    timesteps: Sequence[int] = (100, 400, 600, 800)
     views: int = 4
     seeds: Any = (0, 1, 2, 3)
     guidance_scales: Any = 3.0
