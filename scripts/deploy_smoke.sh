@@ -36,24 +36,10 @@ cd "$work"
 find "$work/dicom" -name '*.dcm'
 
 echo "== a CT series in, the series with a nodule out"
-# A phantom, and an inpainting model with random weights: the bundle has none yet.
-rm -rf "$work/insertion" "$work/models" "$work/inserted"
-mkdir -p "$work/insertion" "$work/models/bundle/models"
-cp -r "$ROOT/bundle/configs" "$work/models/bundle"
-PYTHONPATH="$ROOT/tests" "$python" - "$work" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from ct_hosts import write_host
-from tiny_inpainter import make_tiny_inpainter
-
-from nodule_plugin.insertion.grid import Grid
-
-work = Path(sys.argv[1])
-write_host(work / "insertion" / "series")
-grid = Grid((2.0, 1.0, 1.0), (8, 16, 16), (-1024, 976))
-make_tiny_inpainter(work / "models" / "bundle" / "models" / "inpainter", grid)
-PYTHON
+rm -rf "$work/insertion" "$work/inserted"
+mkdir -p "$work/insertion"
+PYTHONPATH="$ROOT/tests" "$python" -c \
+    'import sys; from pathlib import Path; from ct_hosts import write_host; write_host(Path(sys.argv[1]))' "$work/insertion/series"
 cat > "$work/insertion/order.json" <<'JSON'
 {
     "insert": {
@@ -63,7 +49,7 @@ cat > "$work/insertion/order.json" <<'JSON'
     }
 }
 JSON
-"$python" -m nodule_plugin.deploy -l WARN -i "$work/insertion" -m "$work/models" -o "$work/inserted"
+"$python" -m nodule_plugin.deploy -l WARN -i "$work/insertion" -m "$ROOT/bundle" -o "$work/inserted"
 find "$work/inserted" -name '*.json' -o -name 'seg*.dcm' -o -name 'report.dcm' -o -name '*.nii.gz'
 
 echo "== tests"

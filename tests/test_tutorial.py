@@ -42,5 +42,5 @@ def texts(notebook: Any) -> list[str]:
 
 def test_what_is_stored_shows_pictures_and_no_error(stored: Any) -> None:
     kinds = [set(output.get("data", {})) for output in outputs(stored)]
-    assert sum("image/png" in kind for kind in kinds) == 3
+    assert sum("image/png" in kind for kind in kinds) == 4
     assert not [output for output in outputs(stored) if output.output_type == "error" or output.get("name") == "stderr"]

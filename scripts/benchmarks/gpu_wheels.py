@@ -18,7 +18,13 @@ LEFT_OUT = {
     "nibabel": re.compile(r"nibabel/([\w/]+/)?tests/"),
 }
 """Project -> files of its wheel that stay behind: builds for other GPUs, tests."""
-AT_HOME = ("/bundle/models/model.pt", "/bundle/models/tiny_scorer/", "/docs/images/", "/tests/")
+AT_HOME = (
+    "/bundle/models/inpainter/",
+    "/bundle/models/model.pt",
+    "/bundle/models/tiny_scorer/",
+    "/docs/images/",
+    "/tests/",
+)
 """What a checkout on the GPU's machine does without."""
 
 
