@@ -3,7 +3,7 @@
     python scripts/benchmarks/insertion.py --series DIR [DIR ...] --crops DIR [--inpainter DIR] --count 50 \
         --output numbers.json
 
-Each nodule goes into the unchanged host at a random place, with the findings of a random crop and 5 to 20 mm, painted
+Each nodule goes into the unchanged host at a random place, with the findings of a random crop and 5 mm or more, painted
 by an inpainting model or pasted.
 """
 
@@ -30,7 +30,7 @@ from nodule_plugin.insertion.place import Lesion, Place
 from nodule_plugin.insertion.sources import CopyPaste, NoduleSource
 from nodule_plugin.prompts import findings_to_prompt
 
-DIAMETERS_MM = (5.0, 20.0)
+SMALLEST_MM = 5.0
 _APART_MM = 15.0
 GUIDANCE_SCALE, STEPS = 1.0, 5
 """As in ``insert.json``."""
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--series", type=Path, nargs="+", required=True)
     parser.add_argument("--crops", type=Path, required=True)
     parser.add_argument("--inpainter", type=Path, help="paint instead of pasting")
+    parser.add_argument("--largest-mm", type=float, default=20.0, help="a model's grid may hold less: the small one 16")
     parser.add_argument("--count", type=int, default=50, help="nodules into each series")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
@@ -58,9 +59,9 @@ def main() -> None:
             f"{folder.name}: read and segmented in {time.process_time() - started:.1f} s of processor time", flush=True
         )
         generator = np.random.default_rng(0)
-        for index in random_places(lungs, given.count, DIAMETERS_MM[1] / 2, 1.0, 0.0, _APART_MM, seed=0):
+        for index in random_places(lungs, given.count, given.largest_mm / 2, 1.0, 0.0, _APART_MM, seed=0):
             _, findings, _ = crops.nodules[generator.integers(len(crops.nodules))]
-            diameter = float(np.round(generator.uniform(*DIAMETERS_MM), 1))
+            diameter = float(np.round(generator.uniform(SMALLEST_MM, given.largest_mm), 1))
             x, y, z = host.geometry.to_patient(index).tolist()
             lesion = Lesion("trial", (x, y, z), diameter, findings_to_prompt(findings), findings)
             started = time.process_time()

@@ -33,7 +33,8 @@ def take(service: InsertionService, host: Path, **changes: Any) -> tuple[bytes, 
 def test_volume_and_mask_are_those_of_the_command(
     service: InsertionService, bundle: Path, host: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("highdicom", reason="the command needs highdicom, which is not for MONAI Label's pydicom")
+    reason = "the command needs highdicom, which is not for MONAI Label's pydicom"
+    pytest.importorskip("highdicom", reason=reason, exc_type=ImportError)
     order = {name: value for name, value in NODULE.items() if name != "seed"} | {"seeds": 3}
     made = BundleInserter(bundle, {"device": "cpu"})({"insert": order}, host, tmp_path)
     manifest = json.loads((made / "manifest.json").read_text())

@@ -26,6 +26,8 @@ _RESIDENT = (
     "conditioner#tokenizer",
     "noise_scheduler",
     "weights_sha256",
+    "chain",
+    "chosen_on",
 )
 """Ids of what does not depend on a request. Not the conditioner, which remembers every prompt that it has met."""
 
