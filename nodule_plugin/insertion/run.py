@@ -36,7 +36,7 @@ class Insertion(VoxelInsertion):
 
     Args:
         belonging: whose the new series is.
-        created: time that the files carry, ISO 8601; None for now. UIDs depend on it.
+        created: time that the files carry, ISO 8601; None is the time of the call. UIDs depend on it.
     """
 
     belonging: Belonging = field(default_factory=Belonging)

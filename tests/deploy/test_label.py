@@ -35,6 +35,8 @@ def files(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> BundleF
     base = make_tiny_sd(root / "models" / "tiny")
     make_tiny_clip(root / "models" / "tiny_scorer")
     make_tuned_weights(base, root / "models" / "model.pt", seed=1)
+    # Their record, which every image's header repeats.
+    (root / "models" / "model.json").symlink_to(repository / "bundle" / "models" / "model.json")
     return BundleFiles(root)
 
 
