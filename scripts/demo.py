@@ -78,7 +78,6 @@ def demo(dataset_dir: str, output: Path, epochs: int, images: int) -> None:
         batch_size=16,
         images_per_call=16,
         formats="png",
-        mark=False,  # in the pixels; it takes as long as the images themselves
         output_dir=generated,
         overwrite=True,
     )

@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from nodule_plugin.cli.options import find_bundle
 from nodule_plugin.data.window import unit_to_hu
-from nodule_plugin.export.model import Source
+from nodule_plugin.diffusion.model import Source
 from nodule_plugin.playground.drawing import START, Order, Studio
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from nodule_plugin.cli.options import find_bundle, read_config
 from nodule_plugin.errors import InputError
 
 if TYPE_CHECKING:
+    from nodule_plugin.diffusion.model import Source
     from nodule_plugin.playground.drawing import Studio
     from nodule_plugin.playground.series import HostSeries
 
@@ -23,6 +25,35 @@ REAL_NOTICE = "Rows named real: LIDC-IDRI (CC BY 3.0). Rows named generated: syn
 
 def _parser(command: str, text: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"nodule {command}", description=text)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base-model", "--base_model", help="folder, file or hub id (default: the bundle's models/tiny)"
+    )
+    parser.add_argument("--revision", help="of the hub id: a commit")
+    parser.add_argument("--variant", help="of the base model's weights files, such as fp16")
+    parser.add_argument("--weights", help="'base' for the base model's own (default: the bundle's models/model.pt)")
+    parser.add_argument("--prediction-type", help="of a base model that does not say it: epsilon, v_prediction, sample")
+    parser.add_argument("--zero-terminal-snr", action="store_true", help="where training had this setting")
+    parser.add_argument("--image-size", type=int, help="pixels (default: the training images', else the base model's)")
+    parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
+
+
+def _source(given: argparse.Namespace) -> Source:
+    """The model that options name; what they leave out is the bundle's own."""
+    from nodule_plugin.diffusion.model import Source
+
+    models = find_bundle(given.bundle) / "models"
+    return Source(
+        base_model=given.base_model or str(models / "tiny"),
+        weights=given.weights or str(models / "model.pt"),
+        revision=given.revision,
+        variant=given.variant,
+        prediction_type=given.prediction_type,
+        zero_terminal_snr=given.zero_terminal_snr,
+        image_size=given.image_size,
+    )
 
 
 def download(words: Sequence[str]) -> None:
@@ -121,15 +152,17 @@ def detect_mark(words: Sequence[str]) -> None:
     """Look for the mark of synthetic images; the command ends with status 1 where no file carries one."""
     from nodule_plugin.provenance.codebook import read_key
     from nodule_plugin.provenance.files import described, detect_file
+    from nodule_plugin.provenance.inversion import Inversion
 
     parser = _parser("detect-mark", "Look for the mark of synthetic images. Status 0 if a file carries one, else 1.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG, JPEG, TIFF, BMP, NIfTI or DICOM")
     parser.add_argument("--mark-key", "--mark_key", type=Path, metavar="FILE", help="default: the public key")
     parser.add_argument("--json", action="store_true", help="one object a line")
+    _add_model_options(parser)
     given = parser.parse_args(words)
-    key, found = read_key(given.mark_key), False
+    key, inversion, found = read_key(given.mark_key), Inversion(_source(given)), False
     for file in given.files:
-        detection = detect_file(file, key)
+        detection = detect_file(file, inversion, key)
         found = found or detection.found
         print(described(file, detection, given.json), flush=True)
     raise SystemExit(0 if found else 1)
@@ -137,26 +170,19 @@ def detect_mark(words: Sequence[str]) -> None:
 
 def export(words: Sequence[str]) -> None:
     """Write a fine-tuned model for other programs, checked against PyTorch, with a model card."""
+    from nodule_plugin.diffusion.model import Source
     from nodule_plugin.export.forms import FORMS, export_model
-    from nodule_plugin.export.model import Source
 
     parser = _parser(
         "export", "Write a fine-tuned model for other programs, checked against PyTorch, with a model card."
     )
     parser.add_argument("--format", default="onnx", metavar="FORM", help=f"{', '.join(FORMS)} (default: onnx)")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not hold anything")
-    parser.add_argument("--base-model", help="folder, file or hub id (default: the bundle's models/tiny)")
-    parser.add_argument("--revision", help="of the hub id: a commit")
-    parser.add_argument("--variant", help="of the base model's weights files, such as fp16")
-    parser.add_argument("--weights", help="'base' for the base model's own (default: the bundle's models/model.pt)")
-    parser.add_argument("--prediction-type", help="of a base model that does not say it: epsilon, v_prediction, sample")
-    parser.add_argument("--zero-terminal-snr", action="store_true", help="where training had this setting")
     parser.add_argument(
         "--scheduler-class",
         default=Source.scheduler_class,
         help=f"of diffusers, that the exported model samples with (default: {Source.scheduler_class})",
     )
-    parser.add_argument("--image-size", type=int, help="pixels (default: the training images', else the base model's)")
     parser.add_argument("--fp16", action="store_true", help="also weights with 16 bits: of diffusers, single-file")
     parser.add_argument(
         "--metrics", metavar="FILE", help="metrics.json of an evaluation of these weights, for the card"
@@ -164,20 +190,10 @@ def export(words: Sequence[str]) -> None:
     parser.add_argument(
         "--license", metavar="ID", help="the Hub's name of the weights' licence (default: the base model's)"
     )
-    parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
+    _add_model_options(parser)
     given = parser.parse_args(words)
-    bundle = find_bundle(given.bundle)
-    source = Source(
-        base_model=given.base_model or str(bundle / "models" / "tiny"),
-        weights=given.weights or str(bundle / "models" / "model.pt"),
-        revision=given.revision,
-        variant=given.variant,
-        prediction_type=given.prediction_type,
-        zero_terminal_snr=given.zero_terminal_snr,
-        scheduler_class=given.scheduler_class,
-        image_size=given.image_size,
-    )
-    metadata = read_config(bundle, "metadata")
+    source = replace(_source(given), scheduler_class=given.scheduler_class)
+    metadata = read_config(find_bundle(given.bundle), "metadata")
     differences = export_model(given.format, source, given.output, metadata, given.fp16, given.metrics, given.license)
     for name, difference in differences.items():
         print(f"{given.output / name}: largest difference from PyTorch {difference:.1e}")
@@ -231,16 +247,10 @@ def extract(words: Sequence[str]) -> None:
 
 def playground(words: Sequence[str]) -> None:
     """Serve the playground, or write it as a folder that needs no Python."""
-    from nodule_plugin.export.model import Source
     from nodule_plugin.parallel import fit_threads
 
     parser = _parser("playground", "Move findings and look at nodules in a browser. For research only.")
-    parser.add_argument(
-        "--base-model", "--base_model", help="folder, file or hub id (default: the bundle's models/tiny)"
-    )
-    parser.add_argument("--revision", help="of the hub id: a commit")
-    parser.add_argument("--weights", help="file or folder, or 'base' (default: the bundle's models/model.pt)")
-    parser.add_argument("--image-size", type=int, help="pixels (default: the training images', else the base model's)")
+    _add_model_options(parser)
     parser.add_argument("--template", default="reference", help="that words the findings (default: reference)")
     parser.add_argument("--host", default="127.0.0.1", help="to listen at (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
@@ -255,15 +265,8 @@ def playground(words: Sequence[str]) -> None:
     parser.add_argument(
         "--npm-packages", type=Path, metavar="DIR", help="tarballs of npm for --static, if there is no npm"
     )
-    parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
     given = parser.parse_args(words)
-    bundle = find_bundle(given.bundle)
-    source = Source(
-        base_model=given.base_model or str(bundle / "models" / "tiny"),
-        weights=given.weights or str(bundle / "models" / "model.pt"),
-        revision=given.revision,
-        image_size=given.image_size,
-    )
+    source = _source(given)
     fit_threads()
     if given.static is not None:
         from nodule_plugin.playground.static import write_static_page
@@ -277,7 +280,9 @@ def playground(words: Sequence[str]) -> None:
     studio, training = Studio(source), None
     if given.datalist is not None:
         training = TrainingImages(given.datalist, studio.model.image_size, studio.window_hu, given.dataset_dir)
-    series = None if given.series is None else _host_series(given.series, given.inpainter, given.crops, bundle, studio)
+    series = None
+    if given.series is not None:
+        series = _host_series(given.series, given.inpainter, given.crops, find_bundle(given.bundle), studio)
     serve(studio, given.host, given.port, given.template, training, series)
 
 

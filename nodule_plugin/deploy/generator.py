@@ -17,7 +17,6 @@ from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, load_weights
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, visible_files
 from nodule_plugin.handlers.generation import describe_run, grey_image
-from nodule_plugin.provenance.marking import marker
 
 CONFIG = "configs/inference.json"
 ORDER_FIELDS = ("prompts", "findings", "guidance_scales", "seeds", "roi_mm", "template")
@@ -61,9 +60,8 @@ class BundleGenerator:
             **origin,
         )
         """Settings that all images share, as manifests hold them."""
-        mark, mark_key = (parser.get_parsed_content(name) for name in ("mark", "mark_key"))
-        self._mark = marker(mark, mark_key, sha256, self.image_size, self.window_hu)
-        self.run["mark"] = self._mark.described if self._mark else None
+        mark = parser.get_parsed_content("noise_mark")
+        self.run["mark"] = mark.described if mark else None
 
     def requests(self, order: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Lay out what an order asks for.
@@ -86,7 +84,7 @@ class BundleGenerator:
         return generation_requests(**given)
 
     def prepare(self, request: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """The noise of a request's seed, and the conditions that the sampler takes."""
+        """The noise of a request's seed, with the configuration's mark, and the conditions that the sampler takes."""
         noise, _, _, conditions = self._prepare([request], self._device)
         return noise, conditions
 
@@ -96,13 +94,13 @@ class BundleGenerator:
             return self._sampler(noise, self._network, **conditions)
 
     def to_hu(self, images: Tensor, name: str) -> np.ndarray:
-        """(H, W) Hounsfield units, int16, of the single image in ``images``, marked as the configuration says.
+        """(H, W) Hounsfield units, int16, of the single image in ``images``.
 
         Raises:
             InputError: if values are not finite; ``name`` says which image's.
         """
         unit = grey_image(images[0], name)
-        return np.rint(unit_to_hu(self._mark(unit) if self._mark else unit, self.window_hu)).astype(np.int16)
+        return np.rint(unit_to_hu(unit, self.window_hu)).astype(np.int16)
 
 
 def find_bundle(folder: Path) -> Path:

@@ -234,19 +234,24 @@ class GenerationPrepareBatch(PrepareBatch):
         vae: the autoencoder whose latents are sampled; its configuration gives their channels and size.
         image_size: height and width of the images, pixels.
         prompts: encoded at once, so that one that is too long is found before the first image is made.
+        mark: ``mark(noise, seeds)``, what is done to the noise that seeds give, such as
+            :class:`nodule_plugin.provenance.marking.NoiseMark`; None for nothing.
 
     Raises:
         InputError: if the autoencoder cannot make images of that size.
     """
 
     def __init__(
-        self, conditioner: Callable[[list[str]], Tensor], vae: Any, image_size: int, prompts: Iterable[str] = ()
+        self,
+        conditioner: Callable[[list[str]], Tensor],
+        vae: Any,
+        image_size: int,
+        prompts: Iterable[str] = (),
+        mark: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
     ) -> None:
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if not isinstance(image_size, int) or image_size < factor or image_size % factor:
-            raise InputError(f"image_size: a multiple of {factor} is needed for this base model, not {image_size!r}")
-        self.latent_shape = (vae.config.latent_channels, image_size // factor, image_size // factor)
+        self.latent_shape = latent_shape(vae, image_size)
         self.conditioner = conditioner
+        self.mark = mark
         for prompt in dict.fromkeys(prompts):
             conditioner([prompt])
 
@@ -266,7 +271,20 @@ class GenerationPrepareBatch(PrepareBatch):
             "guidance_scale": [float(request["guidance_scale"]) for request in batchdata],
             "seeds": seeds,
         }
-        return seeded_noise(seeds, self.latent_shape).to(**options), None, (), conditions
+        noise = seeded_noise(seeds, self.latent_shape)
+        return (self.mark(noise, seeds) if self.mark else noise).to(**options), None, (), conditions
+
+
+def latent_shape(vae: Any, image_size: int) -> tuple[int, int, int]:
+    """Channels, rows and columns of the latents of square images.
+
+    Raises:
+        InputError: if the autoencoder cannot make images of that size.
+    """
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if not isinstance(image_size, int) or image_size < factor or image_size % factor:
+        raise InputError(f"image_size: a multiple of {factor} is needed for this base model, not {image_size!r}")
+    return vae.config.latent_channels, image_size // factor, image_size // factor
 
 
 def calls_at_once(network: nn.Module) -> int:

@@ -13,8 +13,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nodule_plugin.data.image_set import GENERATED
+from nodule_plugin.diffusion.model import FineTunedModel
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import NOTICE, FineTunedModel
+from nodule_plugin.export.model import NOTICE
 from nodule_plugin.files import read_json
 from nodule_plugin.lidc.citation import CITATION, LICENCE, LICENCE_URL
 from nodule_plugin.report.numbers import set_title, with_interval

@@ -15,9 +15,10 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
 from nodule_plugin.diffusion.single_file import CLIP, OPEN_CLIP, PREDICTIONS, UNET, VAE, published_config
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import NOTICE, FineTunedModel, Source, load_model, refuse_difference
+from nodule_plugin.export.model import NOTICE, refuse_difference
 
 FILE_NAME = "model"
 _UNET_LAYERS = {

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.errors import InputError
 from nodule_plugin.export.card import write_card
 from nodule_plugin.export.compvis import write_single_file
 from nodule_plugin.export.low_rank import write_low_rank
-from nodule_plugin.export.model import Source, load_model
 from nodule_plugin.export.networks import write_onnx, write_programs
 from nodule_plugin.export.pipeline import write_pipeline
 from nodule_plugin.files import new_folder

@@ -17,8 +17,9 @@ from nodule_plugin.diffusion.lora import (
     read_updates,
     save_low_rank,
 )
+from nodule_plugin.diffusion.model import FineTunedModel, load_model
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import FineTunedModel, load_model, refuse_difference
+from nodule_plugin.export.model import refuse_difference
 from nodule_plugin.weights import read_content
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from nodule_plugin.diffusion.model import FineTunedModel
 from nodule_plugin.diffusion.sampling import decode_latents
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import NOTICE, TOLERANCE, FineTunedModel
+from nodule_plugin.export.model import NOTICE, TOLERANCE
 from nodule_plugin.extras import check_installed
 from nodule_plugin.files import replacing
 from nodule_plugin.weights import save_tensors

@@ -9,7 +9,8 @@ from typing import Any
 
 from diffusers import StableDiffusionPipeline
 
-from nodule_plugin.export.model import FineTunedModel, Source, load_model, refuse_difference
+from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
+from nodule_plugin.export.model import refuse_difference
 
 
 def write_pipeline(model: FineTunedModel, folder: Path, fp16: bool = False) -> dict[str, float]:

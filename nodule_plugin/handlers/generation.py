@@ -28,7 +28,6 @@ from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
 from nodule_plugin.files import read_json, replacing
-from nodule_plugin.provenance.marking import marker
 from nodule_plugin.settings import as_flag
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ class GeneratedSetWriter:
         chain: that cut the images which the weights learnt from, see
             :func:`nodule_plugin.diffusion.provenance.weights_chain`; None where that is not known.
         chosen_on: split of their training's data list that chose them or their guidance scale; None for none.
-        mark: write a mark into the pixels that says that they are synthetic, see docs/provenance.md.
-        mark_key: file of the mark's key; None for the public one.
+        mark: what the manifest says of the mark in the images' noise, see
+            :attr:`nodule_plugin.provenance.marking.NoiseMark.described`; None for none.
 
     Raises:
         InputError: if a setting makes no sense or ``output_dir`` holds something else.
@@ -95,8 +94,7 @@ class GeneratedSetWriter:
         revision: str | None = None,
         chain: str | None = None,
         chosen_on: str | None = None,
-        mark: bool | str = True,
-        mark_key: str | Path | None = None,
+        mark: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
@@ -108,8 +106,7 @@ class GeneratedSetWriter:
         self.run = describe_run(
             settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain, chosen_on
         )
-        self._mark = marker(mark, mark_key, weights_sha256, image_size, self.window_hu)
-        self.run["mark"] = self._mark.described if self._mark else None
+        self.run["mark"] = None if mark is None else dict(mark)
         overwrite = as_flag("overwrite", overwrite)
         written = _read_run(self.folder)
         self._stale = [request["id"] for request in written["requests"]] if overwrite and written else []
@@ -163,7 +160,7 @@ class GeneratedSetWriter:
             self.write(request, grey_image(image, request["id"]))
 
     def write(self, request: Mapping[str, Any], unit: np.ndarray) -> None:
-        """Write one image, marked if that is wanted.
+        """Write one image.
 
         Args:
             request: one of the set's.
@@ -173,7 +170,6 @@ class GeneratedSetWriter:
             InputError: if the disk takes no more.
         """
         origin = {"notice": NOTICE, **self.run, "request": dict(request)}
-        unit = self._mark(unit) if self._mark else unit
         hu, spacing = unit_to_hu(unit, self.window_hu), self._spacing(request)
         content = {"image": encode_png(unit, origin)}
         if "nifti" in self.formats:

@@ -16,14 +16,15 @@ from nodule_plugin.data.requests import checked_prompt, generation_requests, rat
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.diffusion.components import TextConditioner
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, weights_file
+from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
 from nodule_plugin.diffusion.provenance import chosen_on
-from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler
+from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler, latent_shape
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import FineTunedModel, Source, load_model
 from nodule_plugin.findings import SCALES, Findings
 from nodule_plugin.handlers.generation import GeneratedSetWriter, grey_image
 from nodule_plugin.metrics.memorization import FittedIndex, copy_threshold
 from nodule_plugin.prompts import get_template
+from nodule_plugin.provenance.marking import NoiseMark, noise_mark
 from nodule_plugin.settings import whole_number
 
 GUIDANCE_SCALES = (1.0, 1.5, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0)
@@ -153,7 +154,7 @@ class Studio:
         device: None for a GPU where there is one.
 
     Raises:
-        InputError: see :func:`nodule_plugin.export.model.load_model`.
+        InputError: see :func:`nodule_plugin.diffusion.model.load_model`.
     """
 
     def __init__(self, source: Source, device: torch.device | None = None) -> None:
@@ -171,7 +172,7 @@ class Studio:
         """
         # A conditioner remembers every prompt, and a page meets too many: each order has its own.
         conditioner = TextConditioner(self.model.tokenizer, self.model.text_encoder)
-        prepare = GenerationPrepareBatch(conditioner, self.model.vae, order.size)
+        prepare = GenerationPrepareBatch(conditioner, self.model.vae, order.size, mark=self._mark(order.size))
         sampler = self._sampler(order.steps)
         for request in requests:
             noise, _, _, conditions = prepare([request], self.device)
@@ -193,7 +194,7 @@ class Studio:
         Raises:
             InputError: if a package is missing or the disk is full.
         """
-        source, trained = self.model.source, self.model.preprocessing
+        source, trained, mark = self.model.source, self.model.preprocessing, self._mark(order.size)
         writer = GeneratedSetWriter(
             folder,
             [drawing.request for drawing in drawings],
@@ -206,12 +207,16 @@ class Studio:
             revision=source.revision,
             chain=trained.get("chain"),
             chosen_on=None if source.weights == BASE_WEIGHTS else chosen_on(weights_file(source.weights)),
+            mark=mark and mark.described,
         )
         writer.start()
         for drawing in drawings:
             writer.write(drawing.request, drawing.unit)
         writer.finish()
         return Path(shutil.make_archive(str(folder), "zip", folder))
+
+    def _mark(self, size: int) -> NoiseMark | None:
+        return noise_mark(True, None, self.model.sha256, latent_shape(self.model.vae, size))
 
     def _sampler(self, steps: int) -> GuidedSampler:
         return GuidedSampler(self.model.scheduler, self.model.vae, steps, scheduler_class=None)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from nodule_plugin.data.generated import NOTICE
 from nodule_plugin.data.requests import rating_steps
+from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import FineTunedModel, Source, load_model
 from nodule_plugin.export.networks import write_onnx
 from nodule_plugin.extras import check_installed
 from nodule_plugin.files import new_folder

@@ -1,10 +1,8 @@
-"""The keyed words that marks are made of.
+"""Keys of marks, and the signs that follow from them.
 
-A mark is one of many words: vectors of as many numbers as an image has coefficients in the mark's band
-(:mod:`nodule_plugin.provenance.spectrum`). Each of a few parts of the coefficients has words of its own, and a payload
-leaves several words open in each, of which the embedder takes the one that the image is closest to already: informed
-coding, after Miller ML, Doerr GJ, Cox IJ, "Applying informed coding and embedding to design a robust high-capacity
-watermark", IEEE Trans Image Process 2004;13:792-807. (There a trellis chooses, here the parts do.)
+A mark is a pattern of signs of the noise that an image is made from (:mod:`nodule_plugin.provenance.noise`). One
+pattern for all images would give them all much the same composition; a key therefore has many words, of which the
+image's seed takes one, and the detector tries them all.
 """
 
 from __future__ import annotations
@@ -17,18 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.special import ndtri
-from scipy.stats import t as student
+from scipy.stats import norm
 from torch import Tensor
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.provenance.spectrum import COEFFICIENTS
 
-PARTS, WORDS, SYMBOLS = 4, 1024, 4
-"""Parts of the coefficients, words of each, and what a part says: one of 4 symbols, each by any of 256 words."""
+WORDS = 2**12
+"""Of a key: so many that images of one set seldom share one."""
 PAYLOAD_DIGITS = 2
-"""Hexadecimal digits that the symbols of all parts make."""
+"""Hexadecimal digits that a mark says of the model."""
 _FEWEST_BYTES = 16
+_TAIL = 1 / (4 * norm.sf(math.sqrt(2)))
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class MarkKey:
     secret: bytes
 
 
-PUBLIC = MarkKey("public", b"nodule-plugin: a synthetic image, version 2")
+PUBLIC = MarkKey("public", b"nodule-plugin: a synthetic image, version 3")
 """Everybody has it: everybody can find the mark, and so can everybody forge it or take it out."""
 
 
@@ -72,79 +69,39 @@ def payload_of(weights_sha256: str) -> str:
     return digest[:PAYLOAD_DIGITS]
 
 
-@dataclass(frozen=True, eq=False)
-class Codebook:
-    """The words of a key.
-
-    Attributes:
-        words: (words, coefficients), drawn from the standard normal distribution.
-        part: (coefficients,), which part a coefficient belongs to.
-    """
-
-    words: Tensor
-    part: Tensor
-
-    def chosen(self, coefficients: Tensor, payload: str) -> Tensor:
-        """Of the words that say ``payload`` the one closest to (coefficients,) as they are."""
-        open_words = WORDS // SYMBOLS
-        word = torch.empty_like(coefficients)
-        for number in range(PARTS):
-            symbol = int(payload, 16) // SYMBOLS ** (PARTS - 1 - number) % SYMBOLS
-            own, first = self.part == number, symbol * open_words
-            candidates = self.words[first : first + open_words, own]
-            word[own] = candidates[(candidates @ coefficients[own]).argmax()]
-        return word
-
-    def nearest(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """The word closest to each of several vectors, a part at a time.
-
-        Args:
-            coefficients: (N, coefficients).
-
-        Returns:
-            (N, parts) numbers of words, and (N,) normalised correlations with what they make together.
-        """
-        numbers, product, square = [], torch.zeros(len(coefficients)), torch.zeros(len(coefficients))
-        for number in range(PARTS):
-            words = self.words[:, self.part == number]
-            best, which = (coefficients[:, self.part == number] @ words.T).max(-1)
-            numbers.append(which)
-            product, square = product + best, square + words.square().sum(-1)[which]
-        norm = coefficients.norm(dim=-1) * square.sqrt()
-        return torch.stack(numbers, -1), product / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+def word_of(key: MarkKey, seed: int) -> int:
+    """Which of a key's words an image of that seed takes."""
+    return int.from_bytes(hashlib.shake_256(key.secret + f"seed {seed}".encode()).digest(8), "big") % WORDS
 
 
-@lru_cache(maxsize=8)
-def codebook(key: MarkKey) -> Codebook:
-    """The words of a key: SHAKE-256 of it, brought to the normal distribution; equal on every machine."""
-    raw = np.frombuffer(hashlib.shake_256(key.secret + b"words").digest(2 * WORDS * COEFFICIENTS), "<u2")
-    words = ndtri((raw.astype(np.float64) + 0.5) / 2**16).reshape(WORDS, COEFFICIENTS)
-    order = np.frombuffer(hashlib.shake_256(key.secret + b"parts").digest(4 * COEFFICIENTS), "<u4")
-    part = np.argsort(np.argsort(order, kind="stable"), kind="stable") % PARTS
-    return Codebook(torch.from_numpy(words.astype(np.float32)), torch.from_numpy(part))
+@lru_cache(maxsize=4)
+def words(key: MarkKey, length: int) -> Tensor:
+    """(WORDS, length) signs, -1 or 1: SHAKE-256 of the key, equal on every machine."""
+    return _signs(key, "words", WORDS, length)
 
 
-def payload_said(numbers: Tensor) -> str:
-    """The payload of a word, by the (parts,) numbers of its parts."""
-    symbols = (
-        int(number) // (WORDS // SYMBOLS) * SYMBOLS ** (PARTS - 1 - place) for place, number in enumerate(numbers)
-    )
-    return f"{sum(symbols):0{PAYLOAD_DIGITS}x}"
+@lru_cache(maxsize=4)
+def payloads(key: MarkKey, length: int) -> Tensor:
+    """(256, length) signs, a row for each payload."""
+    return _signs(key, "payloads", 16**PAYLOAD_DIGITS, length)
 
 
-def log10_p(correlation: float, tried: int) -> float:
-    """Decimal logarithm of the probability that a key drawn at random shows this correlation anywhere.
+def _signs(key: MarkKey, purpose: str, count: int, length: int) -> Tensor:
+    drawn = hashlib.shake_256(key.secret + purpose.encode()).digest(-(-count * length // 8))
+    bits = np.unpackbits(np.frombuffer(drawn, np.uint8), count=count * length)
+    return torch.from_numpy(bits.reshape(count, length).astype(np.float32) * 2 - 1)
 
-    A word of independent normal numbers points everywhere alike, so that its correlation with any image whatever,
-    times sqrt((n - 1) / (1 - c^2)), follows Student's distribution with n - 1 degrees of freedom: Miller ML, Bloom JA,
-    "Computing the probability of false watermark detection", Information Hiding 1999, LNCS 1768:146-158. The sum over
-    all words and all places that were tried bounds the whole (Bonferroni).
+
+def log10_p(agreement: float, tried: int) -> float:
+    """Decimal logarithm of the probability that random signs agree so well with an image anywhere.
+
+    The sum of any fixed numbers with random signs, divided by the root of the sum of their squares, exceeds x at most
+    3.18 times as often as a normal variable does, whatever the numbers are (Bentkus VK, Dzindzalieta D, "A tight
+    Gaussian bound for weighted sums of Rademacher random variables", Bernoulli 2015;21:1231-1237). The sum over all
+    that was tried bounds the whole (Bonferroni).
 
     Args:
-        correlation: the largest that was found.
-        tried: ways in which the image was looked at, each with all words.
+        agreement: the largest such sum.
+        tried: patterns, times the ways in which the image was looked at.
     """
-    freedom = COEFFICIENTS - 1
-    value = correlation * math.sqrt(freedom / max(1 - correlation**2, 1e-12))
-    single = float(student.logsf(value, freedom)) / math.log(10)
-    return min(single + PARTS * math.log10(WORDS) + math.log10(tried), 0.0)
+    return min(float(norm.logsf(agreement)) / math.log(10) + math.log10(_TAIL) + math.log10(tried), 0.0)

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from nodule_plugin.provenance.codebook import PUBLIC, MarkKey, codebook, log10_p, payload_said
-from nodule_plugin.provenance.spectrum import in_all_positions, part_grids, whole_grid
+from nodule_plugin.data.transforms import resized
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU, hu_to_unit, unit_to_hu
+from nodule_plugin.provenance.codebook import PAYLOAD_DIGITS, PUBLIC, WORDS, MarkKey, log10_p, payloads, words
+from nodule_plugin.provenance.inversion import Inversion
+from nodule_plugin.provenance.noise import PAYLOAD_CYCLES, WORD_CYCLES, band, cosines, positions
 
 THRESHOLD = -6.0
 """Decimal logarithm of the p-value below which a mark is reported."""
-WHOLE_SIDES = (64, 128, 256, 512)
-"""Of what an image may be a part: what models write."""
+READABLE = -3.0
+"""Decimal logarithm of the p-value below which a payload is."""
 _LEAST_PART = 0.75
-_PLACES = 128
-"""Places along a side at which a part is laid: two a half cycle and more."""
-_POSITIONS = 8
-_SMALLEST = 24
-"""Pixels a side; below, too little of the band is left."""
+"""Of the model's side; an image from this size on may be a part of one."""
+_LIMIT = 2.0
+"""Medians of its magnitude at which a coefficient is limited: anatomy then counts no more than texture."""
+_WINDOWS_HU = (DEFAULT_WINDOW_HU, (-1350.0, 150.0))
+"""Windows that a picture may have been written in: the models', and the usual one of lung."""
 _KINDS = 2
 """An image is looked at as a whole and as a part; either has half of the p-value."""
+_STATISTICS = 2
+"""A word is looked for alone, and with the payload: the finer band is lost first, and says more where it is not."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,13 @@ class Detection:
 
     Attributes:
         log10_p: decimal logarithm of the p-value, corrected for all that was tried; 0 where nothing was.
-        payload: first hexadecimal digits of the model's hash, as the nearest word says it; means nothing unless found.
+        payload: first hexadecimal digits of the model's hash; None where they cannot be read.
         key: name of the key.
         part_of: side of the image that this is a part of; None for a whole one.
     """
 
     log10_p: float
-    payload: str
+    payload: str | None
     key: str
     part_of: int | None = None
 
@@ -47,53 +54,94 @@ class Detection:
         return self.log10_p < THRESHOLD
 
 
-def detect(image: np.ndarray, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
+def detect(image: np.ndarray, inversion: Inversion, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
     """Look for a key's mark: in the image as a whole, of any size, turned and flipped, and as a part of a larger one.
 
     Args:
-        image: (rows, columns) grey values in any linear scale: Hounsfield units, or a picture's.
+        image: (rows, columns) in [-1, 1] of the window it was written with, or near to it.
+        inversion: of the model that it may be from. Another model of the same images finds marks less surely.
         key: the key.
-        parts: look at the image as a part, too, which takes about 0.1 s.
+        parts: look at images smaller than the model's as a part, too.
 
     Returns:
         The likeliest finding.
     """
-    nothing = Detection(0.0, "", key.name)
-    if min(image.shape) < _SMALLEST or np.ptp(image) == 0:
-        return nothing
-    grey = torch.tensor(np.ascontiguousarray(image), dtype=torch.float32)
-    grey = grey - grey.mean()
-    with torch.no_grad():
-        found = [_nearest(in_all_positions(whole_grid(grey)), key, None)]
-        if parts:
-            found += [_as_part(grey, side, key) for side in _sides(*image.shape)]
+    if min(image.shape) < 2 * inversion.pixels_per_latent or np.ptp(image) == 0:
+        return Detection(0.0, None, key.name)
+    found = []
+    for window_hu in _WINDOWS_HU:
+        unit = hu_to_unit(unit_to_hu(np.ascontiguousarray(image, dtype=np.float32), window_hu))
+        found += [_nearest(looks, key, part_of) for looks, part_of in _looks(unit, inversion, parts)]
+        if min(found, key=lambda one: one.log10_p).found:
+            break
     return min(found, key=lambda one: one.log10_p)
 
 
-def _sides(rows: int, columns: int) -> list[int]:
-    return [
-        side
-        for side in WHOLE_SIDES
-        if min(rows, columns) < side and max(rows, columns) <= side and min(rows, columns) >= _LEAST_PART * side
-    ]
+def _looks(unit: np.ndarray, inversion: Inversion, parts: bool) -> Iterator[tuple[Tensor, int | None]]:
+    """(looks, C, coefficients, coefficients) of an image as a whole, and as a part of one of so many pixels."""
+    size = inversion.image_size
+    whole = inversion(torch.from_numpy(resized(unit, (size, size)))[None, None])
+    yield _coefficients(whole), None
+    if parts and _LEAST_PART * size <= min(unit.shape) < size and max(unit.shape) <= size:
+        yield _as_part(torch.from_numpy(unit), inversion), size
 
 
-def _as_part(grey: torch.Tensor, side: int, key: MarkKey) -> Detection:
-    step = max(1, side // _PLACES)
-    top, left = (torch.arange(0, side - pixels + 1, step) for pixels in grey.shape)
-    return _nearest(in_all_positions(part_grids(grey, side, top[:, None], left)), key, side)
+def _coefficients(noise: Tensor) -> Tensor:
+    """(..., C, h, w) -> (..., C, coefficients, coefficients)."""
+    return cosines(noise.shape[-2]) @ noise @ cosines(noise.shape[-1]).T
 
 
-def _nearest(coefficients: torch.Tensor, key: MarkKey, part_of: int | None) -> Detection:
-    """The best of (..., COEFFICIENTS) looks at an image, its p-value corrected for their number."""
-    looks = coefficients.reshape(-1, coefficients.shape[-1])
-    numbers, correlations = codebook(key).nearest(looks)
-    best = int(correlations.argmax())
-    chance = log10_p(float(correlations[best]), _KINDS * len(looks))
-    return Detection(chance, payload_said(numbers[best]), key.name, part_of)
+def _as_part(image: Tensor, inversion: Inversion) -> Tensor:
+    """(looks, C, coefficients, coefficients): of the image laid at every place of a whole one, half a latent apart."""
+    step = inversion.pixels_per_latent
+    side = inversion.image_size // step
+    shifts = (0, step // 2) if step > 1 else (0,)
+    looks = []
+    for above in shifts:
+        for before in shifts:
+            moved = torch.nn.functional.pad(image[None, None], (before, 0, above, 0), "replicate")
+            noise = inversion(moved)[0]
+            down, across = (_laid(side, count) for count in noise.shape[-2:])
+            looks.append((down[:, None, None] @ noise @ across.mT[:, None]).flatten(0, 1))
+    return torch.cat(looks)
+
+
+def _laid(side: int, count: int) -> Tensor:
+    """(places, coefficients, count): the whole's cosines at the latents that a part covers, for each place."""
+    return torch.stack([cosines(side)[:, place : place + count] for place in range(max(side - count, 0) + 1)])
+
+
+def _nearest(grid: Tensor, key: MarkKey, part_of: int | None) -> Detection:
+    """The best of (N, C, coefficients, coefficients) looks, its p-value corrected for all that was tried."""
+    looks = positions(grid).flatten(0, 1)
+    coarse = looks[..., band(*WORD_CYCLES)].flatten(1)
+    fine = looks[..., band(*PAYLOAD_CYCLES)].flatten(1)
+    candidates = words(key, coarse.shape[1] + fine.shape[1])
+    agreement = _agreement(coarse, candidates[:, : coarse.shape[1]])
+    best, word = divmod(int(agreement.argmax()), WORDS)
+    coarse, fine = coarse[best : best + 1], fine[best : best + 1]
+    start, end = candidates[word].split([coarse.shape[1], fine.shape[1]])
+    ends = end * payloads(key, fine.shape[1])
+    said = _agreement(fine, ends)[0]
+    readable = log10_p(float(said.max()), len(ends)) < READABLE
+    both = torch.cat([start.expand(len(ends), -1), ends], 1)
+    joint = _agreement(torch.cat([coarse, fine], 1), both)
+    tried = _STATISTICS * _KINDS * len(_WINDOWS_HU) * len(looks) * WORDS
+    chance = min(log10_p(float(agreement.max()), tried), log10_p(float(joint.max()), tried * len(ends)))
+    payload = f"{int(said.argmax()):0{PAYLOAD_DIGITS}x}" if readable else None
+    return Detection(chance, payload, key.name, part_of)
+
+
+def _agreement(values: Tensor, signs: Tensor) -> Tensor:
+    """(N, n) coefficients and (M, n) signs -> (N, M) sums of theirs in units of chance."""
+    limit = _LIMIT * values.abs().median(-1, keepdim=True).values
+    values = values.clamp(-limit, limit)
+    return values @ signs.T / values.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def p_text(log10_p_value: float) -> str:
     """A p-value as text, such as "3e-24"; smaller ones than floating point holds too."""
-    power = math.floor(log10_p_value)
-    return f"{10 ** (log10_p_value - power):.0f}e{power:+03d}" if log10_p_value < -2 else f"{10**log10_p_value:.2f}"
+    if log10_p_value >= -2:
+        return f"{10**log10_p_value:.2f}"
+    power = math.floor(log10_p_value + 1 - math.log10(9.5))  # 9.5 and above is rounded to ten
+    return f"{10 ** (log10_p_value - power):.0f}e{power:+03d}"

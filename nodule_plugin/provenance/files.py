@@ -19,35 +19,37 @@ from nodule_plugin.data.window import hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
 from nodule_plugin.provenance.detection import Detection, detect, p_text
+from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
 from nodule_plugin.weights import some
 
 NIFTI = (".nii", ".nii.gz")
 PROJECT = "nodule-plugin"
 LOOKED_AT = 50
-"""Training images, before a training."""
+"""Images of a set, before an evaluation or a training."""
 
 logger = logging.getLogger(__name__)
 
 
-def detect_file(path: str | Path, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
+def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
     """The likeliest mark in a file, its p-value corrected for the number of slices.
 
     Args:
         path: a picture, a NIfTI file of any number of slices, or (whatever it is called) one DICOM instance. Hounsfield
             units are cut off at -1000 and 400, as pictures are.
+        inversion: of the model that it may be from.
         key: of the mark.
         parts: see :func:`nodule_plugin.provenance.detection.detect`.
 
     Raises:
         InputError: if the file is missing or cannot be read as an image.
     """
-    findings = [detect(image, key, parts) for image in _slices(Path(path))]
+    findings = [detect(image, inversion, key, parts) for image in _slices(Path(path))]
     best = min(findings, key=lambda one: one.log10_p)
     return replace(best, log10_p=min(best.log10_p + float(np.log10(len(findings))), 0.0))
 
 
 def _slices(path: Path) -> Iterator[np.ndarray]:
-    """(rows, columns) grey values of each slice."""
+    """(rows, columns) in [-1, 1] of each slice."""
     name = path.name.lower()
     if name.endswith(PICTURES):
         yield read_picture(path)
@@ -73,17 +75,22 @@ def described(path: str | Path, detection: Detection, as_json: bool = False) -> 
     if not detection.found:
         return f"{path}: no mark found by the {detection.key} key (p {p_value})"
     part = f", a part of {detection.part_of} x {detection.part_of} pixels" if detection.part_of else ""
-    model = f"by {PROJECT}, weights {detection.payload}..., {detection.key} key"
+    weights = "weights that cannot be read" if detection.payload is None else f"weights {detection.payload}..."
+    model = f"by {PROJECT}, {weights}, {detection.key} key"
     return f"{path}: marked as synthetic (p {p_value}): {model}{part}"
 
 
-def refuse_marked(items: Iterable[Mapping[str, Any]], allowed: bool = False) -> list[Mapping[str, Any]]:
+def refuse_marked(
+    items: Iterable[Mapping[str, Any]], models: str | Path, allowed: bool = False
+) -> list[Mapping[str, Any]]:
     """Items of an evaluation's real images, unless some of them say of themselves that they are synthetic.
 
-    Files of a folder are looked at as a whole, for the public mark; a data list's regions of interest are not.
+    Files of a folder are looked at as a whole, for the public mark of the bundle's small model: up to :data:`LOOKED_AT`
+    of them, evenly spaced. A data list's regions of interest are not.
 
     Args:
         items: see :func:`nodule_plugin.data.evaluation_images.real_items`.
+        models: the bundle's folder of that name.
         allowed: take them all the same.
 
     Returns:
@@ -93,8 +100,8 @@ def refuse_marked(items: Iterable[Mapping[str, Any]], allowed: bool = False) -> 
         InputError: if there is a marked one and it is not allowed.
     """
     items = list(items)
-    files = [] if allowed else [item["image"] for item in items if "centre" not in item]
-    marked = [file for file in files if detect_file(file, parts=False).found]
+    files = _some([] if allowed else [item["image"] for item in items if "centre" not in item])
+    marked = [file for file in files if detect_file(file, bundled_inversion(models), parts=False).found]
     if marked:
         raise InputError(
             f"real_dir: {len(marked)} of {len(files)} images carry the mark of synthetic ones, {marked[0]} for one; "
@@ -103,22 +110,25 @@ def refuse_marked(items: Iterable[Mapping[str, Any]], allowed: bool = False) -> 
     return items
 
 
-def warn_of_marked(items: Sequence[dict[str, Any]], silent: bool = False) -> Sequence[dict[str, Any]]:
-    """Items to learn from, with a warning where their slices, as a whole, carry the public mark.
+def warn_of_marked(
+    items: Sequence[dict[str, Any]], models: str | Path, silent: bool = False
+) -> Sequence[dict[str, Any]]:
+    """Items to learn from, with a warning where their slices carry the public mark of the bundle's small model.
 
-    A model that learns from generated images forgets what is rare (Shumailov I et al., Nature 2024;631:755-759). Of
-    many items :data:`LOOKED_AT` are looked at, evenly spaced; a file that cannot be read is left to the training's own
-    errors.
+    A model that learns from generated images forgets what is rare (Shumailov I et al., Nature 2024;631:755-759). Slices
+    are looked at as a whole, up to :data:`LOOKED_AT` of them, evenly spaced; a file that cannot be read is left to the
+    training's own errors.
 
     Args:
         items: of a data list, see :func:`nodule_plugin.data.datalist.load_datalist`.
+        models: the bundle's folder of that name.
         silent: look at nothing: another process does.
 
     Returns:
         The items.
     """
-    chosen = np.unique(np.linspace(0, len(items) - 1, LOOKED_AT).astype(int)) if items and not silent else ()
-    marked = [str(items[index]["id"]) for index in chosen if _is_marked(items[index])]
+    chosen = [] if silent else _some(items)
+    marked = [str(item["id"]) for item in chosen if _is_marked(item, models)]
     if marked:
         logger.warning(
             "%d of %d training images looked at carry the mark of synthetic images (%s): leave them out, unless the "
@@ -128,9 +138,14 @@ def warn_of_marked(items: Sequence[dict[str, Any]], silent: bool = False) -> Seq
     return items
 
 
-def _is_marked(item: Mapping[str, Any]) -> bool:
+def _some(of: Sequence[Any]) -> list[Any]:
+    """At most :data:`LOOKED_AT`, evenly spaced."""
+    return [of[index] for index in np.unique(np.linspace(0, len(of) - 1, LOOKED_AT).astype(int))] if of else []
+
+
+def _is_marked(item: Mapping[str, Any], models: str | Path) -> bool:
     try:
         hu = read_slice(Path(item["image"]), item["slice_index"], item.get("axes", SHOWN))
     except InputError:
         return False
-    return detect(hu_to_unit(hu), parts=False).found
+    return detect(hu_to_unit(hu), bundled_inversion(models), parts=False).found

@@ -1,4 +1,4 @@
-"""The mark as those who write images use it."""
+"""The mark as those who make images use it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from nodule_plugin.provenance.codebook import MarkKey, payload_of, read_key
-from nodule_plugin.provenance.embedding import SMALLEST, embed
+from nodule_plugin.provenance.noise import SMALLEST, mark_noise
 from nodule_plugin.settings import as_flag
 
-SCHEME = "nodule-plugin 2"
-"""Name and version of how words, band and detector are made; marks of one are not found by another."""
+SCHEME = "nodule-plugin 3"
+"""Name and version of how words, bands and detector are made; marks of one are not found by another."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Marker:
-    """Marks the images of a run.
+class NoiseMark:
+    """Marks the noise of a run's images.
 
     Attributes:
         key: of the mark.
         payload: what it says.
-        window_hu: Hounsfield units of -1 and 1.
     """
 
     key: MarkKey
     payload: str
-    window_hu: Sequence[float]
 
-    def __call__(self, unit: np.ndarray) -> np.ndarray:
-        """(rows, columns) in [-1, 1], marked."""
-        return embed(unit, self.payload, self.key, self.window_hu)
+    def __call__(self, noise: Tensor, seeds: Sequence[int]) -> Tensor:
+        """(B, C, h, w) noise drawn with B seeds, marked; each image for itself."""
+        return torch.stack([mark_noise(one, seed, self.payload, self.key) for one, seed in zip(noise, seeds)])
 
     @property
     def described(self) -> dict[str, Any]:
@@ -44,10 +43,16 @@ class Marker:
         return {"scheme": SCHEME, "key": self.key.name, "payload": self.payload}
 
 
-def marker(
-    mark: bool | str, mark_key: str | Path | None, weights_sha256: str, image_size: int, window_hu: Sequence[float]
-) -> Marker | None:
-    """The mark that a run's settings ask for; None where none is wanted, or images are too small for one.
+def noise_mark(
+    mark: bool | str, mark_key: str | Path | None, weights_sha256: str, latent_shape: Sequence[int]
+) -> NoiseMark | None:
+    """The mark that a run's settings ask for; None where none is wanted, or latents are too small for one.
+
+    Args:
+        mark: whether one is wanted.
+        mark_key: see :func:`nodule_plugin.provenance.codebook.read_key`.
+        weights_sha256: of the model.
+        latent_shape: channels, rows, columns.
 
     Raises:
         InputError: if the key's file cannot be used.
@@ -55,7 +60,7 @@ def marker(
     key = read_key(mark_key)
     if not as_flag("mark", mark):
         return None
-    if image_size < SMALLEST:
-        logger.warning("images of %d pixels a side are too small for a mark, which needs %d", image_size, SMALLEST)
+    if min(latent_shape[1:]) < SMALLEST:
+        logger.warning("latents of %d a side are too small for a mark, which needs %d", min(latent_shape[1:]), SMALLEST)
         return None
-    return Marker(key, payload_of(weights_sha256), window_hu)
+    return NoiseMark(key, payload_of(weights_sha256))

@@ -11,8 +11,8 @@ from single_files import make_pair
 from tiny_sd import make_tiny_sd, make_tuned_weights
 
 from nodule_plugin.diffusion.components import TextConditioner
+from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
 from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler
-from nodule_plugin.export.model import FineTunedModel, Source, load_model
 
 PROMPT = "The nodule is round in shape, solid internally, with well-defined margins."
 PREDICTION = {1: "epsilon", 2: "v_prediction"}

@@ -10,9 +10,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from nodule_plugin.data.image_set import GENERATED, REAL, SetKey
+from nodule_plugin.diffusion.model import FineTunedModel
 from nodule_plugin.errors import InputError
 from nodule_plugin.export.card import base_licence, read_results, write_card
-from nodule_plugin.export.model import NOTICE, FineTunedModel
+from nodule_plugin.export.model import NOTICE
 from nodule_plugin.metrics.alignment import AlignmentMeasure, CLIPScorer
 from nodule_plugin.metrics.measures import STAND_IN, Value, columns, missing
 from nodule_plugin.metrics.results_table import FLOOR, Row

@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from nodule_plugin.diffusion.components import load_unet
 from nodule_plugin.diffusion.lora import LORA_FILE, low_rank_tensors, save_low_rank
+from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
 from nodule_plugin.export.forms import export_model
-from nodule_plugin.export.model import Source, load_model
 from nodule_plugin.handlers.selection import ModelSelection
 
 INPUTS = (torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([500]))

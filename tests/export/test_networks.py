@@ -14,11 +14,11 @@ from tiny_sd import make_tuned_weights
 from warm import run_python
 
 from nodule_plugin.diffusion.components import load_vae
+from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import decode_latents
 from nodule_plugin.errors import InputError
 from nodule_plugin.export.forms import export_model
-from nodule_plugin.export.model import Source, load_model
 from nodule_plugin.export.networks import (
     LatentDecoder,
     PromptEncoder,

@@ -10,9 +10,10 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
+from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.errors import InputError
 from nodule_plugin.export.forms import export_model
-from nodule_plugin.export.model import NOTICE, Source, load_model
+from nodule_plugin.export.model import NOTICE
 
 from .conftest import PREDICTION, PROMPT, Sampled
 

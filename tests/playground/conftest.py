@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_sd import make_tiny_sd
 
-from nodule_plugin.export.model import Source
+from nodule_plugin.diffusion.model import Source
 from nodule_plugin.playground.drawing import Studio
 
 

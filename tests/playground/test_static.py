@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from nodule_plugin.diffusion.model import FineTunedModel, Source
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.model import FineTunedModel, Source
 from nodule_plugin.export.networks import traced_networks
 from nodule_plugin.playground import static
 from nodule_plugin.playground.static import OWN_FILES, PACKAGES, vendor, write_static_page

@@ -8,137 +8,169 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from nodule_plugin.cli.tools import detect_mark
 from nodule_plugin.data.evaluation_images import real_items
-from nodule_plugin.data.window import unit_to_hu
+from nodule_plugin.data.generated import load_generated
+from nodule_plugin.data.window import hu_to_unit, unit_to_hu
+from nodule_plugin.deploy.generator import BundleGenerator
+from nodule_plugin.diffusion.sampling import seeded_noise
 from nodule_plugin.errors import InputError
-from nodule_plugin.provenance.codebook import PUBLIC, MarkKey, codebook, log10_p, payload_of, read_key
-from nodule_plugin.provenance.detection import THRESHOLD, detect, p_text
-from nodule_plugin.provenance.embedding import MOST_HU, MOST_OF_TEXTURE, embed, most_hu
+from nodule_plugin.handlers.generation import GeneratedSetWriter
+from nodule_plugin.provenance.codebook import (
+    PUBLIC,
+    WORDS,
+    MarkKey,
+    log10_p,
+    payload_of,
+    payloads,
+    read_key,
+    word_of,
+    words,
+)
+from nodule_plugin.provenance.detection import Detection, detect, p_text
 from nodule_plugin.provenance.files import detect_file, refuse_marked, warn_of_marked
-from nodule_plugin.provenance.spectrum import in_all_positions, part_grids, upright, whole_grid
+from nodule_plugin.provenance.inversion import bundled_inversion
+from nodule_plugin.provenance.marking import noise_mark
+from nodule_plugin.provenance.noise import band, cosines, mark_noise, positions
 
-PAYLOAD = "fc"
+BUNDLE = Path(__file__).parents[2] / "bundle"
+MODELS = BUNDLE / "models"
+SECRET = MarkKey("secret", bytes(range(16)))
 
 
-def nodule(seed: int = 0, side: int = 64) -> np.ndarray:
-    """(side, side) in [-1, 1]: something round and bright in textured lung."""
-    draw = np.random.default_rng(seed)
-    place = (np.arange(side) + 0.5) / side - 0.5
-    round_one = 900 / (1 + np.exp((np.hypot(place[:, None], place) - 0.22) * 40))
-    texture = 60 * gaussian_filter(draw.normal(size=(side, side)), side / 40) * side / 20
-    return np.clip((-850 + round_one + texture + 300) / 700, -1, 1).astype(np.float32)
+class Images:
+    """One request's image with the public mark, with a secret one and without, 8 bits each, by the shipped model."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "key").write_bytes(SECRET.secret)
+        self.public = self._one({})
+        self.secret = self._one({"mark_key": str(folder / "key")})
+        self.unmarked = self._one({"mark": False})
+
+    def _one(self, overrides: dict[str, object]) -> np.ndarray:
+        generator = BundleGenerator(BUNDLE, {"steps": 10, "device": torch.device("cpu"), **overrides})
+        request = generator.requests({"prompts": ["The nodule is round in shape, solid internally."], "seeds": 0})[0]
+        noise, conditions = generator.prepare(request)
+        hu = generator.to_hu(generator.sample(noise, conditions), "image")
+        self.payload = payload_of(generator.run["model"]["weights_sha256"])
+        return grey(hu_to_unit(hu))
 
 
 def grey(unit: np.ndarray) -> np.ndarray:
     return np.rint((unit + 1) * 127.5).astype(np.uint8)
 
 
-def through_jpeg(picture: np.ndarray) -> np.ndarray:
+def look(picture: np.ndarray, key: MarkKey = PUBLIC) -> Detection:
+    return detect(picture / np.float32(127.5) - 1, bundled_inversion(MODELS), key)
+
+
+def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=75)
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
 
+def scaled(picture: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
+
+
 @pytest.fixture(scope="module")
-def marked() -> np.ndarray:
-    return embed(nodule(), PAYLOAD)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return Images(tmp_path_factory.mktemp("key"))
 
 
 @pytest.mark.parametrize(
     "use",
     [
         lambda picture: picture,
-        through_jpeg,
-        lambda picture: np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC)),
-        lambda picture: np.asarray(Image.fromarray(picture).resize((128, 128), Image.Resampling.BICUBIC)),
+        lambda picture: jpeg(picture, 75),
+        lambda picture: jpeg(picture, 50),
+        lambda picture: scaled(picture, 32),
+        lambda picture: scaled(picture, 128),
         lambda picture: np.fliplr(np.rot90(picture)),
         lambda picture: picture[9:60, 2:53],
         lambda picture: np.rot90(picture[:51, 13:], 2),
-        lambda picture: 40 + picture * 0.7,
+        lambda picture: grey(hu_to_unit(unit_to_hu(picture / 127.5 - 1), (-1350, 150))),
     ],
-    ids=["as it is", "JPEG 75", "half", "double", "turned and flipped", "cut", "cut and turned", "another window"],
+    ids=["as it is", "JPEG 75", "JPEG 50", "half", "double", "turned and flipped", "cut", "cut and turned", "window"],
 )
-def test_a_mark_is_found_and_read(marked: np.ndarray, use: Callable[[np.ndarray], np.ndarray]) -> None:
-    detection = detect(use(grey(marked)))
+def test_a_mark_is_found(images: Images, use: Callable[[np.ndarray], np.ndarray]) -> None:
+    detection = look(use(images.public))
     assert detection.found
-    assert detection.log10_p < THRESHOLD
-    assert detection.payload == PAYLOAD
+    assert detection.payload in (images.payload, None)
 
 
-def test_the_change_is_small_and_always_the_same(marked: np.ndarray) -> None:
-    change = unit_to_hu(marked) - unit_to_hu(nodule())
-    assert 0 < np.sqrt(np.mean(change**2)) <= MOST_HU * 1.001
-    assert np.abs(marked).max() <= 1
-    np.testing.assert_array_equal(embed(nodule(), PAYLOAD), marked)
+def test_a_payload_is_read_and_a_part_is_known(images: Images) -> None:
+    assert look(images.public).payload == images.payload
+    assert look(images.public).part_of is None
+    assert look(images.public[9:60, 2:53]).part_of == 64
 
 
-def test_a_noisy_image_may_change_by_a_fraction_of_its_noise() -> None:
-    noise = np.random.default_rng(0).normal(scale=0.1, size=(64, 64)).astype(np.float32)
-    assert most_hu(nodule()) == MOST_HU
-    assert most_hu(noise) == pytest.approx(MOST_OF_TEXTURE * 70 * np.sqrt(692 / 64**2), rel=0.1)
-    change = unit_to_hu(embed(noise, PAYLOAD)) - unit_to_hu(noise)
-    assert MOST_HU < np.sqrt(np.mean(change**2)) <= most_hu(noise) * 1.001
-
-
-def test_a_large_image_is_marked_too() -> None:
-    picture = grey(embed(nodule(side=256), "0a"))
-    for use in (through_jpeg(picture), picture[30:235, 50:255]):
-        detection = detect(use)
-        assert detection.found
-        assert detection.payload == "0a"
-
-
-def test_other_keys_and_unmarked_images_show_nothing(marked: np.ndarray) -> None:
-    others = [MarkKey(str(number), bytes([number]) * 16) for number in range(5)]
-    looks = [detect(grey(marked), key) for key in others] + [detect(grey(nodule(seed))) for seed in range(5)]
-    assert [look.found for look in looks] == [False] * 10
-    secret = detect(grey(embed(nodule(1), PAYLOAD, others[0])), others[0])
-    assert secret.found
-    assert secret.payload == PAYLOAD
+def test_other_keys_and_unmarked_images_show_nothing(images: Images) -> None:
+    assert look(images.secret, SECRET).found
+    others = [MarkKey(str(number), bytes([number]) * 16) for number in range(3)]
+    looks = [look(images.public, key) for key in others] + [look(images.secret), look(images.unmarked)]
+    assert [one.found for one in looks] == [False] * 5
 
 
 def test_images_without_content_show_nothing() -> None:
-    for image in (np.zeros((64, 64)), np.ones((8, 8)), np.arange(20.0).reshape(4, 5)):
-        assert detect(image).log10_p == 0
+    for image in (np.zeros((64, 64), np.uint8), np.ones((8, 8), np.uint8), np.arange(3, dtype=np.uint8).reshape(1, 3)):
+        assert look(image).log10_p == 0
 
 
-def test_p_values_hold_for_one_word(marked: np.ndarray) -> None:
-    """Correlations of an image with words of random keys follow the distribution that p-values are taken from."""
-    import torch
-    from scipy.stats import kstest, t
+def test_only_signs_of_slow_cosines_change_and_always_alike() -> None:
+    noise = seeded_noise([5], (4, 64, 64))[0]
+    marked = mark_noise(noise, 5, "fc", PUBLIC)
+    assert torch.equal(marked, mark_noise(noise, 5, "fc", PUBLIC))
+    before, after = (cosines(64) @ one @ cosines(64).T for one in (noise, marked))
+    torch.testing.assert_close(after.abs(), before.abs(), atol=1e-4, rtol=0)
+    assert torch.equal(after[:, ~band(1, 11)].sign(), before[:, ~band(1, 11)].sign())
+    pattern = words(PUBLIC, 4 * int(band(1, 11).sum()))[word_of(PUBLIC, 5)]
+    assert torch.equal(after[:, band(1, 8)].flatten().sign(), pattern[: 4 * int(band(1, 8).sum())])
+    rest = noise - cosines(64).T @ before @ cosines(64)
+    torch.testing.assert_close(marked - cosines(64).T @ after @ cosines(64), rest, atol=1e-4, rtol=0)
 
-    seen = upright(whole_grid(torch.tensor(nodule())))
-    words = torch.cat([codebook(MarkKey("", bytes([number]) * 16)).words for number in range(4)])
-    correlation = torch.cosine_similarity(words, seen, dim=-1).double().numpy()
-    freedom = len(seen) - 1
-    assert kstest(correlation * np.sqrt(freedom / (1 - correlation**2)), t(freedom).cdf).pvalue > 0.01
+
+def test_marked_noise_is_normal() -> None:
+    """Over seeds: mean, variance and correlation of latents as of normal noise, and its distribution."""
+    from scipy.stats import kstest
+
+    seeds = range(400)
+    noise = noise_mark(True, None, "ab" * 32, (1, 32, 32))(seeded_noise(seeds, (1, 32, 32)), seeds)
+    values = noise.flatten(1)
+    assert kstest(values[:, ::7].flatten().double().numpy(), "norm").pvalue > 0.01
+    correlation = values.T @ values / len(seeds)
+    assert float(correlation.diagonal().mean()) == pytest.approx(1, abs=0.01)
+    off = correlation - torch.diag(correlation.diagonal())
+    assert float(off.square().mean()) == pytest.approx(1 / len(seeds), rel=0.1)
+
+
+def test_p_values_bound_what_random_signs_do() -> None:
+    values = torch.randn(198, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    sums = torch.cat([words(MarkKey("", bytes([number]) * 16), 198) for number in range(4)]) @ values / values.norm()
+    for level in (1.0, 2.0, 3.0):
+        assert float((sums > level).double().mean()) < 10 ** log10_p(level, 1)
+    assert float(sums.std()) == pytest.approx(1, abs=0.02)
     assert log10_p(0.0, 16) == 0
-    assert log10_p(0.5, 16) < log10_p(0.5, 16 * 27**2) < THRESHOLD < log10_p(0.3, 16)
+    assert log10_p(9.0, 1) < log10_p(9.0, 1000) < -6 < log10_p(6.0, WORDS)
 
 
-def test_a_turn_of_the_image_is_a_turn_of_its_coefficients() -> None:
-    import torch
-
-    image = torch.tensor(nodule(3))
-    positions = in_all_positions(whole_grid(image))
-    for seen in (image.flip(0), image.flip(1), image.T, image.rot90()):
-        distances = (positions - upright(whole_grid(seen))).abs().amax(-1)
-        assert float(distances.min()) < 1e-2
+def test_a_turn_of_the_noise_is_a_turn_of_its_coefficients() -> None:
+    noise = seeded_noise([1], (2, 32, 32))[0]
+    looks = positions(cosines(32) @ noise @ cosines(32).T)
+    for turned in (noise.flip(1), noise.flip(2), noise.mT, noise.rot90(1, (1, 2))):
+        distances = (looks - cosines(32) @ turned @ cosines(32).T).abs().amax((1, 2, 3))
+        assert float(distances.min()) < 1e-4
         assert float(distances[0]) > 0.1
-    whole = part_grids(image, 64, torch.tensor(0), torch.tensor(0))
-    torch.testing.assert_close(upright(whole), upright(whole_grid(image)), atol=1e-3, rtol=0)
 
 
-def test_keys_and_payloads(tmp_path: Path) -> None:
+def test_keys_payloads_and_small_latents(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read_key(None) is PUBLIC
     (tmp_path / "key").write_bytes(bytes(range(32)))
-    key = read_key(tmp_path / "key")
-    assert key.name.startswith("secret ")
-    assert key.secret == bytes(range(32))
+    assert read_key(tmp_path / "key").name.startswith("secret ")
     (tmp_path / "short").write_bytes(b"12345")
     with pytest.raises(InputError, match=r"mark_key: .* holds 5 bytes; give 16 or more"):
         read_key(tmp_path / "short")
@@ -146,52 +178,72 @@ def test_keys_and_payloads(tmp_path: Path) -> None:
         read_key(tmp_path / "absent")
     assert payload_of("ab" * 32) == "ab"
     assert payload_of("owner/name") != payload_of("owner/other")
+    assert payloads(PUBLIC, 150).unique().tolist() == [-1, 1]
+    assert len({word_of(PUBLIC, seed) for seed in range(100)}) > 95
+    assert noise_mark("false", None, "ab", (1, 32, 32)) is None
+    assert noise_mark(True, None, "ab", (4, 8, 8)) is None
+    assert "latents of 8 a side are too small for a mark, which needs 22" in caplog.text
     assert [p_text(value) for value in (0.0, -0.3, -23.5, -400.25)] == ["1.00", "0.50", "3e-24", "6e-401"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, marked: np.ndarray) -> Path:
+def folder(tmp_path: Path, images: Images) -> Path:
     """The marked image as PNG, JPEG and the middle slice of a NIfTI volume; an unmarked one."""
-    Image.fromarray(grey(marked)).save(tmp_path / "a.png")
-    Image.fromarray(grey(marked)).save(tmp_path / "b.jpg", quality=75)
-    planes = [unit_to_hu(one) for one in (nodule(1), marked, nodule(2))]
+    Image.fromarray(images.public).save(tmp_path / "a.png")
+    Image.fromarray(images.public).save(tmp_path / "b.jpg", quality=75)
+    planes = [unit_to_hu(one / 127.5 - 1) for one in (images.unmarked, images.public, images.secret)]
     volume = np.rint(np.stack(planes)).astype(np.int16).transpose(2, 1, 0)
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([-0.5, -0.5, 1, 1])), tmp_path / "c.nii.gz")
-    Image.fromarray(grey(nodule(4))).save(tmp_path / "d.png")
+    Image.fromarray(images.unmarked).save(tmp_path / "d.png")
     return tmp_path
 
 
-def test_detect_mark_reads_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_png_nifti_and_dicom_carry_the_mark(tmp_path: Path, images: Images) -> None:
+    request = {"id": "a", "prompt": "a", "findings": None, "guidance_scale": 3.0, "seed": 0, "roi_mm": 20.0}
+    run = {"settings": {"scheduler": "", "prediction_type": "", "num_inference_steps": 1}, "base_model": "owner/name"}
+    run |= {"weights_sha256": "fc07" * 16, "image_size": 64, "formats": ("png", "nifti", "dicom")}
+    writer = GeneratedSetWriter(tmp_path / "set", [request | {"source_id": None}], **run)
+    writer.start()
+    writer.write(request, images.public / np.float32(127.5) - 1)
+    writer.finish()
+    (item,) = load_generated(tmp_path / "set").items
+    for name in ("image", "nifti", "dicom"):
+        assert detect_file(item[name], bundled_inversion(MODELS), parts=False).found
+
+
+def test_detect_mark_reads_files(folder: Path, images: Images, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("a.png", "b.jpg", "c.nii.gz", "d.png")
     with pytest.raises(SystemExit) as ended:
         detect_mark([*(str(folder / name) for name in names), "--json"])
     assert ended.value.code == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["marked"] for one in said] == [True, True, True, False]
-    assert {one["model"] for one in said[:3]} == {PAYLOAD}
+    assert said[0]["model"] == images.payload
     with pytest.raises(SystemExit) as ended:
         detect_mark([str(folder / "d.png")])
     assert ended.value.code == 1
     assert "no mark found by the public key" in capsys.readouterr().out
     with pytest.raises(InputError, match="no file"):
-        detect_file(folder / "absent.png")
+        detect_file(folder / "absent.png", bundled_inversion(MODELS))
 
 
 def test_an_evaluation_refuses_marked_images_as_real_ones(folder: Path) -> None:
     (folder / "c.nii.gz").unlink()
     items = real_items(folder)
     with pytest.raises(InputError, match=r"real_dir: 2 of 3 images carry the mark .*a\.png.* allow_marked"):
-        refuse_marked(items)
-    assert refuse_marked(items, allowed=True) == items
-    assert refuse_marked(items[2:]) == items[2:]
+        refuse_marked(items, MODELS)
+    assert refuse_marked(items, MODELS, allowed=True) == items
+    assert refuse_marked(items[2:], MODELS) == items[2:]
+    with pytest.raises(InputError, match="holds no small model"):
+        refuse_marked(items, folder)
 
 
 def test_a_training_warns_of_marked_images(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     items = [{"id": f"n{index}", "image": folder / "c.nii.gz", "slice_index": index} for index in range(3)]
     items.append({"id": "gone", "image": folder / "absent.nii.gz", "slice_index": 0})
-    assert warn_of_marked(items) is items
+    assert warn_of_marked(items, MODELS) is items
     assert "1 of 4 training images looked at carry the mark of synthetic images (n1)" in caplog.text
     caplog.clear()
-    warn_of_marked(items[:1])
-    warn_of_marked(items, silent=True)
+    warn_of_marked(items[:1], MODELS)
+    warn_of_marked(items, MODELS, silent=True)
     assert caplog.text == ""

@@ -1,0 +1,129 @@
+"""A fine-tuned model as a whole, and what it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nodule_plugin.diffusion.components import (
+    TextConditioner,
+    load_noise_scheduler,
+    load_text_encoder,
+    load_tokenizer,
+    load_vae,
+)
+from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, identify_weights, load_weights, weights_file
+from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.provenance import read_record
+from nodule_plugin.diffusion.sampling import derive_scheduler
+from nodule_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model is loaded.
+
+    Attributes:
+        base_model, revision, variant: see :func:`nodule_plugin.diffusion.components.load_unet`.
+        weights: fine-tuned, see :func:`nodule_plugin.diffusion.fine_tuned.load_weights`; "base" for the base model's.
+        prediction_type, zero_terminal_snr: see :func:`nodule_plugin.diffusion.components.load_noise_scheduler`.
+        scheduler_class: diffusers' scheduler that it samples with.
+        image_size: side of the images, pixels; None for that of the training images where ``model.json`` beside the
+            weights says it, else the base model's own.
+    """
+
+    base_model: str
+    weights: str = BASE_WEIGHTS
+    revision: str | None = None
+    variant: str | None = None
+    prediction_type: str | None = None
+    zero_terminal_snr: bool = False
+    scheduler_class: str = "DPMSolverMultistepScheduler"
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class FineTunedModel:
+    """All parts of a Stable Diffusion, in float32 and in evaluation mode, the U-Net with its fine-tuned weights.
+
+    Attributes:
+        source: that it was loaded from.
+        network: the U-Net.
+        vae, text_encoder, tokenizer: the base model's, with the weights' low-rank updates of the text encoder, if any.
+        scheduler: diffusers', as the sampler would use it.
+        sha256: of the weights, as manifests name them.
+        image_size: side of the images, pixels.
+        preprocessing: of the training images, see :func:`nodule_plugin.diffusion.provenance.read_record`.
+    """
+
+    source: Source
+    network: DiffusionUNet
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    sha256: str
+    image_size: int
+    preprocessing: Mapping[str, Any]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of an image's latents."""
+        side = self.image_size // pixels_per_latent(self.vae)
+        return self.vae.config.latent_channels, side, side
+
+
+def load_model(source: Source) -> FineTunedModel:
+    """Load every part of a model.
+
+    Raises:
+        InputError: if one cannot be read, the weights do not fit, or the model cannot make images of that size.
+    """
+    base = (source.base_model, source.revision, source.variant)
+    network = DiffusionUNet.from_base(*base).eval()
+    sha256 = identify_weights(source.weights, network)
+    if source.weights != BASE_WEIGHTS:
+        load_weights(source.weights, network)
+    vae = load_vae(*base)
+    text_encoder = load_text_encoder(*base, weights=source.weights)
+    tokenizer = load_tokenizer(source.base_model, source.revision)
+    tokenizer.model_max_length = TextConditioner(tokenizer, text_encoder).length
+    noise = load_noise_scheduler(
+        source.base_model, source.revision, source.zero_terminal_snr, prediction_type=source.prediction_type
+    )
+    preprocessing = {} if source.weights == BASE_WEIGHTS else read_record(weights_file(source.weights))
+    image_size = checked_size(source, network.unet, vae, preprocessing)
+    network.unet.register_to_config(sample_size=image_size // pixels_per_latent(vae))  # what a pipeline makes by itself
+    return FineTunedModel(
+        source,
+        network,
+        vae,
+        text_encoder,
+        tokenizer,
+        derive_scheduler(noise, source.scheduler_class),
+        sha256,
+        image_size,
+        preprocessing,
+    )
+
+
+def pixels_per_latent(vae: Any) -> int:
+    """How many pixels a side of a latent's element covers."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def checked_size(source: Source, unet: Any, vae: Any, preprocessing: Mapping[str, Any]) -> int:
+    """Side of the images in pixels, see :class:`Source`.
+
+    Raises:
+        InputError: if the model cannot make images of that size.
+    """
+    factor = pixels_per_latent(vae)
+    size = source.image_size
+    if size is None:
+        own = unet.config.sample_size * factor
+        size = preprocessing.get("image_size", [own])[0]
+    if size < factor or size % factor:
+        raise InputError(f"image_size: a multiple of {factor} is needed for this base model, not {size}")
+    return int(size)

@@ -1,0 +1,82 @@
+"""From an image back to the noise that a model would have made it from."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from diffusers import DDIMInverseScheduler
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nodule_plugin.diffusion.components import TextConditioner
+from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS
+from nodule_plugin.diffusion.model import Source, load_model, pixels_per_latent
+from nodule_plugin.errors import InputError
+
+_STEPS = 6
+
+
+class Inversion:
+    """The deterministic sampler run backwards with the empty prompt (DDIM inversion: Song et al., ICLR 2021).
+
+    Neither the prompt nor the guidance scale of an image is known to who looks at it, nor needed: coarse noise comes
+    back for guidance scales up to about 10 (docs/provenance.md).
+
+    Args:
+        source: the model.
+        device: that it runs on.
+
+    Raises:
+        InputError: see :func:`nodule_plugin.diffusion.model.load_model`.
+    """
+
+    def __init__(self, source: Source, device: str | torch.device = "cpu") -> None:
+        model = load_model(source)
+        self.image_size = model.image_size
+        self.pixels_per_latent = pixels_per_latent(model.vae)
+        self.device = torch.device(device)
+        self._network, self._vae = model.network.to(device), model.vae.to(device)
+        self._scheduler = DDIMInverseScheduler.from_config(model.scheduler.config, clip_sample=False)
+        conditioner = TextConditioner(model.tokenizer, model.text_encoder)
+        with torch.no_grad():
+            self._empty = conditioner([""]).to(device)
+        self._multiple = self.pixels_per_latent * 2 ** (len(model.network.unet.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Invert.
+
+        Args:
+            images: (B, 1, H, W) in [-1, 1], of any size; the scale of the pixels is the model's own.
+
+        Returns:
+            (B, C, h, w) noise on the CPU.
+        """
+        rows, columns = images.shape[-2:]
+        beyond = [-side % self._multiple for side in (columns, rows)]
+        inputs = pad(images, (0, beyond[0], 0, beyond[1]), "replicate").expand(-1, 3, -1, -1).to(self.device)
+        latents = self._vae.encode(inputs).latent_dist.mean - (getattr(self._vae.config, "shift_factor", None) or 0)
+        latents = latents * self._vae.config.scaling_factor
+        context = self._empty.expand(len(latents), -1, -1)
+        self._scheduler.set_timesteps(_STEPS)
+        for timestep in self._scheduler.timesteps:
+            now = timestep.expand(len(latents)).to(self.device)
+            prediction = self._network(latents, timesteps=now, context=context)
+            latents = self._scheduler.step(prediction, timestep, latents).prev_sample
+        height, width = (-(-side // self.pixels_per_latent) for side in (rows, columns))
+        return latents[..., :height, :width].float().cpu()
+
+
+@lru_cache(maxsize=2)
+def bundled_inversion(models: str | Path) -> Inversion:
+    """That of the small model in a bundle's folder ``models``.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    base, weights = Path(models, "tiny"), Path(models, "model.pt")
+    if not base.is_dir():
+        raise InputError(f"mark: {models} holds no small model, which finding marks needs; give --base-model")
+    return Inversion(Source(str(base), str(weights) if weights.is_file() else BASE_WEIGHTS))
