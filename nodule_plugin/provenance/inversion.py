@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-from diffusers import DDIMInverseScheduler
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -15,7 +15,9 @@ from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS
 from nodule_plugin.diffusion.model import Source, load_model, pixels_per_latent
 from nodule_plugin.errors import InputError
 
-_STEPS = 6
+_STEPS, _FIRST = 8, 0.1
+"""Steps of the way back, and the fraction of all timesteps at which an image is taken to be: one without any noise in
+it is nothing that a network has learnt from, and smooth images then come back wrong."""
 
 
 class Inversion:
@@ -38,7 +40,9 @@ class Inversion:
         self.pixels_per_latent = pixels_per_latent(model.vae)
         self.device = torch.device(device)
         self._network, self._vae = model.network.to(device), model.vae.to(device)
-        self._scheduler = DDIMInverseScheduler.from_config(model.scheduler.config, clip_sample=False)
+        self._kind, self._kept = model.scheduler.config.prediction_type, model.scheduler.alphas_cumprod.to(device)
+        last = len(self._kept) - 1
+        self._timesteps = [round(_FIRST * last), *(round(last * step / _STEPS) for step in range(1, _STEPS + 1))]
         conditioner = TextConditioner(model.tokenizer, model.text_encoder)
         with torch.no_grad():
             self._empty = conditioner([""]).to(device)
@@ -60,13 +64,24 @@ class Inversion:
         latents = self._vae.encode(inputs).latent_dist.mean - (getattr(self._vae.config, "shift_factor", None) or 0)
         latents = latents * self._vae.config.scaling_factor
         context = self._empty.expand(len(latents), -1, -1)
-        self._scheduler.set_timesteps(_STEPS)
-        for timestep in self._scheduler.timesteps:
-            now = timestep.expand(len(latents)).to(self.device)
+        for start, end in pairwise(self._timesteps):
+            now = torch.full((len(latents),), start, device=self.device)
             prediction = self._network(latents, timesteps=now, context=context)
-            latents = self._scheduler.step(prediction, timestep, latents).prev_sample
+            kept, left = self._kept[start], self._kept[end]
+            sample, noise = _sample_and_noise(self._kind, latents, prediction, kept)
+            latents = left.sqrt() * sample + (1 - left).sqrt() * noise
         height, width = (-(-side // self.pixels_per_latent) for side in (rows, columns))
         return latents[..., :height, :width].float().cpu()
+
+
+def _sample_and_noise(kind: str, latents: Tensor, prediction: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """What a prediction says of latents: their signal, and their noise (Salimans and Ho, ICLR 2022, appendix D)."""
+    signal, noise = kept.sqrt(), (1 - kept).sqrt()
+    if kind == "epsilon":
+        return (latents - noise * prediction) / signal, prediction
+    if kind == "sample":
+        return prediction, (latents - signal * prediction) / noise
+    return signal * latents - noise * prediction, signal * prediction + noise * latents
 
 
 @lru_cache(maxsize=2)
