@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nodule_plugin.cli.options import find_bundle, read_config
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 
 if TYPE_CHECKING:
     from nodule_plugin.playground.drawing import Studio
@@ -233,7 +234,38 @@ def playground(words: Sequence[str]) -> None:
     """Serve the playground, or write it as a folder that needs no Python."""
     from nodule_plugin.export.model import Source
     from nodule_plugin.parallel import fit_threads
+    from nodule_plugin.prompts import get_template
 
+    given = _playground_parser().parse_args(words)
+    _refuse_unused(given)
+    get_template(given.template)
+    bundle = find_bundle(given.bundle)
+    source = Source(
+        base_model=given.base_model or str(bundle / "models" / "tiny"),
+        weights=given.weights or str(bundle / "models" / "model.pt"),
+        revision=given.revision,
+        image_size=given.image_size,
+    )
+    fit_threads()
+    if given.static is not None:
+        from nodule_plugin.playground.static import write_static_page
+
+        size = write_static_page(source, given.static, given.template, given.npm_packages)
+        print(f"{given.static}: {size / 1e6:.1f} MB; python -m http.server --directory {given.static} shows it")
+        return
+    from nodule_plugin.playground.drawing import Studio, TrainingImages
+    from nodule_plugin.playground.page import check_address, serve
+
+    check_installed("gradio", "playground")
+    check_address(given.host, given.port)
+    studio, training = Studio(source), None
+    if given.datalist is not None:
+        training = TrainingImages(given.datalist, studio.model.image_size, studio.window_hu, given.dataset_dir)
+    series = None if given.series is None else _host_series(given.series, given.inpainter, given.crops, bundle, studio)
+    serve(studio, given.host, given.port, given.template, training, series)
+
+
+def _playground_parser() -> argparse.ArgumentParser:
     parser = _parser("playground", "Move findings and look at nodules in a browser. For research only.")
     parser.add_argument(
         "--base-model", "--base_model", help="folder, file or hub id (default: the bundle's models/tiny)"
@@ -256,29 +288,18 @@ def playground(words: Sequence[str]) -> None:
         "--npm-packages", type=Path, metavar="DIR", help="tarballs of npm for --static, if there is no npm"
     )
     parser.add_argument("--bundle", metavar="DIR", help="the bundle (default: the one that this package came with)")
-    given = parser.parse_args(words)
-    bundle = find_bundle(given.bundle)
-    source = Source(
-        base_model=given.base_model or str(bundle / "models" / "tiny"),
-        weights=given.weights or str(bundle / "models" / "model.pt"),
-        revision=given.revision,
-        image_size=given.image_size,
-    )
-    fit_threads()
-    if given.static is not None:
-        from nodule_plugin.playground.static import write_static_page
+    return parser
 
-        size = write_static_page(source, given.static, given.template, given.npm_packages)
-        print(f"{given.static}: {size / 1e6:.1f} MB; python -m http.server --directory {given.static} shows it")
-        return
-    from nodule_plugin.playground.drawing import Studio, TrainingImages
-    from nodule_plugin.playground.page import serve
 
-    studio, training = Studio(source), None
-    if given.datalist is not None:
-        training = TrainingImages(given.datalist, studio.model.image_size, studio.window_hu, given.dataset_dir)
-    series = None if given.series is None else _host_series(given.series, given.inpainter, given.crops, bundle, studio)
-    serve(studio, given.host, given.port, given.template, training, series)
+def _refuse_unused(given: argparse.Namespace) -> None:
+    """An option without the one that it belongs to, or beside --static what that page has not."""
+    belongs = {"dataset_dir": "datalist", "inpainter": "series", "crops": "series", "npm_packages": "static"}
+    for option, to in belongs.items():
+        if getattr(given, option) is not None and getattr(given, to) is None:
+            raise InputError(f"{option}: it belongs to --{to}, which is not given")
+    for option in ("datalist", "series"):
+        if given.static is not None and getattr(given, option) is not None:
+            raise InputError(f"{option}: the page without Python has no use for it; leave out --{option} or --static")
 
 
 def _host_series(folder: Path, inpainter: Path | None, crops: Path | None, bundle: Path, studio: Studio) -> HostSeries:
@@ -288,6 +309,7 @@ def _host_series(folder: Path, inpainter: Path | None, crops: Path | None, bundl
     from nodule_plugin.insertion.sources import CopyPaste, MaskDrawer, NoduleSource
     from nodule_plugin.playground.series import HostSeries
 
+    check_installed("highdicom", "dicom")
     shipped = bundle / "models" / "inpainter"
     if inpainter is None and crops is None:
         if not shipped.is_dir():

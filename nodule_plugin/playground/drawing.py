@@ -34,8 +34,8 @@ FINDINGS, FREE_PROMPT = "findings", "a free prompt"
 """What a nodule is described by."""
 USUAL_STEPS = 15
 """Of the sampler at first, as in the comparison that chose the small model's guidance scale."""
-MOST_IMAGES, MOST_STEPS, LARGEST = 16, 50, 512
-"""What one visitor may ask for at once; others wait for it."""
+MOST_IMAGES, MOST_STEPS, LARGEST = 16, 50, 768
+"""What one visitor may ask for at once, the side in pixels (768: Stable Diffusion 2's); others wait for it."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,11 @@ def usual_guidance(model: FineTunedModel) -> float:
     return float(model.preprocessing.get("guidance", {}).get("scale", 3.0))
 
 
+def sizes(side: int) -> list[int]:
+    """Sides of an image that a page offers, pixels: the training images' and, where it is allowed, twice that."""
+    return [size for size in (side, 2 * side) if size <= LARGEST]
+
+
 def worded(template: str) -> list[str]:
     """The ratings that a template words, in the reading form's order."""
     return [name for name in SCALES if name in get_template(template).wording]
@@ -153,11 +158,12 @@ class Studio:
         device: None for a GPU where there is one.
 
     Raises:
-        InputError: see :func:`nodule_plugin.export.model.load_model`.
+        InputError: see :func:`nodule_plugin.export.model.load_model`; or if its images are larger than a page allows.
     """
 
     def __init__(self, source: Source, device: torch.device | None = None) -> None:
         self.model = load_model(source)
+        whole_number("image_size", self.model.image_size, most=LARGEST)
         self.window_hu = window(self.model)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for network in (self.model.network, self.model.vae, self.model.text_encoder):
