@@ -109,8 +109,11 @@ def read_order(template: str, by: str, prompt: str, **given: Any) -> Order:
         given: ratings and the other attributes of :class:`Order`, by name.
 
     Raises:
-        InputError: if a free prompt is empty, or a value is beyond what a page allows.
+        InputError: if a field or a free prompt is empty, or a value is beyond what a page allows.
     """
+    for name, value in given.items():
+        if value is None:
+            raise InputError(f"{name}: the field is empty; give a number")
     findings = {name: int(given.pop(name)) for name in worded(template)}
     free = checked_prompt("prompt", prompt) if by == FREE_PROMPT else None
     # A template may word fewer ratings than Findings needs.

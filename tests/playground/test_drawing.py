@@ -19,6 +19,7 @@ from nodule_plugin.playground.drawing import (
     Order,
     Studio,
     TrainingImages,
+    read_order,
     sizes,
     worded,
 )
@@ -54,6 +55,13 @@ def test_what_cannot_be_moved_is_named(changed: dict, rating: str, message: str)
 def test_an_order_has_limits(name: str, value: int) -> None:
     with pytest.raises(InputError, match=r"a whole number from 1 to"):
         Order(FINDINGS, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["seed", "margin"])
+def test_a_field_that_is_empty_is_named(name: str) -> None:
+    given = {**dict.fromkeys(worded("reference"), 3), "seed": 0, name: None}
+    with pytest.raises(InputError, match=f"{name}: the field is empty; give a number"):
+        read_order("reference", "findings", "", **given)
 
 
 def test_no_size_is_offered_that_an_order_may_not_have(source: Source) -> None:
