@@ -130,6 +130,8 @@ def detect_mark(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     key, found = read_key(given.mark_key), False
     for file in given.files:
+        if not file.is_file():
+            raise InputError(f"{file}: there is no such file; give pictures, NIfTI or DICOM files")
         detection = detect_file(file, key)
         found = found or detection.found
         print(described(file, detection, given.json), flush=True)
