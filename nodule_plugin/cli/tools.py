@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nodule_plugin.cli.options import find_bundle, read_config
 from nodule_plugin.errors import InputError
+from nodule_plugin.extras import check_installed
 
 if TYPE_CHECKING:
     from nodule_plugin.diffusion.model import Source
@@ -162,6 +163,8 @@ def detect_mark(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     key, inversion, found = read_key(given.mark_key), Inversion(_source(given)), False
     for file in given.files:
+        if not file.is_file():
+            raise InputError(f"{file}: there is no such file; give pictures, NIfTI or DICOM files")
         detection = detect_file(file, inversion, key)
         found = found or detection.found
         print(described(file, detection, given.json), flush=True)
@@ -248,7 +251,33 @@ def extract(words: Sequence[str]) -> None:
 def playground(words: Sequence[str]) -> None:
     """Serve the playground, or write it as a folder that needs no Python."""
     from nodule_plugin.parallel import fit_threads
+    from nodule_plugin.prompts import get_template
 
+    given = _playground_parser().parse_args(words)
+    _refuse_unused(given)
+    get_template(given.template)
+    source = _source(given)
+    fit_threads()
+    if given.static is not None:
+        from nodule_plugin.playground.static import write_static_page
+
+        size = write_static_page(source, given.static, given.template, given.npm_packages)
+        print(f"{given.static}: {size / 1e6:.1f} MB; python -m http.server --directory {given.static} shows it")
+        return
+    from nodule_plugin.playground.drawing import Studio, TrainingImages
+    from nodule_plugin.playground.page import check_address, serve
+
+    check_installed("gradio", "playground")
+    check_address(given.host, given.port)
+    studio, training = Studio(source), None
+    if given.datalist is not None:
+        training = TrainingImages(given.datalist, studio.model.image_size, studio.window_hu, given.dataset_dir)
+    bundle = find_bundle(given.bundle)
+    series = None if given.series is None else _host_series(given.series, given.inpainter, given.crops, bundle, studio)
+    serve(studio, given.host, given.port, given.template, training, series)
+
+
+def _playground_parser() -> argparse.ArgumentParser:
     parser = _parser("playground", "Move findings and look at nodules in a browser. For research only.")
     _add_model_options(parser)
     parser.add_argument("--template", default="reference", help="that words the findings (default: reference)")
@@ -265,25 +294,18 @@ def playground(words: Sequence[str]) -> None:
     parser.add_argument(
         "--npm-packages", type=Path, metavar="DIR", help="tarballs of npm for --static, if there is no npm"
     )
-    given = parser.parse_args(words)
-    source = _source(given)
-    fit_threads()
-    if given.static is not None:
-        from nodule_plugin.playground.static import write_static_page
+    return parser
 
-        size = write_static_page(source, given.static, given.template, given.npm_packages)
-        print(f"{given.static}: {size / 1e6:.1f} MB; python -m http.server --directory {given.static} shows it")
-        return
-    from nodule_plugin.playground.drawing import Studio, TrainingImages
-    from nodule_plugin.playground.page import serve
 
-    studio, training = Studio(source), None
-    if given.datalist is not None:
-        training = TrainingImages(given.datalist, studio.model.image_size, studio.window_hu, given.dataset_dir)
-    series = None
-    if given.series is not None:
-        series = _host_series(given.series, given.inpainter, given.crops, find_bundle(given.bundle), studio)
-    serve(studio, given.host, given.port, given.template, training, series)
+def _refuse_unused(given: argparse.Namespace) -> None:
+    """An option without the one that it belongs to, or beside --static what that page has not."""
+    belongs = {"dataset_dir": "datalist", "inpainter": "series", "crops": "series", "npm_packages": "static"}
+    for option, to in belongs.items():
+        if getattr(given, option) is not None and getattr(given, to) is None:
+            raise InputError(f"{option}: it belongs to --{to}, which is not given")
+    for option in ("datalist", "series"):
+        if given.static is not None and getattr(given, option) is not None:
+            raise InputError(f"{option}: the page without Python has no use for it; leave out --{option} or --static")
 
 
 def _host_series(folder: Path, inpainter: Path | None, crops: Path | None, bundle: Path, studio: Studio) -> HostSeries:
@@ -293,6 +315,7 @@ def _host_series(folder: Path, inpainter: Path | None, crops: Path | None, bundl
     from nodule_plugin.insertion.sources import CopyPaste, MaskDrawer, NoduleSource
     from nodule_plugin.playground.series import HostSeries
 
+    check_installed("highdicom", "dicom")
     shipped = bundle / "models" / "inpainter"
     if inpainter is None and crops is None:
         if not shipped.is_dir():

@@ -248,7 +248,7 @@ def read_datalist(file: Path) -> dict[str, Any]:
         InputError: if there is no such file or it holds no JSON object.
     """
     content = read_json(file, "run prepare to make the data list")
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("dataset_dir", ""), str):
         raise InputError(f"{file}: not a data list; run prepare again")
     return content
 

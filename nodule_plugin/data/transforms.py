@@ -28,6 +28,8 @@ AIR_HU = -1000.0
 """What fills a region of interest where the image ends first."""
 LOWEST_HU = -1024.0
 """Lower values mark what lies outside the scanner's round field of view (-2048, -3024): they are no attenuation."""
+LARGEST_SIDE = 4096
+"""Pixels a side of an image; a larger one would take all memory before anything failed."""
 
 
 def read_slice(path: Path, slice_index: int | None, axes: str = SHOWN) -> np.ndarray:
@@ -133,7 +135,7 @@ def nodule_transform(
         InputError: if a setting makes no sense.
     """
     sides = image_size if isinstance(image_size, list | tuple) else [image_size] * 2
-    rows, columns = (whole_number("image_size", side) for side in sides)
+    rows, columns = (whole_number("image_size", side, most=LARGEST_SIDE) for side in sides)
     return NoduleROId((rows, columns), checked_window(window_hu), kernel, chain_id(kernel))
 
 

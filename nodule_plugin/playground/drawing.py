@@ -35,8 +35,8 @@ FINDINGS, FREE_PROMPT = "findings", "a free prompt"
 """What a nodule is described by."""
 USUAL_STEPS = 15
 """Of the sampler at first, as in the comparison that chose the small model's guidance scale."""
-MOST_IMAGES, MOST_STEPS, LARGEST = 16, 50, 512
-"""What one visitor may ask for at once; others wait for it."""
+MOST_IMAGES, MOST_STEPS, LARGEST = 16, 50, 768
+"""What one visitor may ask for at once, the side in pixels (768: Stable Diffusion 2's); others wait for it."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,11 @@ def read_order(template: str, by: str, prompt: str, **given: Any) -> Order:
         given: ratings and the other attributes of :class:`Order`, by name.
 
     Raises:
-        InputError: if a free prompt is empty, or a value is beyond what a page allows.
+        InputError: if a field or a free prompt is empty, or a value is beyond what a page allows.
     """
+    for name, value in given.items():
+        if value is None:
+            raise InputError(f"{name}: the field is empty; give a number")
     findings = {name: int(given.pop(name)) for name in worded(template)}
     free = checked_prompt("prompt", prompt) if by == FREE_PROMPT else None
     # A template may word fewer ratings than Findings needs.
@@ -141,6 +144,11 @@ def usual_guidance(model: FineTunedModel) -> float:
     return float(model.preprocessing.get("guidance", {}).get("scale", 3.0))
 
 
+def sizes(side: int) -> list[int]:
+    """Sides of an image that a page offers, pixels: the training images' and, where it is allowed, twice that."""
+    return [size for size in (side, 2 * side) if size <= LARGEST]
+
+
 def worded(template: str) -> list[str]:
     """The ratings that a template words, in the reading form's order."""
     return [name for name in SCALES if name in get_template(template).wording]
@@ -154,11 +162,12 @@ class Studio:
         device: None for a GPU where there is one.
 
     Raises:
-        InputError: see :func:`nodule_plugin.diffusion.model.load_model`.
+        InputError: see :func:`nodule_plugin.diffusion.model.load_model`; or if images are larger than a page allows.
     """
 
     def __init__(self, source: Source, device: torch.device | None = None) -> None:
         self.model = load_model(source)
+        whole_number("image_size", self.model.image_size, most=LARGEST)
         self.window_hu = window(self.model)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for network in (self.model.network, self.model.vae, self.model.text_encoder):

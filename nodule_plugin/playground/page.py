@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -25,11 +26,13 @@ from nodule_plugin.playground.drawing import (
     Studio,
     TrainingImages,
     read_order,
+    sizes,
     usual_guidance,
     worded,
 )
 from nodule_plugin.playground.viewer import image, next_job, shown
 from nodule_plugin.prompts import get_template
+from nodule_plugin.settings import whole_number
 
 if TYPE_CHECKING:
     from nodule_plugin.playground.series import HostSeries
@@ -125,6 +128,20 @@ def serve(
         raise InputError(f"port: {error}") from error
 
 
+def check_address(host: str, port: int | None) -> None:
+    """Refuse, before anything is loaded, an address that cannot be listened at.
+
+    Raises:
+        InputError: if it is none of this machine's, or the port is taken.
+    """
+    number = 0 if port is None else whole_number("port", port, most=65535)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), number), family=family).close()
+    except OSError as error:
+        raise InputError(f"host and port: {error}; choose another --host or --port") from error
+
+
 def launch_options() -> dict[str, Any]:
     """What ``launch`` needs beside an address: the viewer, and nothing from or to other servers."""
     return {
@@ -193,7 +210,7 @@ def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
     controls["count"] = gr.Slider(1, MOST_IMAGES, 8, step=1, label="Images in a grid", info="seeds counted up")
     with gr.Accordion("Steps and size", open=False):
         controls["steps"] = gr.Slider(5, MOST_STEPS, USUAL_STEPS, step=1, label="Steps")
-        controls["size"] = gr.Dropdown([side, 2 * side], value=side, label="Pixels a side", info=f"{side} were learnt")
+        controls["size"] = gr.Dropdown(sizes(side), value=side, label="Pixels a side", info=f"{side} were learnt")
         controls["roi_mm"] = gr.Slider(5, 100, 20, step=1, label="Millimetres a side", info="pixel spacing in files")
 
     def choose(by: str) -> tuple[Any, Any]:

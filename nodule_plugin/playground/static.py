@@ -58,9 +58,9 @@ def write_static_page(
         InputError: if the model cannot be exported, its scheduler needs Python, or a package is not to be had.
     """
     with new_folder(output_dir) as folder:
-        vendor(folder, npm_packages)
         model = load_model(source)
         _write(folder / "model.json", json.dumps(describe_model(model, template)).encode())
+        vendor(folder, npm_packages)
         write_onnx(model, folder / "networks")
         _write(folder / "tokenizer.json", json.dumps(_tokenizer(model)).encode())
         for file in folder.rglob("*.onnx"):

@@ -167,6 +167,20 @@ def test_every_tool_says_what_it_takes(tool: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.startswith(f"usage: nodule {tool} ")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--crops DIR", "crops: it belongs to --series, which is not given"),
+        ("--dataset-dir DIR", "dataset_dir: it belongs to --datalist, which is not given"),
+        ("--static DIR --series DIR", "series: the page without Python has no use for it"),
+        ("--template none", "prompt template: there is no 'none'"),
+    ],
+)
+def test_the_playground_ignores_no_option(words: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(["playground", *words.split()])
+
+
 def test_completion_offers_commands_and_settings(bundle: Path) -> None:
     script = completion_script(["train", "lidc"], {"train": ["--epochs", "--epochs_more", "--seed"]})
 

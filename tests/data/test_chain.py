@@ -161,7 +161,7 @@ def test_a_chain_has_a_name_and_files_of_before_it_have_the_default(tmp_path: Pa
     with pytest.raises(InputError, match="resample_kernel: there is no 'nearest'; choose one of linear, cubic"):
         nodule_transform(SIZE, kernel="nearest")
     for size in ("64", 0, [64, 1.5]):
-        with pytest.raises(InputError, match="image_size: a whole number of 1 or above is needed"):
+        with pytest.raises(InputError, match="image_size: a whole number from 1 to 4096 is needed"):
             nodule_transform(size)
     file = write_datalist({"chain": "roi-linear-1"}, tmp_path / "list.json")
     with pytest.raises(InputError, match=r"list\.json: chain: .*'roi-linear-1' .*run prepare again"):

@@ -142,7 +142,13 @@ def test_what_a_data_list_lacks_is_named(written: Path, change: Any, message: st
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "not JSON"), ("[]", "not a data list"), (None, "cannot be read")]
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a data list"),
+        ('{"training": [], "dataset_dir": null}', "not a data list"),  # a configuration of the bundle
+        (None, "cannot be read"),
+    ],
 )
 def test_file_that_is_no_data_list(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "datalist.json"

@@ -109,7 +109,8 @@ def test_half_a_folder_never_stays(phantom_datalist: Path, tmp_path: Path) -> No
         ({"form": "parquet"}, "format: there is no 'parquet'; choose imagefolder or webdataset"),
         ({"shard_size": 0}, "shard_size: a whole number of 1 or above is needed, not 0"),
         ({"splits": ["train"]}, "there is no split 'train'"),
-        ({"image_size": 0}, "image_size: a whole number of 1 or above"),
+        ({"image_size": 0}, "image_size: a whole number from 1 to 4096 is needed, not 0"),
+        ({"image_size": 10**6}, "image_size: a whole number from 1 to 4096"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,20 @@ import pytest
 
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.generated import NOTICE, load_generated
+from nodule_plugin.diffusion.model import Source
 from nodule_plugin.errors import InputError
-from nodule_plugin.playground.drawing import GUIDANCE_SCALES, START, Drawing, Order, Studio, TrainingImages, worded
+from nodule_plugin.playground.drawing import (
+    GUIDANCE_SCALES,
+    LARGEST,
+    START,
+    Drawing,
+    Order,
+    Studio,
+    TrainingImages,
+    read_order,
+    sizes,
+    worded,
+)
 
 FINDINGS = START.to_dict()
 QUICK = Order(FINDINGS, steps=2, size=16, seed=5, count=3)
@@ -42,6 +55,21 @@ def test_what_cannot_be_moved_is_named(changed: dict, rating: str, message: str)
 def test_an_order_has_limits(name: str, value: int) -> None:
     with pytest.raises(InputError, match=r"a whole number from 1 to"):
         Order(FINDINGS, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["seed", "margin"])
+def test_a_field_that_is_empty_is_named(name: str) -> None:
+    given = {**dict.fromkeys(worded("reference"), 3), "seed": 0, name: None}
+    with pytest.raises(InputError, match=f"{name}: the field is empty; give a number"):
+        read_order("reference", "findings", "", **given)
+
+
+def test_no_size_is_offered_that_an_order_may_not_have(source: Source) -> None:
+    assert sizes(64) == [64, 128]
+    assert sizes(512) == [512]
+    assert sizes(768) == [768]  # Stable Diffusion 2 with v-prediction
+    with pytest.raises(InputError, match=f"image_size: a whole number from 1 to {LARGEST} is needed, not 1024"):
+        Studio(replace(source, image_size=1024))
 
 
 def test_the_same_seed_gives_the_same_image_alone_and_in_a_grid(studio: Studio) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from nodule_plugin.data.window import unit_to_hu
+from nodule_plugin.errors import InputError
 from nodule_plugin.playground.components import web_file
 from nodule_plugin.playground.drawing import START, Order, Studio
-from nodule_plugin.playground.page import answers, build_page, draw, launch_options
+from nodule_plugin.playground.page import answers, build_page, check_address, draw, launch_options
 from nodule_plugin.playground.static import OWN_FILES
 
 ORDER = Order(START.to_dict(), steps=2, size=16, count=3)
@@ -58,6 +60,25 @@ def test_a_change_draws_one_image_and_says_its_prompt(studio: Studio) -> None:
 @pytest.mark.parametrize("name", [*OWN_FILES, "page.css"])
 def test_the_pages_name_no_other_server(name: str) -> None:
     assert not re.search(r"(https?:)?//[a-z]", re.sub(r"^\s*//.*$|\s// .*$", "", web_file(name), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("127.0.0.1", 70000, "port: a whole number from 1 to 65535 is needed, not 70000"),
+        ("127.0.0.1", 0, "port: a whole number from 1 to 65535 is needed, not 0"),
+        ("203.0.113.1", None, "host and port: .*; choose another --host or --port"),  # of no machine (RFC 5737)
+    ],
+)
+def test_an_address_that_cannot_be_is_refused(host: str, port: int | None, message: str) -> None:
+    check_address("127.0.0.1", None)
+    with pytest.raises(InputError, match=message):
+        check_address(host, port)
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match=r"in use.*another --host or"):
+        check_address("127.0.0.1", taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

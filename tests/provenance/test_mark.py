@@ -225,6 +225,8 @@ def test_detect_mark_reads_files(folder: Path, images: Images, capsys: pytest.Ca
     assert "no mark found by the public key" in capsys.readouterr().out
     with pytest.raises(InputError, match="no file"):
         detect_file(folder / "absent.png", bundled_inversion(MODELS))
+    with pytest.raises(InputError, match=r"absent\.nii: there is no such file; give pictures, NIfTI or DICOM files"):
+        detect_mark([str(folder / "absent.nii")])
 
 
 def test_an_evaluation_refuses_marked_images_as_real_ones(folder: Path) -> None:
