@@ -22,15 +22,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from inpainting import hounsfield, slices
-from pydicom.dataset import Dataset
+from luna16 import SHOWN_HU, middle_place, patch_host, read_candidates
 from scipy.ndimage import label
 
 from nodule_plugin.data.datalist import load_datalist
@@ -40,15 +41,14 @@ from nodule_plugin.data.window import unit_to_hu
 from nodule_plugin.errors import show_input_errors
 from nodule_plugin.findings import Findings
 from nodule_plugin.insertion.blending import insert
-from nodule_plugin.insertion.block import Block
-from nodule_plugin.insertion.host import Geometry, Host, read_host
+from nodule_plugin.insertion.host import Host, read_host
 from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
 from nodule_plugin.insertion.lesions import place_lesions
 from nodule_plugin.insertion.lungs import Lungs, find_lungs, random_places
 from nodule_plugin.insertion.mask_shapes import draw_mask, longest_diameter_mm
 from nodule_plugin.insertion.noise import nodule_core, octave_deviations, surrounding_noise
-from nodule_plugin.insertion.place import Lesion, Place, fit_place
+from nodule_plugin.insertion.place import Lesion, Place
 from nodule_plugin.insertion.sources import CopyPaste, MaskDrawer, NoduleSource
 from nodule_plugin.metrics.attributes import FindingReader
 from nodule_plugin.metrics.dose_response import dose_curves
@@ -59,10 +59,6 @@ from nodule_plugin.prompts import findings_to_prompt
 
 SMALLEST_MM = 5.0
 _APART_MM = 15.0
-SPACING_MM = (2.0, 0.7, 0.7)
-"""Of a stack of patches, which do not say it: the model's own distance between slices, LIDC-IDRI's median pixel."""
-REPEATS = 20
-"""Of a patch."""
 START = {"sphericity": 4, "margin": 4, "texture": 5, "spiculation": 1, "calcification": 6}
 """Where every rating stands while another one moves."""
 MOVED = ("texture", "margin", "spiculation", "calcification")
@@ -86,6 +82,8 @@ def main() -> None:
     parser.add_argument("--dose-response", type=Path, metavar="DATALIST", help="of the crops that it is read with")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
+    if given.dose_response and not (given.series and given.inpainter):
+        parser.error("--dose-response needs --series and --inpainter")
     fit_threads()
     crops = CopyPaste.from_folder(given.crops)
     source: NoduleSource = crops if given.inpainter is None else NoduleInpainter.from_folder(given.inpainter)
@@ -94,11 +92,8 @@ def main() -> None:
         result: dict[str, Any] = {"curves": moved(given, NoduleInpainter.from_folder(given.inpainter))}
         shown = result
     else:
-        rows = [
-            row
-            for trial in (patch_trials if given.candidates else series_trials)(given, crops, source, drawer)
-            for row in [tried(*trial, source)]
-        ]
+        trials = (patch_trials if given.candidates else series_trials)(given, crops, source, drawer)
+        rows = [tried(host, place, source) for host, place in trials]
         shown = summary(rows)
         result = {"nodules": rows, "summary": shown}
     given.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -109,12 +104,13 @@ def series_trials(
     given: argparse.Namespace, crops: CopyPaste, source: NoduleSource, drawer: MaskDrawer
 ) -> Iterator[tuple[Host, Place]]:
     """Random places of every series."""
+    seeds = count()
     for host, lungs in read_series(given.series):
         generator = np.random.default_rng(0)
         places = random_places(lungs, given.count, given.largest_mm / 2, 1.0, 0.0, _APART_MM, seed=0)
-        for seed, index in enumerate(places):
+        for index in places:
             lesion = random_lesion(crops, generator, given.largest_mm, host.geometry.to_patient(index))
-            (place,) = place_lesions([lesion], host, lungs, source, drawer, seed)
+            (place,) = place_lesions([lesion], host, lungs, source, drawer, next(seeds))
             yield host, place
 
 
@@ -122,8 +118,6 @@ def patch_trials(
     given: argparse.Namespace, crops: CopyPaste, source: NoduleSource, drawer: MaskDrawer
 ) -> Iterator[tuple[Host, Place]]:
     """The middle of random patches without a nodule."""
-    from low_data import SHOWN_HU, read_candidates  # which has its stacks from here
-
     candidates, generator = read_candidates(given.candidates), np.random.default_rng(0)
     for seed, index in enumerate(generator.permutation(np.flatnonzero(~candidates.nodule))[: given.count]):
         host = patch_host(unit_to_hu(candidates.pixels[index], SHOWN_HU))
@@ -154,24 +148,6 @@ def random_lesion(crops: CopyPaste, generator: np.random.Generator, largest_mm: 
     diameter = float(np.round(generator.uniform(SMALLEST_MM, largest_mm), 1))
     position = None if point is None else tuple(point.tolist())
     return Lesion("trial", position, diameter, findings_to_prompt(findings), findings)
-
-
-def patch_host(hu: np.ndarray) -> Host:
-    """A patch, (H, W) Hounsfield units, repeated: all that it shows runs straight through the stack."""
-    matrix = np.zeros((4, 4))
-    matrix[[2, 1, 0, 3], range(4)] = *SPACING_MM, 1
-    header = Dataset()
-    header.RescaleSlope, header.RescaleIntercept = 1, 0
-    return Host([header] * REPEATS, [hu] * REPEATS, Geometry(matrix, (REPEATS, *hu.shape), SPACING_MM[0]))
-
-
-def middle_place(
-    host: Host, lesion: Lesion, seed: int, source: NoduleSource, draw: Callable[[float], np.ndarray]
-) -> Place:
-    """A nodule in the middle of a host, which need not be lung."""
-    centre = host.geometry.to_patient((np.array(host.geometry.shape) - 1) / 2)
-    block = Block.around(centre, host.geometry, source.grid_spacing_mm, source.grid_shape)
-    return fit_place(lesion, seed, centre, block, draw)
 
 
 def tried(host: Host, place: Place, source: NoduleSource) -> dict[str, Any]:

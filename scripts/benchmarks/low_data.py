@@ -21,17 +21,16 @@ and the draws of real nodules; differences are paired.
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from insertion import GUIDANCE_SCALE, STEPS, middle_place, patch_host
+from insertion import GUIDANCE_SCALE, STEPS
+from luna16 import PARTS, SHOWN_HU, Candidates, middle_place, patch_host, read_candidates
 from PIL import Image
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
@@ -56,38 +55,11 @@ from nodule_plugin.parallel import fit_threads
 COUNTS: tuple[int | None, ...] = (25, 50, 100, None)
 """Real nodules; None for all."""
 ARMS = ("real", "painted", "pasted")
-PARTS = 5
-SHOWN_HU = (-1000, 400)
-"""Window of the patches."""
 LUNG_HU = -600
 """Where the median of a host's 20 x 20 pixels in the middle lies below, it is lung."""
-SCANS, LISTED_ROWS, LISTED_NONE = 888, 551065, 549714
-"""Of LUNA16's candidates.csv."""
 SAME = 0.97
 """Correlation of 20 x 20 pixels from which two pictures show the same nodule: of a crop's best match 443 of 587 lie
 above 0.99, 11 from here to there; those of other nodules lie around 0.9."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Patches in the list's order.
-
-    Attributes:
-        pixels: (N, 50, 50) in [-1, 1].
-        nodule: (N,) bool.
-        row: (N,) of LUNA16's list.
-        tables: JPEG quantisation of the patches.
-    """
-
-    pixels: np.ndarray
-    nodule: np.ndarray
-    row: np.ndarray
-    tables: Any
-
-    @property
-    def part(self) -> np.ndarray:
-        """(N,) which of :data:`PARTS` stretches."""
-        return self.row * PARTS // LISTED_ROWS
 
 
 def main() -> None:
@@ -125,7 +97,7 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "nodules_tested": int((tested & candidates.nodule).sum()),
         "none_tested": int((~candidates.nodule).sum()),
-        "worth_scans": worth_scans(candidates),
+        "worth_scans": candidates.worth_scans,
         "put_in": len(hosts),
         "real_nodules": {},
     }
@@ -136,25 +108,6 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
         result["real_nodules"][str(count or "all")] = found
         print(count or "all", json.dumps(found), flush=True)
     return result
-
-
-def read_candidates(folder: Path) -> Candidates:
-    """The patches, but for those that a scan's edge cuts."""
-    with (folder / "candidates.csv").open(newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: int(row["candidate_index"]))
-    images = [Image.open(folder / row["image"]) for row in rows]
-    whole = [index for index, image in enumerate(images) if image.size == images[0].size]
-    return Candidates(
-        np.stack([np.asarray(images[index].convert("L"), dtype=np.float32) / 127.5 - 1 for index in whole]),
-        np.array([rows[index]["nodule"] == "1" for index in whole]),
-        np.array([int(rows[index]["candidate_index"]) for index in whole]),
-        images[0].quantization,  # type: ignore[attr-defined]
-    )
-
-
-def worth_scans(candidates: Candidates) -> float:
-    """How many scans have as many candidates without a nodule as there are patches."""
-    return SCANS * float((~candidates.nodule).sum()) / LISTED_NONE
 
 
 def shown(learnt: GridDataset, pixels: np.ndarray, side: int = 20, off: int = 10) -> np.ndarray:
@@ -281,9 +234,9 @@ def intervals(
 ) -> dict[str, Any]:
     """Means over the draws, and paired differences to real patches, with 95 % intervals."""
     generator = np.random.default_rng(2)
-    stretch = candidates.row[tested] * SCANS // LISTED_ROWS
+    stretch = candidates.stretch[tested]
     members = [np.flatnonzero(stretch == one) for one in np.unique(stretch)]
-    truth, scans = candidates.nodule[tested], worth_scans(candidates)
+    truth, scans = candidates.nodule[tested], candidates.worth_scans
     rows: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     for resample in range(resamples + 1):  # the first one is what was measured
         chosen = generator.integers(len(members), size=len(members)) if resample else range(len(members))
