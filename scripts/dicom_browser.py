@@ -127,10 +127,11 @@ def compare(page: Page, item: dict[str, Any], index: int) -> None:
 
 def show_inserted(page: Page, folder: Path) -> None:
     """Show a series with its segmentation and compare every voxel with the NIfTI files."""
-    volume, mask = (np.asarray(nibabel.load(folder / name).dataobj).T for name in ("volume.nii.gz", "mask.nii.gz"))
-    files = [path.name for path in sorted((folder / "ct").glob("*.dcm"))]
+    files: list[Any] = [nibabel.load(folder / name) for name in ("volume.nii.gz", "mask.nii.gz")]
+    volume, mask = (np.asarray(file.dataobj).T for file in files)
+    urls = [path.name for path in sorted((folder / "ct").glob("*.dcm"))]
     largest = int((mask > 0).sum((1, 2)).argmax())
-    series, segmented = page.evaluate(SHOW_SERIES, [files, "segmentation_binary.dcm", largest])
+    series, segmented = page.evaluate(SHOW_SERIES, [urls, "segmentation_binary.dcm", largest])
     seen, laid = (np.reshape(part["values"], part["size"]) for part in (series, segmented))
     overlay, first = np.zeros(mask.shape), round(segmented["slice"] - series["slice"])
     overlay[first : first + len(laid)] = laid
