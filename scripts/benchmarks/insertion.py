@@ -162,7 +162,8 @@ def tried(host: Host, place: Place, source: NoduleSource) -> dict[str, Any]:
 
 def moved(given: argparse.Namespace, inpainter: NoduleInpainter) -> list[dict[str, Any]]:
     """Curves of what is read off nodules in which one rating moves, seed and place by seed and place."""
-    records, planes = [], []
+    records: list[ImageRecord] = []
+    planes: list[torch.Tensor] = []
     for host, lungs in read_series(given.series):
         for index in random_places(lungs, given.count, MOVED_MM / 2, PLEURA_MM, 0.0, _APART_MM, seed=1):
             seed = 1000 + len({record.seed for record in records})
@@ -198,7 +199,7 @@ def real_set(key: SetKey, items: Any, inpainter: NoduleInpainter, reader: Findin
 
 def image_set(key: SetKey, records: list[ImageRecord], planes: torch.Tensor, reader: FindingReader) -> ImageSet:
     """With the reader's features."""
-    features = {
+    features: dict[str, Any] = {
         extractor.id: torch.cat([extractor(part) for part in planes.split(16)]) for extractor in reader.extractors
     }
     return ImageSet(key, records, [], features)

@@ -142,7 +142,7 @@ def inserted(
     chosen = draw.permutation(len(learnt))[:count]
     centre = candidates.pixels.shape[1] // 2
     middle = candidates.pixels[:, centre - 10 : centre + 10, centre - 10 : centre + 10]
-    lung = np.median(middle, axis=(1, 2)) < hu_to_unit(np.float32(LUNG_HU), SHOWN_HU)
+    lung = np.median(middle, axis=(1, 2)) < hu_to_unit(np.array(LUNG_HU), SHOWN_HU)
     hosts = draw.choice(np.flatnonzero(~candidates.nodule & lung), len(chosen), replace=False)
     put_in: dict[str, list[np.ndarray]] = {"painted": [], "pasted": []}
     for index, at in zip(tqdm(chosen, desc="inserting"), hosts):
