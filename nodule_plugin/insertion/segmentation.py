@@ -93,9 +93,10 @@ def segmentation(
         item.DimensionOrganizationUID = organization
     # highdicom shares it where all frames have the same; dwv 0.36 looks for it in each frame.
     shared = made.SharedFunctionalGroupsSequence[0]
-    if segment := shared.pop("SegmentIdentificationSequence", None):
+    if "SegmentIdentificationSequence" in shared:
         for frame in made.PerFrameFunctionalGroupsSequence:
-            frame[segment.tag] = segment
+            frame.SegmentIdentificationSequence = copy.deepcopy(shared.SegmentIdentificationSequence)
+        del shared.SegmentIdentificationSequence
     return made
 
 
