@@ -229,7 +229,10 @@ def _place(
         shape = source.grid_spacing_mm, source.grid_shape
         return draw_mask(lesion.findings or UNKNOWN, diameter_mm, *shape, generator)
 
-    place = fit_place(lesion, seed, centre, block, draw)
+    try:
+        place = fit_place(lesion, seed, centre, block, draw)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     if not (place.mask >= 0.5).any():
         raise InputError(f"{name}: a nodule of {lesion.diameter_mm:g} mm fills no voxel by half; make it larger")
     if place.is_cut:

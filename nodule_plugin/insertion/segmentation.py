@@ -91,6 +91,12 @@ def segmentation(
     organization = generate_uid(entropy_srcs=[made.SOPInstanceUID, "dimensions"])
     for item in [*made.DimensionOrganizationSequence, *made.DimensionIndexSequence]:
         item.DimensionOrganizationUID = organization
+    # highdicom shares it where all frames have the same; dwv 0.36 looks for it in each frame.
+    shared = made.SharedFunctionalGroupsSequence[0]
+    if "SegmentIdentificationSequence" in shared:
+        for frame in made.PerFrameFunctionalGroupsSequence:
+            frame.SegmentIdentificationSequence = copy.deepcopy(shared.SegmentIdentificationSequence)
+        del shared.SegmentIdentificationSequence
     return made
 
 

@@ -1,28 +1,36 @@
-"""What generated nodules add where real ones are few: nodule or none, on patches around LUNA16's candidates.
+"""What inserted nodules add where real ones are few: nodule or none, on patches around LUNA16's candidates.
 
-    python scripts/benchmarks/low_data.py --candidates DIR --datalist work/datalist.json --generated work/for_training \
-        --output low_data.json
+    python scripts/benchmarks/low_data.py --candidates DIR --datalist work/datalist.json \
+        --inpainter bundle/models/inpainter --output low_data.json
 
-``--candidates`` is a folder with ``candidates.csv`` (image, nodule, part) and its patches; ``--generated`` what
-inference wrote for the data list's training split. A logistic regression on features of a published network
-(EfficientNet-Lite0) learns from a few real patches of each class, and from these and as many again as --added patches
-without a nodule into which one was put: a generated region of interest, or the real one whose findings it was asked
-for (copy and paste). Both come at the real nodule's size with the same soft edge into the same patches. Areas under the
-ROC curve on the source's validation part; differences are paired, intervals over test patches and draws of the real
-ones. Patients of the patches are not recorded: training and test may share some, which favours real patches.
+``--candidates`` is a folder with ``candidates.csv`` (image, candidate_index, nodule) and 50 x 50 patches: slices at the
+scan's own pixels. A classifier (a logistic regression on features of a published network, EfficientNet-Lite0, or a
+small residual network from random weights) learns from patches without a nodule and 25, 50, 100 or all real ones with
+one; and from these and --added further patches of lung into which one was put. Either the inpainting model painted it,
+or the real one was pasted: the same training nodules, masks and places, the same soft edge, the same JPEG.
+
+As LUNA16 does, scans are divided into parts; each part is scored by a classifier that learnt from the others, and the
+scores are judged together. Scans are not named, but LUNA16 lists candidates scan by scan, so a part is a stretch of the
+list. Nodules that the crops of --datalist hold are not tested: whoever painted or pasted has seen them.
+
+"Per scan": the patches without a nodule are about 1 % of those that LUNA16 lists for 888 scans; they count as the
+false positives of as many scans as have so many. Intervals: stretches of the list as long as a mean scan are resampled,
+and the draws of real nodules; differences are paired.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from insertion import GUIDANCE_SCALE, STEPS
+from luna16 import PARTS, SHOWN_HU, Candidates, middle_place, patch_host, read_candidates
 from PIL import Image
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
@@ -31,176 +39,231 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from nodule_plugin.data.datalist import load_datalist
-from nodule_plugin.data.generated import load_generated
-from nodule_plugin.data.picture import read_picture
-from nodule_plugin.data.transforms import nodule_transform, resized
-from nodule_plugin.errors import InputError, show_input_errors
+from nodule_plugin.data.window import hu_to_unit, unit_to_hu
+from nodule_plugin.downstream.classifier import predict, train_classifier
+from nodule_plugin.downstream.tasks import Pictures
+from nodule_plugin.errors import show_input_errors
 from nodule_plugin.files import write_text_atomically
+from nodule_plugin.insertion.blending import insert
+from nodule_plugin.insertion.inpainter import NoduleInpainter
+from nodule_plugin.insertion.items import GridDataset
+from nodule_plugin.insertion.place import Lesion
+from nodule_plugin.metrics.froc import RATES, froc_curve, sensitivities
 from nodule_plugin.metrics.imagenet import ImageNetFeatures
 from nodule_plugin.parallel import fit_threads
 
-COUNTS = (25, 50, 100)
-"""Real patches of each class."""
-SPACING_MM = 0.7
-"""Of the patches, which do not say it: LIDC-IDRI's median."""
-PATCH = 50
-"""Their side in pixels."""
-EDGE = 0.25
-"""Fraction of a region's half side over which it gives way to its host."""
+COUNTS: tuple[int | None, ...] = (25, 50, 100, None)
+"""Real nodules; None for all."""
+ARMS = ("real", "painted", "pasted")
+LUNG_HU = -600
+"""Where the median of a host's 20 x 20 pixels in the middle lies below, it is lung."""
+SAME = 0.97
+"""Correlation of 20 x 20 pixels from which two pictures show the same nodule: of a crop's best match 443 of 587 lie
+above 0.99, 11 from here to there; those of other nodules lie around 0.9."""
 
 
 def main() -> None:
-    """Read, draw, learn, write."""
+    """Read, put in, learn, write."""
     show_input_errors()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=Path, required=True)
-    parser.add_argument("--datalist", type=Path, required=True, help="of the nodules that the generator learnt from")
-    parser.add_argument("--generated", type=Path, required=True, help="for its training split, at one guidance scale")
-    parser.add_argument("--added", type=int, default=200, help="patches with a nodule put in")
-    parser.add_argument("--draws", type=int, default=10, help="of the few real patches")
+    parser.add_argument("--datalist", type=Path, required=True, help="of crops with masks; its training split is used")
+    parser.add_argument("--inpainter", type=Path, required=True)
+    parser.add_argument("--added", type=int, default=400, help="patches with a nodule put in, at most")
+    parser.add_argument("--none", type=int, default=1600, help="patches without a nodule that a classifier sees")
+    parser.add_argument("--repeats", type=int, default=3, help="draws of real nodules")
+    parser.add_argument("--steps", type=int, help="of a network's training; without: the logistic regression")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     fit_threads()
     result = study(given)
-    write_text_atomically(given.output, json.dumps(result, indent=4) + "\n")
-    print(json.dumps(result, indent=4))
+    write_text_atomically(given.output, json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
 
 
 def study(given: argparse.Namespace) -> dict[str, Any]:
-    """Areas and paired differences by number of real patches."""
-    parts = read_candidates(given.candidates)
-    draw = np.random.default_rng(0)
-    nodules, hosts = (shuffled(parts["training", nodule], draw) for nodule in (1, 0))
-    few, at_most = given.draws * max(COUNTS), min(len(nodules), len(hosts) - given.added)
-    if few > at_most:
-        raise InputError(f"--draws: {given.draws} of {max(COUNTS)} patches are more than the {at_most} that there are")
-    test = [*parts["validation", 1], *parts["validation", 0]]
-    pairs = nodule_pairs(given.datalist, given.generated, given.added)
-    put_in = {
-        name: [paste(read_patch(host), pair[name], pair["side"]) for host, pair in zip(hosts[few:], pairs)]
-        for name in ("generated", "copy and paste")
+    """Areas, sensitivities and paired differences by number of real nodules."""
+    candidates = read_candidates(given.candidates)
+    inpainter = NoduleInpainter.from_folder(given.inpainter)
+    learnt = GridDataset(load_datalist(given.datalist, "training"), inpainter.grid, augment=False)
+    tested = ~candidates.nodule
+    tested[candidates.nodule] = ~shown(learnt, candidates.pixels[candidates.nodule])
+    hosts, put_in = inserted(candidates, learnt, inpainter, given.added)
+    inputs = {"candidates": candidates.pixels, **put_in}
+    learn = network(given.steps) if given.steps else probe
+    if not given.steps:
+        inputs = {name: encode(patches) for name, patches in inputs.items()}
+    result: dict[str, Any] = {
+        "nodules_tested": int((tested & candidates.nodule).sum()),
+        "none_tested": int((~candidates.nodule).sum()),
+        "worth_scans": candidates.worth_scans,
+        "put_in": len(hosts),
+        "real_nodules": {},
     }
-    features = {
-        "test": encode([read_patch(path) for path in test], "test"),
-        "nodules": encode([read_patch(path) for path in nodules[:few]], "nodules"),
-        "hosts": encode([read_patch(path) for path in hosts[:few]], "hosts"),
-        **{name: encode(patches, name) for name, patches in put_in.items()},
-    }
-    truth = np.repeat([1, 0], [len(parts["validation", nodule]) for nodule in (1, 0)])
-    scores = {count: scores_of(features, count, given.draws) for count in COUNTS}
-    return {
-        "test_patches": len(test),
-        "added": len(pairs),
-        "areas": {str(count): intervals(arms, truth, given.resamples) for count, arms in scores.items()},
-    }
+    for count in COUNTS:
+        repeats = 1 if count is None else given.repeats
+        scores = scores_of(candidates, inputs, hosts, learn, count, repeats, given.none)
+        found = intervals(scores, candidates, tested, given.resamples)
+        result["real_nodules"][str(count or "all")] = found
+        print(count or "all", json.dumps(found), flush=True)
+    return result
 
 
-def shuffled(paths: Sequence[Path], draw: np.random.Generator) -> list[Path]:
-    """All of them, in a random order."""
-    return [paths[index] for index in draw.permutation(len(paths))]
+def shown(learnt: GridDataset, pixels: np.ndarray, side: int = 20, off: int = 10) -> np.ndarray:
+    """(N,) bool: patches that show a crop's nodule, by the correlation of native pixels around it."""
+    middle = slice(off // 2, pixels.shape[1] - off // 2)
+    patches = torch.from_numpy(pixels[:, None, middle, middle])
+    mean = torch.conv2d(patches, torch.full((1, 1, side, side), side**-2.0))
+    square = torch.conv2d(patches**2, torch.full((1, 1, side, side), side**-2.0))
+    deviation = (square - mean**2).clamp(min=1e-6).sqrt()
+    best = torch.zeros(len(patches))
+    for crop in tqdm(learnt.data, desc="same nodules"):
+        z, y, x = (round(centre) for centre in crop.centre)
+        top, left = y - side // 2, x - side // 2
+        slices = unit_to_hu(crop.unit[max(z - 3, 0) : z + 4], learnt.grid.window_hu)
+        small = np.clip(hu_to_unit(slices, SHOWN_HU), -1, 1)[
+            :, None, max(top, 0) : top + side, max(left, 0) : left + side
+        ]
+        if small.shape[2:] != (side, side):
+            continue
+        kernels = torch.from_numpy(small - small.mean((2, 3), keepdims=True)).float()
+        kernels /= kernels.pow(2).mean((2, 3), keepdim=True).sqrt().clamp(min=1e-3)
+        found = torch.conv2d(patches, kernels) / side**2 / deviation
+        best = torch.maximum(best, found.flatten(1).max(1).values)
+    return (best >= SAME).numpy()
 
 
-def read_candidates(folder: Path) -> dict[tuple[str, int], list[Path]]:
-    """Files of the patches by part and whether they show a nodule."""
-    parts: dict[tuple[str, int], list[Path]] = {}
-    with (folder / "candidates.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            parts.setdefault((row["part"], int(row["nodule"])), []).append(folder / row["image"])
-    return parts
+def inserted(
+    candidates: Candidates, learnt: GridDataset, inpainter: NoduleInpainter, count: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Indices of the hosts, patches without a nodule, and (count, 50, 50) for each way to put one in."""
+    draw = np.random.default_rng(1)
+    chosen = draw.permutation(len(learnt))[:count]
+    centre = candidates.pixels.shape[1] // 2
+    middle = candidates.pixels[:, centre - 10 : centre + 10, centre - 10 : centre + 10]
+    lung = np.median(middle, axis=(1, 2)) < hu_to_unit(np.array(LUNG_HU), SHOWN_HU)
+    hosts = draw.choice(np.flatnonzero(~candidates.nodule & lung), len(chosen), replace=False)
+    put_in: dict[str, list[np.ndarray]] = {"painted": [], "pasted": []}
+    for index, at in zip(tqdm(chosen, desc="inserting"), hosts):
+        sample = learnt[int(index)]
+        for name in put_in:
+            source = inpainter if name == "painted" else paste(sample, inpainter)
+            put_in[name].append(as_jpeg(put(candidates.pixels[at], sample, source, inpainter), candidates.tables))
+    return hosts, {name: np.stack(patches) for name, patches in put_in.items()}
 
 
-def read_patch(path: Path) -> np.ndarray:
-    """(H, W) in [-1, 1] of the default window."""
-    return np.asarray(Image.open(path).convert("L"), dtype=np.float32) / 127.5 - 1
+def put(patch: np.ndarray, sample: Mapping[str, Any], source: Any, inpainter: NoduleInpainter) -> np.ndarray:
+    """A patch with a training nodule's mask painted or pasted in its middle, its largest slice."""
+    host = patch_host(unit_to_hu(patch, SHOWN_HU))
+    lesion = Lesion(sample["id"], None, sample["diameter_mm"], sample["prompt"], None)
+    place = middle_place(host, lesion, sample["seed"], inpainter, lambda _: sample["nodule"].numpy())
+    hu = host.hu.copy()
+    insert(hu, place, host, source, GUIDANCE_SCALE, STEPS)
+    return hu_to_unit(hu[place.box[0].start + int(place.mask.sum((1, 2)).argmax())], SHOWN_HU)
 
 
-def nodule_pairs(datalist: Path, generated: Path, count: int) -> list[dict[str, Any]]:
-    """A generated image and the real one whose findings it was asked for, and the side of both in pixels of a patch.
-
-    Regions larger than a patch are left out.
-    """
-    listed = load_datalist(datalist, "training", drop_padded=True)
-    items = {item["id"]: item for item in listed if item["roi_mm"] <= PATCH * SPACING_MM}
-    made = {item["source_id"]: item for item in load_generated(generated).items if item["source_id"] in items}
-    if len(made) < count:
-        raise InputError(f"{generated}: images for {len(made)} training nodules, and {count} are needed")
-    transform = nodule_transform(64)
-    chosen = np.random.default_rng(1).permutation(sorted(made))[:count]
-    return [
-        {
-            "generated": read_picture(made[name]["image"]) / 127.5 - 1,
-            "copy and paste": np.asarray(transform(items[name])["image"][0]),
-            "side": round(items[name]["roi_mm"] / SPACING_MM),
-        }
-        for name in chosen
-    ]
+def paste(sample: Mapping[str, Any], inpainter: NoduleInpainter) -> Any:
+    """A source that lays a training nodule, and what is within its region, over the host."""
+    nodule = torch.from_numpy(unit_to_hu(sample["image"].numpy(), inpainter.window_hu)).float()
+    return lambda host_hu, *_: torch.where(sample["region"], nodule, host_hu)
 
 
-def paste(host: np.ndarray, region: np.ndarray, side: int) -> np.ndarray:
-    """A region of interest in the middle of a patch, at its size, giving way to the patch towards its edge."""
-    small = resized(np.asarray(region, dtype=np.float32), (side, side))
-    across = np.abs(np.linspace(-1, 1, side))
-    weight = np.clip((1 - np.hypot(across[:, None], across)) / EDGE, 0, 1)
-    top, left = ((length - side) // 2 for length in host.shape)
-    patch = host.copy()
-    place = patch[top : top + side, left : left + side]
-    place += weight * (small - place)
-    return patch
+def as_jpeg(patch: np.ndarray, tables: Any) -> np.ndarray:
+    """What is left of a patch after the compression that the real ones went through."""
+    stored = io.BytesIO()
+    picture = Image.fromarray(np.rint((np.clip(patch, -1, 1) + 1) * 127.5).astype(np.uint8))
+    picture.save(stored, "jpeg", qtables=tables)
+    return np.asarray(Image.open(stored), dtype=np.float32) / 127.5 - 1
 
 
-def encode(patches: Sequence[np.ndarray], name: str) -> np.ndarray:
+def encode(patches: np.ndarray) -> np.ndarray:
     """(N, F) features of patches."""
     encoder = ImageNetFeatures()
-    batches = range(0, len(patches), 8)
-    stacked = (
-        torch.from_numpy(np.stack(patches[start : start + 8]))[:, None].expand(-1, 3, -1, -1) for start in batches
-    )
-    return np.concatenate([encoder(batch).numpy() for batch in tqdm(stacked, name, total=len(batches), leave=False)])
+    batches = torch.from_numpy(patches)[:, None].expand(-1, 3, -1, -1).split(16)
+    return np.concatenate([encoder(batch).numpy() for batch in tqdm(batches, "features", leave=False)])
 
 
-def scores_of(features: Mapping[str, np.ndarray], count: int, draws: int) -> dict[str, np.ndarray]:
-    """(draws, test patches) of each choice of training patches."""
-    arms: dict[str, list[np.ndarray]] = {"real": [], "real and generated": [], "real and copy and paste": []}
-    for draw in range(draws):
-        drawn = slice(draw * max(COUNTS), draw * max(COUNTS) + count)
-        for name, rows in arms.items():
-            added = features.get(name.removeprefix("real and "), features["test"][:0])
-            x = np.concatenate([features["nodules"][drawn], features["hosts"][drawn], added])
-            y = np.repeat([1, 0, 1], [count, count, len(added)])
-            rows.append(probe(x, y).decision_function(features["test"]))
-    return {name: np.stack(rows) for name, rows in arms.items()}
-
-
-def probe(x: np.ndarray, y: np.ndarray) -> Any:
-    """A logistic regression whose penalty is chosen among its own training patches."""
+def probe(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Scores of a logistic regression whose penalty is chosen among its own training patches."""
     regression = LogisticRegressionCV(
-        Cs=np.logspace(-5, 0, 6), cv=5, scoring="roc_auc", class_weight="balanced", max_iter=500
+        Cs=[1e-5, 1e-4, 1e-3, 1e-2], cv=3, scoring="roc_auc", class_weight="balanced", max_iter=200
     )
-    return make_pipeline(StandardScaler(), regression).fit(x, y)
+    return make_pipeline(StandardScaler(), regression).fit(x, y).decision_function(test)
 
 
-def intervals(arms: Mapping[str, np.ndarray], truth: np.ndarray, resamples: int) -> dict[str, Any]:
-    """Mean areas over the draws, and paired differences to real patches, with 95 % intervals."""
+def network(steps: int) -> Any:
+    """The same of a small network; nodules and others are drawn equally often."""
+
+    def learn(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
+        often = np.concatenate([np.resize(np.flatnonzero(y == one), len(y) // 2) for one in (0, 1)])
+        answers = torch.from_numpy(y[often, None].astype(np.float32))
+        pictures = Pictures(torch.from_numpy(x[often, None]), answers, [None] * len(often))
+        return predict(train_classifier(pictures, steps), torch.from_numpy(test[:, None]))[:, 0].numpy()
+
+    return learn
+
+
+def scores_of(
+    candidates: Candidates,
+    inputs: Mapping[str, np.ndarray],
+    hosts: np.ndarray,
+    learn: Any,
+    count: int | None,
+    repeats: int,
+    none: int,
+) -> dict[str, np.ndarray]:
+    """(repeats, N) of each choice of training patches, each part's by a classifier that saw none of it."""
+    scores = {name: np.zeros((repeats, len(candidates.nodule))) for name in ARMS}
+    for part in tqdm(range(PARTS), desc=f"{count or 'all'} real nodules"):
+        test, draw = candidates.part == part, np.random.default_rng(part)
+        without = draw.permutation(np.flatnonzero(~candidates.nodule & ~test))[:none]
+        usable = candidates.part[hosts] != part
+        for repeat in range(repeats):
+            few = draw.permutation(np.flatnonzero(candidates.nodule & ~test))[:count]
+            for name in ARMS:
+                more = inputs["painted"][:0] if name == "real" else inputs[name][usable]
+                x = np.concatenate([inputs["candidates"][few], more, inputs["candidates"][without]])
+                y = np.repeat([1, 0], [len(few) + len(more), len(without)])
+                scores[name][repeat, test] = learn(x, y, inputs["candidates"][test])
+    return scores
+
+
+def intervals(
+    arms: Mapping[str, np.ndarray], candidates: Candidates, tested: np.ndarray, resamples: int
+) -> dict[str, Any]:
+    """Means over the draws, and paired differences to real patches, with 95 % intervals."""
     generator = np.random.default_rng(2)
-    draws = len(arms["real"])
-    areas: dict[str, list[float]] = {name: [] for name in arms}
+    stretch = candidates.stretch[tested]
+    members = [np.flatnonzero(stretch == one) for one in np.unique(stretch)]
+    truth, scans = candidates.nodule[tested], candidates.worth_scans
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     for resample in range(resamples + 1):  # the first one is what was measured
-        every = resample == 0
-        patches = np.arange(len(truth)) if every else generator.integers(len(truth), size=len(truth))
-        drawn = np.arange(draws) if every else generator.integers(draws, size=draws)
+        chosen = generator.integers(len(members), size=len(members)) if resample else range(len(members))
+        patches = np.concatenate([members[index] for index in chosen])
+        repeats = len(arms["real"])
+        drawn = generator.integers(repeats, size=repeats) if resample else range(repeats)
         for name, scores in arms.items():
-            areas[name].append(float(np.mean([roc_auc_score(truth[patches], scores[row][patches]) for row in drawn])))
-    rows = {name: np.array(values) for name, values in areas.items()}
+            judged = [judge(truth[patches], scores[repeat, tested][patches], scans) for repeat in drawn]
+            rows[name].append(np.mean(judged, axis=0))
+    values = {name: np.stack(many) for name, many in rows.items()}
     return {
-        name: {"area": estimate(values), "difference": None if name == "real" else estimate(values - rows["real"])}
-        for name, values in rows.items()
+        name: {"value": estimate(many), "difference": None if name == "real" else estimate(many - values["real"])}
+        for name, many in values.items()
     }
 
 
-def estimate(values: np.ndarray) -> list[float]:
-    """The first value, and the 95 % interval of the others."""
-    return [round(float(value), 4) for value in (values[0], *np.percentile(values[1:], [2.5, 97.5]))]
+def judge(truth: np.ndarray, scores: np.ndarray, scans: float) -> np.ndarray:
+    """The area under the ROC curve, the sensitivities at :data:`RATES`, and their mean (CPM)."""
+    found = sensitivities(froc_curve(truth, scores, scans))
+    return np.array([roc_auc_score(truth, scores), *found, found.mean()])
+
+
+def estimate(values: np.ndarray) -> dict[str, list[float]]:
+    """The first row, and the 95 % interval of the others, by name."""
+    names = ["area", *(f"sensitivity at {rate:g}" for rate in RATES), "CPM"]
+    rows = np.stack([values[0], *np.percentile(values[1:], [2.5, 97.5], axis=0)], axis=1).round(4)
+    return dict(zip(names, rows.tolist()))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ def test_plain_readers_of_it_see_the_same(kind: str, inserted: Path) -> None:
         float(item.PlanePositionSequence[0].ImagePositionPatient[2])
         for item in dataset.PerFrameFunctionalGroupsSequence
     ]
+    if kind == "binary":  # dwv looks for it in each frame, even where all have the same
+        named = [item.SegmentIdentificationSequence[0] for item in dataset.PerFrameFunctionalGroupsSequence]
+        assert {item.ReferencedSegmentNumber for item in named} == {1}
+        assert "SegmentIdentificationSequence" not in dataset.SharedFunctionalGroupsSequence[0]
     heights = [float(item.ImagePositionPatient[2]) for item in ct(inserted)]
     frames = np.atleast_3d(dataset.pixel_array) if dataset.NumberOfFrames > 1 else dataset.pixel_array[None]
     found = np.zeros_like(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.host import Host, read_host
 from nodule_plugin.insertion.lesions import place_lesions, read_lesions
 from nodule_plugin.insertion.lungs import Lungs, find_lungs, random_places
+from nodule_plugin.insertion.mask_shapes import draw_mask
 from nodule_plugin.insertion.sources import CopyPaste
 
 GIVEN: dict[str, Any] = {"diameter_mm": 10, "findings": FINDINGS}
@@ -46,6 +48,16 @@ def test_places_that_cannot_be(
     with pytest.raises(InputError, match=message) as error:
         place_lesions(lesions, *series, source, source.draw_mask, seed=0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("diameter", "message"), [(25, "are larger than the 20 x 28 x 28 mm"), (20, "does not fit")])
+def test_nodules_larger_than_the_shipped_models_grid(
+    diameter: float, message: str, series: tuple[Host, Lungs], crops: Path
+) -> None:
+    source = replace(CopyPaste.from_folder(crops), grid_spacing_mm=(2.0, 0.7, 0.7), grid_shape=(10, 40, 40))
+    lesions = read_lesions(position=(30, 0, 2), diameter_mm=diameter, findings=FINDINGS)
+    with pytest.raises(InputError, match=f"^position.*{message}.*; give a smaller nodule$"):
+        place_lesions(lesions, *series, source, draw_mask, seed=0)
 
 
 def test_nothing_half_written_stays(host: Path, insert: Any, tmp_path: Path) -> None:
