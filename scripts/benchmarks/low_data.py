@@ -4,10 +4,10 @@
         --inpainter bundle/models/inpainter --output low_data.json
 
 ``--candidates`` is a folder with ``candidates.csv`` (image, candidate_index, nodule) and 50 x 50 patches: slices at the
-scan's own pixels. A classifier (a logistic regression on features of a published network, EfficientNet-Lite0, or a
-small residual network from random weights) learns from patches without a nodule and 25, 50, 100 or all real ones with
-one; and from these and --added further patches of lung into which one was put. Either the inpainting model painted it,
-or the real one was pasted: the same training nodules, masks and places, the same soft edge, the same JPEG.
+scan's own pixels. A classifier (a logistic regression on features of a published network, EfficientNet-Lite0) learns
+from patches without a nodule and 25, 50, 100 or all real ones with one; and from these and --added further patches of
+lung into which one was put. Either the inpainting model painted it, or the real one was pasted: the same training
+nodules, masks and places, the same soft edge, the same JPEG.
 
 As LUNA16 does, scans are divided into parts; each part is scored by a classifier that learnt from the others, and the
 scores are judged together. Scans are not named, but LUNA16 lists candidates scan by scan, so a part is a stretch of the
@@ -40,8 +40,6 @@ from tqdm import tqdm
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
-from nodule_plugin.downstream.classifier import predict, train_classifier
-from nodule_plugin.downstream.tasks import Pictures
 from nodule_plugin.errors import show_input_errors
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.insertion.blending import insert
@@ -72,7 +70,6 @@ def main() -> None:
     parser.add_argument("--added", type=int, default=400, help="patches with a nodule put in, at most")
     parser.add_argument("--none", type=int, default=1600, help="patches without a nodule that a classifier sees")
     parser.add_argument("--repeats", type=int, default=3, help="draws of real nodules")
-    parser.add_argument("--steps", type=int, help="of a network's training; without: the logistic regression")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
@@ -90,10 +87,7 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
     tested = ~candidates.nodule
     tested[candidates.nodule] = ~shown(learnt, candidates.pixels[candidates.nodule])
     hosts, put_in = inserted(candidates, learnt, inpainter, given.added)
-    inputs = {"candidates": candidates.pixels, **put_in}
-    learn = network(given.steps) if given.steps else probe
-    if not given.steps:
-        inputs = {name: encode(patches) for name, patches in inputs.items()}
+    inputs = {name: encode(patches) for name, patches in {"candidates": candidates.pixels, **put_in}.items()}
     result: dict[str, Any] = {
         "nodules_tested": int((tested & candidates.nodule).sum()),
         "none_tested": int((~candidates.nodule).sum()),
@@ -103,7 +97,7 @@ def study(given: argparse.Namespace) -> dict[str, Any]:
     }
     for count in COUNTS:
         repeats = 1 if count is None else given.repeats
-        scores = scores_of(candidates, inputs, hosts, learn, count, repeats, given.none)
+        scores = scores_of(candidates, inputs, hosts, count, repeats, given.none)
         found = intervals(scores, candidates, tested, given.resamples)
         result["real_nodules"][str(count or "all")] = found
         print(count or "all", json.dumps(found), flush=True)
@@ -192,23 +186,10 @@ def probe(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
     return make_pipeline(StandardScaler(), regression).fit(x, y).decision_function(test)
 
 
-def network(steps: int) -> Any:
-    """The same of a small network; nodules and others are drawn equally often."""
-
-    def learn(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
-        often = np.concatenate([np.resize(np.flatnonzero(y == one), len(y) // 2) for one in (0, 1)])
-        answers = torch.from_numpy(y[often, None].astype(np.float32))
-        pictures = Pictures(torch.from_numpy(x[often, None]), answers, [None] * len(often))
-        return predict(train_classifier(pictures, steps), torch.from_numpy(test[:, None]))[:, 0].numpy()
-
-    return learn
-
-
 def scores_of(
     candidates: Candidates,
     inputs: Mapping[str, np.ndarray],
     hosts: np.ndarray,
-    learn: Any,
     count: int | None,
     repeats: int,
     none: int,
@@ -225,7 +206,7 @@ def scores_of(
                 more = inputs["painted"][:0] if name == "real" else inputs[name][usable]
                 x = np.concatenate([inputs["candidates"][few], more, inputs["candidates"][without]])
                 y = np.repeat([1, 0], [len(few) + len(more), len(without)])
-                scores[name][repeat, test] = learn(x, y, inputs["candidates"][test])
+                scores[name][repeat, test] = probe(x, y, inputs["candidates"][test])
     return scores
 
 
