@@ -160,13 +160,14 @@ class Studio:
     Args:
         source: of the model.
         device: None for a GPU where there is one.
+        marked: whether images carry the mark of synthetic ones (docs/provenance.md), where they are large enough.
 
     Raises:
         InputError: see :func:`nodule_plugin.diffusion.model.load_model`; or if images are larger than a page allows.
     """
 
-    def __init__(self, source: Source, device: torch.device | None = None) -> None:
-        self.model = load_model(source)
+    def __init__(self, source: Source, device: torch.device | None = None, marked: bool = True) -> None:
+        self.model, self.marked = load_model(source), marked
         whole_number("image_size", self.model.image_size, most=LARGEST)
         self.window_hu = window(self.model)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -216,7 +217,7 @@ class Studio:
             revision=source.revision,
             chain=trained.get("chain"),
             chosen_on=None if source.weights == BASE_WEIGHTS else chosen_on(weights_file(source.weights)),
-            mark=mark and mark.described,
+            mark=mark.described if mark else None,
         )
         writer.start()
         for drawing in drawings:
@@ -225,7 +226,7 @@ class Studio:
         return Path(shutil.make_archive(str(folder), "zip", folder))
 
     def _mark(self, size: int) -> NoiseMark | None:
-        return noise_mark(True, None, self.model.sha256, latent_shape(self.model.vae, size))
+        return noise_mark(self.marked, None, self.model.sha256, latent_shape(self.model.vae, size))
 
     def _sampler(self, steps: int) -> GuidedSampler:
         return GuidedSampler(self.model.scheduler, self.model.vae, steps, scheduler_class=None)
