@@ -211,10 +211,6 @@ def distances(given: argparse.Namespace) -> dict[str, object]:
             }
             for a, b in pairs
         }
-        moved = np.abs(features["marked"].mean(0) - features["unmarked"].mean(0))
-        varies = features["unmarked"].std(0) > 0
-        shift = moved[varies] / features["unmarked"].std(0)[varies]
-        results[f"{encoder.id}: largest shift of a feature's mean, standard deviations"] = float(shift.max())
     return results
 
 
