@@ -39,7 +39,7 @@ class Inversion:
         self.image_size = model.image_size
         self.pixels_per_latent = pixels_per_latent(model.vae)
         self.device = torch.device(device)
-        self._network, self._vae = model.network.to(device), model.vae.to(device)
+        self.network, self._vae = model.network.to(device), model.vae.to(device)
         self._kind, self._kept = model.scheduler.config.prediction_type, model.scheduler.alphas_cumprod.to(device)
         last = len(self._kept) - 1
         self._timesteps = [round(_FIRST * last), *(round(last * step / _STEPS) for step in range(1, _STEPS + 1))]
@@ -58,20 +58,25 @@ class Inversion:
         Returns:
             (B, C, h, w) noise on the CPU.
         """
+        latents = self.latents_of(images)
+        context = self._empty.expand(len(latents), -1, -1)
+        for start, end in pairwise(self._timesteps):
+            now = torch.full((len(latents),), start, device=self.device)
+            prediction = self.network(latents, timesteps=now, context=context)
+            kept, left = self._kept[start], self._kept[end]
+            sample, noise = _sample_and_noise(self._kind, latents, prediction, kept)
+            latents = left.sqrt() * sample + (1 - left).sqrt() * noise
+        height, width = (-(-side // self.pixels_per_latent) for side in images.shape[-2:])
+        return latents[..., :height, :width].float().cpu()
+
+    @torch.no_grad()
+    def latents_of(self, images: Tensor) -> Tensor:
+        """(B, 1, H, W) in [-1, 1] -> (B, C, h, w) latents, of as many pixels as the network can take."""
         rows, columns = images.shape[-2:]
         beyond = [-side % self._multiple for side in (columns, rows)]
         inputs = pad(images, (0, beyond[0], 0, beyond[1]), "replicate").expand(-1, 3, -1, -1).to(self.device)
         latents = self._vae.encode(inputs).latent_dist.mean - (getattr(self._vae.config, "shift_factor", None) or 0)
-        latents = latents * self._vae.config.scaling_factor
-        context = self._empty.expand(len(latents), -1, -1)
-        for start, end in pairwise(self._timesteps):
-            now = torch.full((len(latents),), start, device=self.device)
-            prediction = self._network(latents, timesteps=now, context=context)
-            kept, left = self._kept[start], self._kept[end]
-            sample, noise = _sample_and_noise(self._kind, latents, prediction, kept)
-            latents = left.sqrt() * sample + (1 - left).sqrt() * noise
-        height, width = (-(-side // self.pixels_per_latent) for side in (rows, columns))
-        return latents[..., :height, :width].float().cpu()
+        return latents * self._vae.config.scaling_factor
 
 
 def _sample_and_noise(kind: str, latents: Tensor, prediction: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_sd import make_tiny_sd
 
 from nodule_plugin.cli.tools import detect_mark
 from nodule_plugin.data.evaluation_images import real_items
 from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
 from nodule_plugin.deploy.generator import BundleGenerator
+from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.diffusion.sampling import seeded_noise
 from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.generation import GeneratedSetWriter
@@ -32,7 +34,7 @@ from nodule_plugin.provenance.codebook import (
 )
 from nodule_plugin.provenance.detection import Detection, detect, p_text
 from nodule_plugin.provenance.files import detect_file, refuse_marked, warn_of_marked
-from nodule_plugin.provenance.inversion import bundled_inversion
+from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
 from nodule_plugin.provenance.marking import noise_mark
 from nodule_plugin.provenance.noise import band, cosines, mark_noise, positions
 
@@ -184,6 +186,29 @@ def test_keys_payloads_and_small_latents(tmp_path: Path, caplog: pytest.LogCaptu
     assert noise_mark(True, None, "ab", (4, 8, 8)) is None
     assert "latents of 8 a side are too small for a mark, which needs 22" in caplog.text
     assert [p_text(value) for value in (0.0, -0.3, -23.5, -400.25)] == ["1.00", "0.50", "3e-24", "6e-401"]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_the_way_back_with_a_perfect_network_ends_at_the_noise(tmp_path: Path, prediction_type: str) -> None:
+    """A network that knows latents and noise leads from the latents to that noise, whatever it predicts."""
+    inversion = Inversion(Source(str(make_tiny_sd(tmp_path / "sd", prediction_type))))
+    latents = inversion.latents_of(torch.zeros(1, 1, 64, 64))
+    noise = seeded_noise([3], latents.shape[1:])
+
+    def perfect(image: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        kept = model.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        signal, spread = kept.sqrt(), (1 - kept).sqrt()
+        seen = (image - spread * noise) / signal  # what is signal, if that is the noise in it
+        said = {"epsilon": noise, "sample": seen, "v_prediction": signal * noise - spread * seen}
+        return said[prediction_type]
+
+    model = load_model(Source(str(tmp_path / "sd")))
+    inversion.network = perfect
+    found = inversion(torch.zeros(1, 1, 64, 64))
+    kept = model.scheduler.alphas_cumprod[-1]
+    first = model.scheduler.alphas_cumprod[100]
+    signal = (latents - (1 - first).sqrt() * noise) / first.sqrt()
+    torch.testing.assert_close(found, kept.sqrt() * signal + (1 - kept).sqrt() * noise, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture
