@@ -155,6 +155,7 @@ class ReferenceTrainer:
             config_file=self.config,
             logging_file=False,
             workflow_type="train",
+            allow_marked=True,  # whoever trained the audited model was warned
             **self.settings,
             **settings,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,9 @@ _LEAST_PART = 0.75
 """Of the model's side; an image from this size on may be a part of one."""
 _LIMIT = 2.0
 """Medians of its magnitude at which a coefficient is limited: anatomy then counts no more than texture."""
-_WINDOWS_HU = (DEFAULT_WINDOW_HU, (-1350.0, 150.0))
+WINDOWS_HU = (DEFAULT_WINDOW_HU, (-1350.0, 150.0))
 """Windows that a picture may have been written in: the models', and the usual one of lung."""
+_AT_ONCE = 16
 _KINDS = 2
 """An image is looked at as a whole and as a part; either has half of the p-value."""
 _STATISTICS = 2
@@ -61,30 +62,64 @@ def detect(image: np.ndarray, inversion: Inversion, key: MarkKey = PUBLIC, parts
         image: (rows, columns) in [-1, 1] of the window it was written with, or near to it.
         inversion: of the model that it may be from. Another model of the same images finds marks less surely.
         key: the key.
-        parts: look at images smaller than the model's as a part, too.
+        parts: look at images smaller than the model's as a part, too; it takes most of the time.
 
     Returns:
         The likeliest finding.
     """
-    if min(image.shape) < 2 * inversion.pixels_per_latent or np.ptp(image) == 0:
-        return Detection(0.0, None, key.name)
-    found = []
-    for window_hu in _WINDOWS_HU:
-        unit = hu_to_unit(unit_to_hu(np.ascontiguousarray(image, dtype=np.float32), window_hu))
-        found += [_nearest(looks, key, part_of) for looks, part_of in _looks(unit, inversion, parts)]
-        parts = False  # which take most of the time: in the first window only
-        if min(found, key=lambda one: one.log10_p).found:
-            break
-    return min(found, key=lambda one: one.log10_p)
+    found = detect_all([image], inversion, key, WINDOWS_HU[:1])
+    if parts and _may_be_a_part(image, inversion):
+        unit = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+        found.append(_nearest(_as_part(unit, inversion), key, inversion.image_size))
+    if not any(one.found for one in found):
+        found += detect_all([image], inversion, key, WINDOWS_HU[1:])
+    return min(found, key=_chance)
 
 
-def _looks(unit: np.ndarray, inversion: Inversion, parts: bool) -> Iterator[tuple[Tensor, int | None]]:
-    """(looks, C, coefficients, coefficients) of an image as a whole, and as a part of one of so many pixels."""
+def detect_all(
+    images: Sequence[np.ndarray],
+    inversion: Inversion,
+    key: MarkKey = PUBLIC,
+    windows_hu: Sequence[tuple[float, float]] = WINDOWS_HU,
+) -> list[Detection]:
+    """Look for a key's mark in images as wholes, of any size, turned and flipped, several at once.
+
+    Args:
+        images: see :func:`detect`.
+        inversion, key: see :func:`detect`.
+        windows_hu: that the images may have been written in; the first alone where their Hounsfield units are known.
+
+    Returns:
+        The likeliest finding of each image.
+    """
+    best = [Detection(0.0, None, key.name)] * len(images)
+    for window_hu in windows_hu:
+        left = [index for index, one in enumerate(best) if not one.found and _can_carry(images[index], inversion)]
+        for start in range(0, len(left), _AT_ONCE):
+            chosen = left[start : start + _AT_ONCE]
+            units = torch.stack([_whole(images[index], window_hu, inversion.image_size) for index in chosen])
+            for index, noise in zip(chosen, inversion(units)):
+                best[index] = min(best[index], _nearest(_coefficients(noise[None]), key, None), key=_chance)
+    return best
+
+
+def _chance(detection: Detection) -> float:
+    return detection.log10_p
+
+
+def _can_carry(image: np.ndarray, inversion: Inversion) -> bool:
+    return min(image.shape) >= 2 * inversion.pixels_per_latent and np.ptp(image) > 0
+
+
+def _may_be_a_part(image: np.ndarray, inversion: Inversion) -> bool:
     size = inversion.image_size
-    whole = inversion(torch.from_numpy(resized(unit, (size, size)))[None, None])
-    yield _coefficients(whole), None
-    if parts and _LEAST_PART * size <= min(unit.shape) < size and max(unit.shape) <= size:
-        yield _as_part(torch.from_numpy(unit), inversion), size
+    return _can_carry(image, inversion) and _LEAST_PART * size <= min(image.shape) < size >= max(image.shape)
+
+
+def _whole(image: np.ndarray, window_hu: tuple[float, float], size: int) -> Tensor:
+    """(1, size, size) in [-1, 1] of the model's window, of an image that may have been written in ``window_hu``."""
+    unit = hu_to_unit(unit_to_hu(np.ascontiguousarray(image, dtype=np.float32), window_hu))
+    return torch.from_numpy(resized(unit, (size, size)))[None]
 
 
 def _coefficients(noise: Tensor) -> Tensor:
@@ -127,7 +162,7 @@ def _nearest(grid: Tensor, key: MarkKey, part_of: int | None) -> Detection:
     readable = log10_p(float(said.max()), len(ends)) < READABLE
     both = torch.cat([start.expand(len(ends), -1), ends], 1)
     joint = _agreement(torch.cat([coarse, fine], 1), both)
-    tried = _STATISTICS * _KINDS * len(_WINDOWS_HU) * len(looks) * WORDS
+    tried = _STATISTICS * _KINDS * len(WINDOWS_HU) * len(looks) * WORDS
     chance = min(log10_p(float(agreement.max()), tried), log10_p(float(joint.max()), tried * len(ends)))
     payload = f"{int(said.argmax()):0{PAYLOAD_DIGITS}x}" if readable else None
     return Detection(chance, payload, key.name, part_of)

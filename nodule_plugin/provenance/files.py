@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,13 +19,13 @@ from nodule_plugin.data.transforms import read_slice
 from nodule_plugin.data.window import hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
-from nodule_plugin.provenance.detection import Detection, detect, p_text
+from nodule_plugin.provenance.detection import WINDOWS_HU, Detection, detect, detect_all, p_text
 from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
 from nodule_plugin.weights import some
 
 NIFTI = (".nii", ".nii.gz")
 PROJECT = "nodule-plugin"
-LOOKED_AT = 50
+LOOKED_AT = 16
 """Images of a set, before an evaluation or a training."""
 
 logger = logging.getLogger(__name__)
@@ -101,8 +102,9 @@ def refuse_marked(
     """
     items = list(items)
     files = _some([] if allowed else [item["image"] for item in items if "centre" not in item])
-    marked = [file for file in files if detect_file(file, bundled_inversion(models), parts=False).found]
-    if marked:
+    images = [(file, image) for file in files for image in _slices(Path(file))]
+    found = _looked_at(images, models, WINDOWS_HU)
+    if marked := list(dict.fromkeys(file for (file, _), one in zip(images, found) if one.found)):
         raise InputError(
             f"real_dir: {len(marked)} of {len(files)} images carry the mark of synthetic ones, {marked[0]} for one; "
             "leave them out, or give allow_marked true where the comparison is meant"
@@ -122,18 +124,19 @@ def warn_of_marked(
     Args:
         items: of a data list, see :func:`nodule_plugin.data.datalist.load_datalist`.
         models: the bundle's folder of that name.
-        silent: look at nothing: another process does.
+        silent: look at nothing: another process does, or the model is to learn from generated images.
 
     Returns:
         The items.
     """
-    chosen = [] if silent else _some(items)
-    marked = [str(item["id"]) for item in chosen if _is_marked(item, models)]
+    slices = [] if silent else _readable(_some(items))
+    found = _looked_at(slices, models, WINDOWS_HU[:1])
+    marked = [name for (name, _), one in zip(slices, found) if one.found]
     if marked:
         logger.warning(
             "%d of %d training images looked at carry the mark of synthetic images (%s): leave them out, unless the "
-            "model is to learn from generated images",
-            *(len(marked), len(chosen), some(marked)),
+            "model is to learn from generated images (allow_marked true)",
+            *(len(marked), len(slices), some(marked)),
         )
     return items
 
@@ -143,9 +146,18 @@ def _some(of: Sequence[Any]) -> list[Any]:
     return [of[index] for index in np.unique(np.linspace(0, len(of) - 1, LOOKED_AT).astype(int))] if of else []
 
 
-def _is_marked(item: Mapping[str, Any], models: str | Path) -> bool:
-    try:
-        hu = read_slice(Path(item["image"]), item["slice_index"], item.get("axes", SHOWN))
-    except InputError:
-        return False
-    return detect(hu_to_unit(hu), bundled_inversion(models), parts=False).found
+def _looked_at(
+    images: Sequence[tuple[Any, np.ndarray]], models: str | Path, windows_hu: Sequence[tuple[float, float]]
+) -> list[Detection]:
+    """What is found in the second of each pair; without any, no model is loaded."""
+    return detect_all([image for _, image in images], bundled_inversion(models), PUBLIC, windows_hu) if images else []
+
+
+def _readable(items: Iterable[Mapping[str, Any]]) -> list[tuple[str, np.ndarray]]:
+    """Identifier and slice, (rows, columns) in [-1, 1], of those that can be read."""
+    slices = []
+    for item in items:
+        with contextlib.suppress(InputError):
+            hu = read_slice(Path(item["image"]), item["slice_index"], item.get("axes", SHOWN))
+            slices.append((str(item["id"]), hu_to_unit(hu)))
+    return slices

@@ -165,18 +165,19 @@ def count_operations(name: str, image_size: int) -> Operations:
         timestep = torch.zeros(1, dtype=torch.long)
         context = torch.randn(1, 77, architecture.text["hidden_size"])
         image, tokens = torch.randn(1, 3, image_size, image_size), torch.zeros(1, 77, dtype=torch.long)
-    return Operations(
-        _count(lambda: unet(latents, timestep, context, return_dict=False)),
-        _count(lambda: unet(latents, timestep, context, return_dict=False)[0].sum().backward()),
-        _count(lambda: vae.encode(image)),
-        _count(lambda: text(tokens)),
-    )
+    forward, prediction = _count(lambda: unet(latents, timestep, context, return_dict=False)[0])
+    backward, _ = _count(lambda: prediction.sum().backward())
+    with torch.no_grad():
+        encoding, _ = _count(lambda: vae.encode(image))
+        words, _ = _count(lambda: text(tokens))
+    return Operations(forward, forward + backward, encoding, words)
 
 
-def _count(work: Callable[[], Any]) -> float:
+def _count(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Operations of what is done, and what it gives."""
     with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / 1e12
+        result = work()
+    return counter.get_total_flops() / 1e12, result
 
 
 def main() -> None:

@@ -177,6 +177,7 @@ class Room:
             "summary_writer": None,
             "checkpoint_steps": 10**9,  # the last step's only; the peer writes none but the model
             "resume": False,
+            "allow_marked": True,
         }
         files = [CONFIGS / "train.json", CONFIGS / "sd15.json"]
         if case.overlay is None:

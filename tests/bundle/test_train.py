@@ -26,7 +26,7 @@ from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.provenance import DISPLAYED_SCALES, chosen_on, guidance_scales
 from nodule_plugin.errors import InputError, find_input_error
 
-QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8}
+QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8, "allow_marked": True}
 
 
 @pytest.fixture(scope="module")

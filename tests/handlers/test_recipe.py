@@ -14,7 +14,7 @@ from nodule_plugin.handlers.recipe import base_model_hash, differences, training
 
 MAY_CHANGE = {
     *("bundle_root", "output_dir", "dataset_dir", "device", "dry_run", "resume", "epochs", "num_workers"),
-    *("checkpoint_steps", "keep_checkpoints", "latent_cache"),
+    *("checkpoint_steps", "keep_checkpoints", "latent_cache", "allow_marked"),
     *("gradient_checkpointing", "channels_last", "compile"),  # another way to the same numbers
     *("val_interval", "val_images", "val_batch_size", "val_guidance_scale", "val_guidance_scales", "val_steps"),
     "select_by",
