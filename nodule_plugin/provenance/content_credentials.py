@@ -1,6 +1,6 @@
 """C2PA manifests in finished PNG and JPEG files: what made an image, signed with the user's certificate.
 
-The work is done by c2pa-python (the extra ``c2pa``). Sections named here are of the C2PA Technical Specification 2.4.
+The work is done by c2pa-python (the extra ``c2pa``). Clauses named here are of the C2PA Technical Specification 2.4.
 Nothing is fetched from a network: neither manifests that lie elsewhere nor whether a certificate was revoked.
 """
 
@@ -36,7 +36,7 @@ _MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
 _FACTS = ("prompt", "guidance_scale", "seed")
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _PURPOSES = ("1.3.6.1.5.5.7.3.4", "1.3.6.1.5.5.7.3.36", "1.3.6.1.4.1.62558.2.1")
-"""Extended key usages of those who sign: emailProtection, documentSigning, C2PA's claimSigning (14.4.1)."""
+"""Extended key usages of signers: emailProtection, documentSigning, C2PA's claimSigning (clause "C2PA Signers")."""
 _PROFILE = (
     "the certificate must be of an end entity, valid now, with key usage digitalSignature and extended key usage "
     "emailProtection, documentSigning or C2PA's claimSigning"
@@ -50,7 +50,7 @@ class Credential:
     Attributes:
         chain: certificates as PEM, the signer's first, then those who issued it.
         key: the signer's private key, unencrypted PKCS #8 as PEM.
-        algorithm: C2PA's name of it (13.2.1).
+        algorithm: C2PA's name of it (clause "Signature Algorithms").
         name: of the certificate's subject.
     """
 
@@ -174,7 +174,7 @@ def _signed(
 
 
 def _definition(path: Path, origin: str | None, origins: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The manifest to be: the action that made the image (18.14) and the model that did it (18.28)."""
+    """The manifest to be: the action that made the image (clause "Actions"), and the model ("AI Disclosure")."""
     if origin is None and path.stem not in origins:
         raise InputError(
             f"{path}: nothing says what made it; sign a PNG that inference wrote, or give --generated, "
@@ -209,9 +209,9 @@ class ManifestReading:
 
     Attributes:
         state: "Trusted": unchanged, and signed by somebody for whom a given certificate vouches; "Valid": unchanged,
-            signed by anybody; "Invalid" (14.3.2).
+            signed by anybody; "Invalid" (clause "Manifest States").
         signer: common name of the certificate.
-        faults: C2PA's codes of what does not hold (15.2).
+        faults: C2PA's codes of what does not hold (clause "Standard Status Codes").
         manifest: the active one, as c2pa-python gives it.
     """
 
