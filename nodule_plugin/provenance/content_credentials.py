@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,10 @@ class Credential:
         name: of the certificate's subject.
     """
 
-    chain: bytes
-    key: bytes
+    chain: bytes = field(repr=False)
+    key: bytes = field(repr=False)
     algorithm: str
     name: str
-
-    def __repr__(self) -> str:
-        return f"Credential({self.name!r}, {self.algorithm})"  # without the key
 
 
 def read_credential(certificate: Path, private_key: Path) -> Credential:
@@ -135,9 +133,8 @@ def sign_pictures(
         InputError: if a file is of another kind, signed already, or nothing is known of its making; if the
             certificate is not one for C2PA; if the authority does not answer; if ``output`` cannot be written.
     """
-    names = [file.name for file in files]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(file.name for file in files).items():
+        if count > 1:
             raise InputError(f"{output}: two of the files are called {name}; sign them into different folders")
     origins = {} if generated is None else _origins(generated)
     with new_folder(output) as folder:

@@ -269,7 +269,7 @@ def test_certificates_and_keys_that_cannot_be_used_are_named(signer: Signer, tmp
     ):
         with pytest.raises(InputError, match=message):
             read_credential(chain, key)
-    assert repr(read_credential(signer.chain, signer.key_file)) == "Credential('Jane Doe', es256)"
+    assert repr(read_credential(signer.chain, signer.key_file)) == "Credential(algorithm='es256', name='Jane Doe')"
 
 
 @pytest.mark.parametrize(
