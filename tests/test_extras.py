@@ -12,7 +12,19 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.extras import Extra
 from nodule_plugin.handlers.validation import measures
 
-EXTRAS = ["open_clip", "timm", "lpips", "torch_fidelity", "pandas", "highdicom", "peft", "gdcm", "fastapi", "idc_index"]
+EXTRAS = [
+    "open_clip",
+    "timm",
+    "lpips",
+    "torch_fidelity",
+    "pandas",
+    "highdicom",
+    "peft",
+    "gdcm",
+    "fastapi",
+    "idc_index",
+    "c2pa",
+]
 """Packages that what prepares, trains and generates does without."""
 WITHOUT_EXTRAS = """
 import sys, torch, torchmetrics  # which looks for some of them itself

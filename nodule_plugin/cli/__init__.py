@@ -28,6 +28,8 @@ TOOLS = {
     "extract": "write LIDC-IDRI's own nodules as masks: DICOM SEG and NIfTI",
     "playground": "move findings and look at nodules in a browser, or write that page as a folder without Python",
     "package": "write the bundle as one zip that needs no checkout",
+    "sign": "write copies of generated PNG and JPEG files with a signed C2PA manifest: synthetic, and what made them",
+    "verify": "say what C2PA manifests in pictures claim, and whether they hold",
 }
 """Functions of :mod:`nodule_plugin.cli.tools`, with underscores."""
 MODULES = {

@@ -171,6 +171,43 @@ def detect_mark(words: Sequence[str]) -> None:
     raise SystemExit(0 if found else 1)
 
 
+def sign(words: Sequence[str]) -> None:
+    """Write copies of generated pictures with a signed C2PA manifest."""
+    parser = _parser("sign", "Write copies of generated PNG and JPEG files with a C2PA manifest that says so, signed.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG or JPEG")
+    parser.add_argument("--certificate", required=True, type=Path, metavar="PEM", help="chain, the signer's first")
+    parser.add_argument("--private-key", required=True, type=Path, metavar="PEM", help="the signer's, not encrypted")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="must not hold anything")
+    parser.add_argument("--generated", type=Path, metavar="FOLDER", help="set that a JPEG is from, by its name")
+    parser.add_argument("--time-stamp", metavar="URL", help="of a time stamp authority (default: none is asked)")
+    given = parser.parse_args(words)
+    check_installed("c2pa", "c2pa")
+    from nodule_plugin.provenance.content_credentials import read_credential, sign_pictures
+
+    credential = read_credential(given.certificate, given.private_key)
+    sign_pictures(given.files, credential, given.output, given.generated, given.time_stamp)
+    print(f"{given.output}: {len(given.files)} signed as {credential.name}")
+
+
+def verify(words: Sequence[str]) -> None:
+    """Say what C2PA manifests claim; the command ends with status 1 where one does not hold or there is none."""
+    parser = _parser("verify", "Say what C2PA manifests claim. Status 0 if all hold (and are trusted), else 1.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG, JPEG and others of C2PA's")
+    parser.add_argument("--trust", type=Path, metavar="PEM", help="certificates of authorities (default: none)")
+    parser.add_argument("--json", action="store_true", help="one object a line, with all of the manifest")
+    given = parser.parse_args(words)
+    check_installed("c2pa", "c2pa")
+    from nodule_plugin.provenance.content_credentials import HOLDS, TRUSTED, described, read_certificates, read_manifest
+
+    anchors = [] if given.trust is None else read_certificates("trust", given.trust)
+    all_hold = True
+    for file in given.files:
+        reading = read_manifest(file, anchors)
+        all_hold = all_hold and reading is not None and reading.state in ((TRUSTED,) if anchors else HOLDS)
+        print(described(file, reading, given.json), flush=True)
+    raise SystemExit(0 if all_hold else 1)
+
+
 def export(words: Sequence[str]) -> None:
     """Write a fine-tuned model for other programs, checked against PyTorch, with a model card."""
     from nodule_plugin.diffusion.model import Source

@@ -46,6 +46,17 @@ def picture_kind(path: str | Path) -> tuple[tuple[int, int], int]:
         return (picture.height, picture.width), 16 if picture.mode.startswith("I;16") else 8
 
 
+def picture_texts(path: str | Path) -> tuple[str, dict[str, str]]:
+    """The format of a picture that can be decoded ("PNG", "JPEG", "TIFF", "BMP"), and the texts in a PNG's chunks.
+
+    Raises:
+        InputError: if the file is missing, damaged or too large, or is no single picture.
+    """
+    with _opened(path) as picture:
+        picture.load()
+        return str(picture.format), dict(getattr(picture, "text", {}))
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     if not Path(path).is_file():

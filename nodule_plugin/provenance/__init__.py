@@ -1,1 +1,1 @@
-"""Marks in the pixels: they say that an image is synthetic when all metadata is gone (docs/provenance.md)."""
+"""What says that an image is synthetic: a mark in its noise, a signed statement in its file (docs/provenance.md)."""
