@@ -40,7 +40,7 @@ def insert(hu: np.ndarray, place: Place, host: Host, source: NoduleSource, guida
     made = source(*given, place.lesion.prompt, place.drawn_mm, guidance_scale, steps, place.seed).numpy()
     if not np.isfinite(made).all():
         raise InputError(f"the nodule of seed {place.seed} has values that are not finite; use a lower guidance_scale")
-    change = place.block.to_series((made - before) * sample_weight(place.drawn, place.block), place.box)
+    change = place.block.to_series((made - before) * sample_weight(place.drawn, place.block.spacing), place.box)
     result = hu[place.box] + change
     result += matched_noise(hu, result, place, host) * place.weight
     changed = (place.weight > 0) & ~host.padding[place.box]

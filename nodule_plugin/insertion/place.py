@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -113,18 +113,18 @@ def fit_place(
             break
         size = min(size / ratio if ratio else 1.3 * size, _LARGEST_RATIO * lesion.diameter_mm)
     _, size, drawn, mask = min(tries, key=itemgetter(0))
-    weight = np.clip(block.to_series(sample_weight(drawn, block), box), 0, 1)
+    weight = np.clip(block.to_series(sample_weight(drawn, block.spacing), box), 0, 1)
     mask[mask < _LEAST_WEIGHT] = weight[weight < _LEAST_WEIGHT] = 0
     return Place(lesion, seed, size, centre, block, drawn, box, mask, weight)
 
 
-def sample_weight(drawn: np.ndarray, block: Block) -> np.ndarray:
+def sample_weight(drawn: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
     """How much of a change counts at each sample: 1 in the nodule and close to it, 0 beyond :data:`FEATHER_MM`.
 
     Args:
         drawn: (D, H, W), the nodule's mask.
-        block: its samples.
+        spacing_mm: (z, y, x) between samples.
     """
-    distance = distance_transform_edt(drawn < _NODULE, sampling=block.spacing)
+    distance = distance_transform_edt(drawn < _NODULE, sampling=spacing_mm)
     ramp = np.clip((FEATHER_MM - distance) / (FEATHER_MM - CORE_MM), 0, 1)
     return (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)

@@ -6,7 +6,9 @@
 The nodules of patients that no model has seen (validation and test) are painted again on the model's own grid: with
 their own mask, size and prompt, into their own surroundings. Beside it, in the same surroundings: the training nodule
 nearest in size, pasted with what is within the painted region; and the sketch alone, from which the model paints the
-difference. Judge: ImageNet EfficientNet-Lite0 on the slice in which the nodule is largest.
+difference. These end in a hard edge; with a *soft edge* they are blended as an insertion is, in full up to 1 mm around
+the nodule and in part up to 2.5 mm. What shows through there is next to the real nodule, where an insertion has healthy
+lung. Judge: ImageNet EfficientNet-Lite0 on the slice in which the nodule is largest.
 
 - Can it be told: a logistic regression on the features, real against painted, learnt and tried on different patients
   (five folds); area under the ROC curve, interval by patient. Real against real is the halves of the patients.
@@ -42,6 +44,7 @@ from nodule_plugin.errors import show_input_errors
 from nodule_plugin.files import write_text_atomically
 from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
+from nodule_plugin.insertion.place import sample_weight
 from nodule_plugin.insertion.sketch import sketch_nodule
 from nodule_plugin.metrics.imagenet import ImageNetFeatures
 from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
@@ -88,6 +91,11 @@ def main() -> None:
         "copy-paste": [pasted(sample, training, inpainter.window_hu) for sample in samples],
         "sketch": [sketched(sample, inpainter.window_hu) for sample in samples],
     }
+    for name in ("painted", "copy-paste"):
+        volumes[f"{name}, soft edge"] = [
+            softened(hu, real, sample, inpainter.grid_spacing_mm)
+            for hu, real, sample in zip(volumes[name], volumes["real"], samples)
+        ]
     judge = ImageNetFeatures()
     features = {name: judge(slices(hu, samples)).double().numpy() for name, hu in volumes.items()}
     known = judge(slices([hounsfield(sample, inpainter.window_hu) for sample in training], training)).double().numpy()
@@ -120,6 +128,11 @@ def pasted(sample: Sample, training: Sequence[Sample], window_hu: tuple[float, f
     hu, region = hounsfield(sample, window_hu), nearest["region"] & sample["known"]
     hu[region] = hounsfield(nearest, window_hu)[region]
     return hu
+
+
+def softened(made: Tensor, real: Tensor, sample: Sample, spacing_mm: tuple[float, float, float]) -> Tensor:
+    """What was made, brought into its surroundings with the soft edge of an insertion."""
+    return real + torch.from_numpy(sample_weight(sample["nodule"].numpy(), spacing_mm)) * (made - real)
 
 
 def sketched(sample: Sample, window_hu: tuple[float, float]) -> Tensor:
