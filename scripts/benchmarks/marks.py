@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter, rotate
+from tqdm import tqdm
 
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.nifti import read_voxels
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
-from nodule_plugin.provenance.detection import THRESHOLD, Detection, detect
+from nodule_plugin.provenance.detection import THRESHOLD, Detection, detect, detect_all
 from nodule_plugin.provenance.inversion import bundled_inversion
 
 MODELS = Path(__file__).resolve().parents[2] / "bundle" / "models"
@@ -173,9 +174,11 @@ def false_alarms(given: argparse.Namespace) -> dict[str, object]:
         listed = source.suffix == ".json"
         splits = ["training", "validation", "test"]
         items = real_items(datalist=source, split=splits, drop_padded=False) if listed else real_items(source)
-        load, logarithms = LoadSetImaged((64, 64)), []
-        for item in items[: given.limit]:
-            logarithms.append(looked_at(load(item)["image"][0].numpy()).log10_p)
+        load, items = LoadSetImaged((64, 64)), items[: given.limit]
+        images = [load(item)["image"][0].numpy() for item in tqdm(items, desc="reading")]
+        batches = [images[start : start + 64] for start in range(0, len(images), 64)]
+        inversion = bundled_inversion(MODELS)
+        logarithms = [one.log10_p for some in tqdm(batches, desc=source.name) for one in detect_all(some, inversion)]
         alarms = int(np.sum(np.array(logarithms) < THRESHOLD))
         below = {f"p below {level}": int(np.sum(np.array(logarithms) < math.log10(level))) for level in (0.05, 0.001)}
         results[source.name] = {"images": len(logarithms), "found": alarms, **below, **_least(logarithms)}
