@@ -184,7 +184,8 @@ network = load(name={BUNDLE_NAME!r}, bundle_dir="..", workflow_type="inference",
 weights = torch.load("models/model.pt", weights_only=True)
 assert weights.keys() == network.state_dict().keys()
 assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
-assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 32, 32)
+latents = torch.zeros(1, network.unet.config.in_channels, 32, 32)
+assert network(latents).shape == latents.shape
 """ + IMPORTED_FROM.format(folder=str((tmp_path / BUNDLE_NAME).resolve()))
     done = python(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -40,15 +40,17 @@ NOT_ON_A_GPU += ("tensorboard", "jsonschema", "pynetdicom", "fastapi", "skimage"
 
 
 @pytest.fixture
-def latents(script: Script, tmp_path: Path) -> tuple[Path, Path]:
+def latents(script: Script, repository: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A cache of the bundle's autoencoder and the data list that it is of; the images are gone."""
     folder = tmp_path / "made before"
     datalist = script("noise_pairs").write_noise_pairs(folder, 4)
     for image in folder.glob("*.nii"):
         image.unlink()
-    cache = LatentCache(folder / "latents" / "training", "made elsewhere", 4, (2, 32, 32))
+    vae = json.loads((repository / "bundle" / "models" / "tiny" / "vae" / "config.json").read_text())
+    moments = (2 * vae["latent_channels"], 32, 32)
+    cache = LatentCache(folder / "latents" / "training", "made elsewhere", 4, moments)
     for index in range(4):
-        cache.put([(index, orientation) for orientation in range(8)], torch.zeros(8, 2, 32, 32))
+        cache.put([(index, orientation) for orientation in range(8)], torch.zeros(8, *moments))
     return folder / "latents", datalist
 
 

@@ -27,7 +27,8 @@ def test_the_saved_folder_is_a_stable_diffusion_model(tmp_path: Path) -> None:
     assert next(network.parameters()).dtype == torch.float32
     assert next(parts["unet"].parameters()).dtype == torch.float32, "what was saved is left as it was"
     with torch.no_grad():
-        assert network(torch.zeros(1, 1, 32, 32), torch.tensor([1]), context).shape == (1, 1, 32, 32)
+        latents = torch.zeros(1, vae.config.latent_channels, 32, 32)
+        assert network(latents, torch.tensor([1]), context).shape == latents.shape
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 40 * 2**20
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -37,8 +38,8 @@ def test_each_channel_of_the_latents_has_unit_variance() -> None:
     patches = torch.rand(32, 1, 64, 64) * 2 - 1
     vae = train_autoencoder(patches, steps=4, batch_size=2)
     latents = vae.encode(patches.repeat(1, 3, 1, 1)).latent_dist.sample() * vae.config.scaling_factor
-    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(1), rtol=0.02, atol=0)
-    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(1), rtol=0, atol=0.02)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(latents.shape[1]), rtol=0.02, atol=0)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(latents.shape[1]), rtol=0, atol=0.02)
     assert not vae.training
     assert not any(parameter.requires_grad for parameter in vae.parameters())
 
