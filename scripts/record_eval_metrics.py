@@ -1,10 +1,11 @@
 """The bundle's models on the held-out test split, as the metadata's ``eval_metrics``.
 
     python scripts/record_eval_metrics.py --crops lidc_nodule_crops --work WORK --guidance-scale 2
-    python scripts/record_eval_metrics.py --crops lidc_nodule_crops --work WORK --check
+    python scripts/record_eval_metrics.py --crops lidc_nodule_crops --work WORK --check all
 
-One image for each test nodule's prompt, seed 0, the sampler's defaults, then ``evaluate``. With --check nothing is
-written: the command fails where a value differs from the metadata's by more than a hundredth of itself, which leaves
+One image for each test nodule's prompt, seed 0, the sampler's defaults, then ``evaluate``; and the same of the first
+twelve prompts alone, for the tests (``--check few``): what changes the one changes the other. With --check nothing is
+written: the command fails where a value differs from what is recorded by more than a hundredth of itself, which leaves
 room for another processor's rounding.
 """
 
@@ -25,6 +26,8 @@ from nodule_plugin.files import write_text_atomically
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 METADATA = BUNDLE / "configs" / "metadata.json"
+FEW = Path(__file__).with_name("eval_metrics_of_few.json")
+"""The metrics of the first images, beside those of all that were recorded with them."""
 RECORDED = (
     *("kd_imagenet", "fd_tiny", "kd_tiny", "cmmd_tiny", "frd", "krd", "hu_histogram", "noise_power", "clip_score_tiny"),
     *("diversity_tiny", "precision_tiny", "recall_tiny", "density_tiny", "coverage_tiny", "copies"),
@@ -48,30 +51,44 @@ def main() -> None:
         "--work", required=True, type=Path, help="folder for images and evaluation; goes on where it was"
     )
     parser.add_argument("--guidance-scale", type=float, help="by default the metadata's")
-    parser.add_argument("--check", action="store_true", help="compare with the metadata, write nothing to it")
+    parser.add_argument(
+        "--check",
+        choices=("all", "few"),
+        help="compare with what is recorded, of all images or the first few, write nothing",
+    )
     options = parser.parse_args()
     metadata = json.loads(METADATA.read_text())
     recorded = metadata["eval_metrics"]
     scale = recorded.get("guidance_scale") if options.guidance_scale is None else options.guidance_scale
     if scale is None:
         raise InputError("guidance-scale: the metadata has none yet; give one")
-    found = measure(options.crops, options.work, scale)
-    if options.check:
-        if wrong := differences(recorded, found):
-            sys.exit("\n".join(["eval_metrics of the metadata are not what evaluate prints:", *wrong]))
-        print(f"all {len(found)} values agree")
-    else:
-        write_text_atomically(METADATA, json.dumps({**metadata, "eval_metrics": found}, indent=4) + "\n")
-        print(json.dumps(found, indent=4))
+    if options.check is None:
+        recorded = {
+            "all": measure(options.crops, options.work, scale),
+            "few": measure(options.crops, options.work, scale, 12),
+        }
+        write_text_atomically(METADATA, json.dumps({**metadata, "eval_metrics": recorded["all"]}, indent=4) + "\n")
+        write_text_atomically(FEW, json.dumps(recorded, indent=4) + "\n")
+        print(json.dumps(recorded["all"], indent=4))
+        return
+    few = json.loads(FEW.read_text())
+    if wrong := differences(few["all"], recorded):
+        sys.exit("\n".join([f"eval_metrics of the metadata are not those that {FEW.name} was recorded with:", *wrong]))
+    limit = few["few"]["images"] if options.check == "few" else None
+    found = measure(options.crops, options.work, scale, limit)
+    if wrong := differences(few[options.check], found):
+        sys.exit("\n".join(["what is recorded is not what evaluate prints:", *wrong]))
+    print(f"all {len(found)} values agree")
 
 
-def measure(crops: Path, work: Path, scale: float) -> dict[str, float]:
-    """The recorded measures of the test split at one guidance scale."""
-    datalist, generated = work / "datalist.json", work / f"test_{scale:g}"
+def measure(crops: Path, work: Path, scale: float, limit: int | None = None) -> dict[str, float]:
+    """The recorded measures of the test split at one guidance scale, of one image for each prompt or the first few."""
+    datalist, generated = work / "datalist.json", work / f"test_{scale:g}{'' if limit is None else f'_first_{limit}'}"
     if not datalist.is_file():
         bundle_run("prepare", dataset_dir=str(crops.resolve()), datalist=str(datalist.resolve()), page=False)
     shared = {"datalist": str(datalist.resolve()), "split": "test"}
     images = {"guidance_scales": scale, "output_dir": str(generated.resolve()), "images_per_call": 8, "batch_size": 8}
+    images |= {} if limit is None else {"limit": limit}
     bundle_run("inference", **shared, **images)
     evaluation = ConfigParser()
     evaluation.read_config(str(BUNDLE / "configs" / "evaluate.json"))

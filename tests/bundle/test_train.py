@@ -26,7 +26,8 @@ from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.provenance import DISPLAYED_SCALES, chosen_on, guidance_scales
 from nodule_plugin.errors import InputError, find_input_error
 
-QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8, "allow_marked": True}
+QUICK = {"epochs": 2, "val_interval": 1, "val_images": 4, "val_steps": 2, "batch_size": 8}
+QUICK |= {"allow_marked": True, "val_guidance_scales": "1.5"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,12 @@ def read_curves(output: Path) -> list[dict[str, str]]:
 def whole(repository: Path, room: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run of two epochs with two steps each, never stopped and tracked by MLflow."""
     folder = tmp_path_factory.mktemp("whole")
-    done = run_python(training_command(repository, room, output_dir=folder / "out", tracking="mlflow"), folder)
+    done = run_python(
+        training_command(
+            repository, room, output_dir=folder / "out", tracking="mlflow", val_guidance_scales="1,1.5,2,3,5"
+        ),
+        folder,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "epoch=2, step=4, loss=" in done.stderr
     assert "Training stops after epoch 2: it was the last." in done.stdout + done.stderr
