@@ -19,8 +19,8 @@ from nodule_plugin.reader_study.web import HEADERS, create_app
 
 REQUEST_SECONDS, ANSWER_SECONDS = 20.0, 120.0
 """How long a client may take to send a request, or stay silent between two; and to fetch the answer."""
-BACKLOG = 32
-"""Connections that are taken at once, before any is looked at."""
+BACKLOG = 8
+"""Connections that are taken at once: asyncio takes as many again, up to three times, before it looks at the first."""
 MOST_CONNECTIONS = 256
 
 
