@@ -91,7 +91,7 @@ def train_pair(
         optimizer.step()
         schedule.step()
         model.logit_scale.data.clamp_(max=torch.tensor(MAX_LOGIT_SCALE).log())
-        progress.set_postfix(loss=f"{loss.item():.3f}")
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     return model.eval()
 
 

@@ -211,6 +211,39 @@ def test_the_way_back_with_a_perfect_network_ends_at_the_noise(tmp_path: Path, p
     torch.testing.assert_close(found, kept.sqrt() * signal + (1 - kept).sqrt() * noise, atol=1e-4, rtol=1e-4)
 
 
+class FromUpright:
+    """A way back that finds the noise of an image that darkens downwards and to the right, and of no other."""
+
+    image_size, pixels_per_latent = 64, 2
+
+    def __init__(self, noise: torch.Tensor) -> None:
+        self.noise = noise
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        down, across = (image_half(images, axis) for axis in (-2, -1))
+        upright = (down > 0) & (across > 0) & (down > across)
+        other = seeded_noise([9], self.noise.shape).expand(len(images), -1, -1, -1)
+        return torch.where(upright[:, None, None, None], self.noise[None], other)
+
+
+def image_half(images: torch.Tensor, axis: int) -> torch.Tensor:
+    first, second = images.chunk(2, axis)
+    return first.mean((1, 2, 3)) - second.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_image_is_looked_at_in_every_orientation(quarters: int, mirrored: bool) -> None:
+    """A network that knows upright patients only still finds what was turned."""
+    inversion = FromUpright(mark_noise(seeded_noise([4], (1, 32, 32))[0], 4, "5f", PUBLIC))
+    rows, columns = np.mgrid[:64, :64] / 64
+    image = (0.6 - 0.8 * rows - 0.4 * columns).astype(np.float32)
+    turned = np.rot90(np.fliplr(image) if mirrored else image, quarters)
+    found = detect(turned, inversion, PUBLIC, parts=False)  # type: ignore[arg-type]
+    assert found.found
+    assert found.payload == "5f"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, images: Images) -> Path:
     """The marked image as PNG, JPEG and the middle slice of a NIfTI volume; an unmarked one."""
