@@ -20,6 +20,7 @@ from nodule_plugin.playground.drawing import (
     MOST_IMAGES,
     MOST_STEPS,
     START,
+    START_SEED,
     USUAL_STEPS,
     Drawing,
     Order,
@@ -206,7 +207,7 @@ def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
         get_template(template).render(START), label="Prompt", lines=3, interactive=False, max_length=2000
     )
     controls["guidance"] = gr.Slider(0, 60, usual_guidance(studio.model), step=0.5, label="Guidance scale")
-    controls["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
+    controls["seed"] = gr.Number(START_SEED, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     controls["count"] = gr.Slider(1, MOST_IMAGES, 8, step=1, label="Images in a grid", info="seeds counted up")
     with gr.Accordion("Steps and size", open=False):
         controls["steps"] = gr.Slider(5, MOST_STEPS, USUAL_STEPS, step=1, label="Steps")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ _AT_ONCE = 16
 _KINDS = 3
 """An image is looked at as a whole, turned, and as a part; each has a third of the p-value."""
 _TURNS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)][1:]
-"""Other ways to hold an image. Its noise turns with it and is tried in all of them anyway; but a network has learnt
-from upright patients, and of a turned image some noise does not come back."""
+"""What sets a turned image upright again. Its noise turns with it and is tried in all orientations anyway; but a
+network has learnt from upright patients, and of a turned image some noise does not come back."""
 _STATISTICS = 2
 """A word is looked for alone, and with the payload: the finer band is lost first, and says more where it is not."""
 
@@ -73,12 +73,11 @@ def detect(image: np.ndarray, inversion: Inversion, key: MarkKey = PUBLIC, parts
     found = detect_all([image], inversion, key, WINDOWS_HU[:1])
     if parts and _may_be_a_part(image, inversion):
         unit = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        found.append(_nearest(_as_part(unit, inversion), key, inversion.image_size))
+        found.append(_nearest(_in_all_positions(_as_part(unit, inversion)), key, inversion.image_size))
     if not any(one.found for one in found):
         found += detect_all([image], inversion, key, WINDOWS_HU[1:])
-    if not any(one.found for one in found):
-        turned = detect_all([_turned(image, *turn) for turn in _TURNS], inversion, key, WINDOWS_HU[:1])
-        found += [replace(one, log10_p=min(one.log10_p + math.log10(len(_TURNS)), 0.0)) for one in turned]
+    if _can_carry(image, inversion) and not any(one.found for one in found):
+        found.append(_nearest(_set_upright(image, inversion), key, None))
     return min(found, key=_chance)
 
 
@@ -104,13 +103,9 @@ def detect_all(
         for start in range(0, len(left), _AT_ONCE):
             chosen = left[start : start + _AT_ONCE]
             units = torch.stack([_whole(images[index], window_hu, inversion.image_size) for index in chosen])
-            for index, noise in zip(chosen, inversion(units)):
-                best[index] = min(best[index], _nearest(_coefficients(noise[None]), key, None), key=_chance)
+            for index, grid in zip(chosen, _coefficients(inversion(units))):
+                best[index] = min(best[index], _nearest(_in_all_positions(grid[None]), key, None), key=_chance)
     return best
-
-
-def _turned(image: np.ndarray, quarters: int, mirrored: bool) -> np.ndarray:
-    return np.rot90(np.fliplr(image) if mirrored else image, quarters)
 
 
 def _chance(detection: Detection) -> float:
@@ -130,6 +125,13 @@ def _whole(image: np.ndarray, window_hu: tuple[float, float], size: int) -> Tens
     """(1, size, size) in [-1, 1] of the model's window, of an image that may have been written in ``window_hu``."""
     unit = hu_to_unit(unit_to_hu(np.ascontiguousarray(image, dtype=np.float32), window_hu))
     return torch.from_numpy(resized(unit, (size, size)))[None]
+
+
+def _set_upright(image: np.ndarray, inversion: Inversion) -> Tensor:
+    """(turns, C, coefficients, coefficients): of the image turned in every way, each for an upright one."""
+    turned = [np.rot90(np.fliplr(image) if mirrored else image, quarters) for quarters, mirrored in _TURNS]
+    units = torch.stack([_whole(one, DEFAULT_WINDOW_HU, inversion.image_size) for one in turned])
+    return _coefficients(inversion(units))
 
 
 def _coefficients(noise: Tensor) -> Tensor:
@@ -157,9 +159,13 @@ def _laid(side: int, count: int) -> Tensor:
     return torch.stack([cosines(side)[:, place : place + count] for place in range(max(side - count, 0) + 1)])
 
 
-def _nearest(grid: Tensor, key: MarkKey, part_of: int | None) -> Detection:
-    """The best of (N, C, coefficients, coefficients) looks, its p-value corrected for all that was tried."""
-    looks = positions(grid).flatten(0, 1)
+def _in_all_positions(grid: Tensor) -> Tensor:
+    """(N, C, coefficients, coefficients) -> (8 N, ...)."""
+    return positions(grid).flatten(0, 1)
+
+
+def _nearest(looks: Tensor, key: MarkKey, part_of: int | None) -> Detection:
+    """The best of (N, C, coefficients, coefficients), its p-value corrected for all that was tried."""
     coarse = looks[..., band(*WORD_CYCLES)].flatten(1)
     fine = looks[..., band(*PAYLOAD_CYCLES)].flatten(1)
     candidates = words(key, coarse.shape[1] + fine.shape[1])
