@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,14 +31,28 @@ from nodule_plugin.extras import check_installed
 from nodule_plugin.files import new_folder
 from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.citation import ATTRIBUTION
-from nodule_plugin.playground.drawing import GUIDANCE_SCALES, START, USUAL_STEPS, usual_guidance, window, worded
+from nodule_plugin.playground.drawing import (
+    GUIDANCE_SCALES,
+    START,
+    START_SEED,
+    USUAL_STEPS,
+    usual_guidance,
+    window,
+    worded,
+)
 from nodule_plugin.prompts import get_template
+from nodule_plugin.provenance.codebook import WORDS
+from nodule_plugin.provenance.marking import NoiseMark, noise_mark
+from nodule_plugin.provenance.noise import PAYLOAD_CYCLES, SMALLEST, WORD_CYCLES, band, patterns
 
 STEPS = tuple(sorted({10, 15, 20, 25, 50, USUAL_STEPS}))
 """Numbers of steps that the page offers."""
 TOLERANCE = 1e-3
 """Of a latent that is computed as a weighted sum, against the scheduler's own; its scale is that of the noise, 1."""
-OWN_FILES = ("index.html", "app.js", "sampling.js", "threads.js", "worker.js", "viewer.js", "viewer.css", "static.css")
+OWN_FILES = (
+    *("index.html", "app.js", "sampling.js", "mark.js", "threads.js", "worker.js"),
+    *("viewer.js", "viewer.css", "static.css"),
+)
 
 
 def write_static_page(
@@ -63,9 +78,10 @@ def write_static_page(
         vendor(folder, npm_packages)
         write_onnx(model, folder / "networks")
         _write(folder / "tokenizer.json", json.dumps(_tokenizer(model)).encode())
+        _write(folder / "mark.bin", mark_signs(model_mark(model), model.latent_shape[0]))
         for file in folder.rglob("*.onnx"):
             _fix_batch(file)
-        for file in [*folder.rglob("*.onnx"), *folder.rglob("*.wasm"), folder / "tokenizer.json"]:
+        for file in [*folder.rglob("*.onnx"), *folder.rglob("*.wasm"), folder / "tokenizer.json", folder / "mark.bin"]:
             _pack(file)
         for name in OWN_FILES:
             _write(folder / name, files(__package__).joinpath("web", name).read_bytes())
@@ -99,6 +115,7 @@ def describe_model(model: FineTunedModel, template: str) -> dict[str, Any]:
         "notice": NOTICE,
         "attribution": f"Learnt from {ATTRIBUTION}",
         "weights_sha256": model.sha256,
+        "mark": describe_mark(model_mark(model)),
         "shape": list(model.latent_shape),
         "size": [model.image_size, model.image_size],
         "window_hu": list(window(model)),
@@ -116,9 +133,29 @@ def describe_model(model: FineTunedModel, template: str) -> dict[str, Any]:
         "ratings": {name: {"labels": SCALES[name].labels, "ordinal": SCALES[name].ordinal} for name in ratings},
         "steps_of": {name: [step[name] for step in rating_steps(start, name, template)] for name in ratings},
         "start": {name: start[name] for name in ratings},
-        "defaults": {"guidance": usual_guidance(model), "steps": str(USUAL_STEPS)},
+        "defaults": {"guidance": usual_guidance(model), "steps": str(USUAL_STEPS), "seed": START_SEED},
         "guidance_scales": list(GUIDANCE_SCALES),
     }
+
+
+def model_mark(model: FineTunedModel) -> NoiseMark | None:
+    """The public mark of a model's images; None where its latents are too small for one."""
+    return noise_mark(True, None, model.sha256, model.latent_shape)
+
+
+def describe_mark(mark: NoiseMark | None) -> dict[str, Any] | None:
+    """What ``web/mark.js`` needs beside the signs, of JSON's types."""
+    if mark is None:
+        return None
+    bands = [band(*cycles).flatten().nonzero().flatten().tolist() for cycles in (WORD_CYCLES, PAYLOAD_CYCLES)]
+    return {**mark.described, "secret": mark.key.secret.decode(), "words": WORDS, "count": SMALLEST, "bands": bands}
+
+
+def mark_signs(mark: NoiseMark | None, channels: int) -> bytes:
+    """A bit for each sign of each word, 1 for plus; nothing without a mark."""
+    if mark is None:
+        return b""
+    return np.packbits((patterns(mark.payload, mark.key, channels) > 0).numpy()).tobytes()
 
 
 def weighted_sums(scheduler: Any, steps: int) -> dict[str, Any]:

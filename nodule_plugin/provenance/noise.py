@@ -43,13 +43,21 @@ def mark_noise(noise: Tensor, seed: int, payload: str, key: MarkKey) -> Tensor:
     down, across = cosines(height).double(), cosines(width).double()
     found = down @ noise.double() @ across.T
     signs = torch.sign(found)
-    coarse, fine = (coefficients(channels, cycles) for cycles in (WORD_CYCLES, PAYLOAD_CYCLES))
-    word = words(key, coarse + fine)[word_of(key, seed)]
-    signs[:, band(*WORD_CYCLES)] = word[:coarse].reshape(channels, -1).double()
-    said = word[coarse:] * payloads(key, fine)[int(payload, 16)]
-    signs[:, band(*PAYLOAD_CYCLES)] = said.reshape(channels, -1).double()
+    pattern = patterns(payload, key, channels)[word_of(key, seed)].double()
+    coarse, fine = pattern.split([coefficients(channels, cycles) for cycles in (WORD_CYCLES, PAYLOAD_CYCLES)])
+    signs[:, band(*WORD_CYCLES)] = coarse.reshape(channels, -1)
+    signs[:, band(*PAYLOAD_CYCLES)] = fine.reshape(channels, -1)
     change = found.abs() * signs - found
     return (noise.double() + down.T @ change @ across).to(noise.dtype)
+
+
+@lru_cache(maxsize=4)
+def patterns(payload: str, key: MarkKey, channels: int) -> Tensor:
+    """(WORDS, signs) all words of a key, the finer band multiplied by the payload's: -1 or 1."""
+    coarse, fine = (coefficients(channels, cycles) for cycles in (WORD_CYCLES, PAYLOAD_CYCLES))
+    said = words(key, coarse + fine).clone()
+    said[:, coarse:] *= payloads(key, fine)[int(payload, 16)]
+    return said
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,8 @@
-// What sampling.js makes of a request on standard input: noise of its seeds, prompts of findings, images of a network
-// that is arithmetic (see test_sampling.py).
+// What sampling.js and mark.js make of a request on standard input: noise of its seeds, marked noise, prompts of findings,
+// images of a network that is arithmetic (see test_sampling.py).
 import { readFileSync } from "node:fs";
 const { Model, randn, wordFindings } = await import(process.argv[2]);
+const { markNoise } = await import(process.argv[3]);
 const given = JSON.parse(readFileSync(0, "utf8"));
 
 const said = (data, dims) => ({ pred: { type: "float32", data: Float32Array.from(data), dims } });
@@ -22,12 +23,16 @@ const tokenizer = { encode: (prompt) => ({ ids: [...prompt].map((letter) => lett
 const model = new Model(given.settings, sessions, tokenizer);
 const images = [];
 for (const request of given.requests) images.push(Array.from(await model.generate(request)));
+const { shape, seeds } = given.marked;
+const mark = { ...given.marked.mark, signs: Buffer.from(given.marked.signs, "base64") };
+const marked = seeds.map((seed) => markNoise(randn(seed, shape.reduce((a, b) => a * b)), shape, seed, mark));
 const refused = await model.generate({ ...given.requests[0], prompt: "a".repeat(200) }).catch((error) => error.message);
 console.log(
   JSON.stringify({
     noise: given.noise.map(([seed, count]) => Array.from(randn(seed, count))),
     prompts: given.findings.map((findings) => wordFindings(findings, given.settings.template)),
     images,
+    marked: marked.map((noise) => Array.from(noise)),
     refused,
   }),
 );

@@ -21,8 +21,10 @@ from nodule_plugin.diffusion.sampling import GuidedSampler, derive_scheduler, se
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES, Findings
 from nodule_plugin.playground.drawing import START, Studio
-from nodule_plugin.playground.static import describe_model, weighted_sums
+from nodule_plugin.playground.static import describe_mark, describe_model, mark_signs, weighted_sums
 from nodule_plugin.prompts import findings_to_prompt
+from nodule_plugin.provenance.codebook import PUBLIC, WORDS
+from nodule_plugin.provenance.marking import NoiseMark
 
 NOISE = [(0, 512), (7, 1024), (123456789, 100), (2**32 - 1, 256)]
 REQUESTS = [
@@ -31,6 +33,7 @@ REQUESTS = [
     {"prompt": "Oval.", "guidance": 0, "seed": 4, "steps": 10},
 ]
 TEMPLATE = "detailed"
+MARK, MARKED_SHAPE, MARKED_SEEDS = NoiseMark(PUBLIC, "5f"), (2, 24, 30), (0, 8, 2**32 - 1)
 
 
 class Decoder(nn.Module):
@@ -76,10 +79,11 @@ def made(settings: dict[str, Any], all_findings: list[dict[str, int]], web: Path
         pytest.skip("Node.js, which runs the page's JavaScript, is not installed")
     program = Path(__file__).with_name("run_sampling.mjs")
     given = {"settings": settings, "requests": REQUESTS, "noise": NOISE, "findings": all_findings}
-    text = (web / "sampling.js").read_bytes()
-    # As data, so that Node takes it for the module that it is: its folder has no package.json to say so.
-    address = "data:text/javascript;base64," + base64.b64encode(text).decode()
-    command = [node, str(program), address]
+    signs = base64.b64encode(mark_signs(MARK, MARKED_SHAPE[0])).decode()
+    given["marked"] = {"mark": describe_mark(MARK), "signs": signs, "shape": MARKED_SHAPE, "seeds": MARKED_SEEDS}
+    # As data, so that Node takes them for the modules that they are: their folder has no package.json to say so.
+    texts = [base64.b64encode((web / name).read_bytes()).decode() for name in ("sampling.js", "mark.js")]
+    command = [node, str(program), *(f"data:text/javascript;base64,{text}" for text in texts)]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -89,6 +93,15 @@ def test_noise_is_that_of_torch(made: dict[str, Any]) -> None:
     for (seed, count), noise in zip(NOISE, made["noise"]):
         expected = seeded_noise([seed], (count,))[0]
         np.testing.assert_allclose(noise, expected, rtol=0, atol=4e-6)  # torch's logarithm is a vectorised one
+
+
+def test_marked_noise_is_that_of_python(made: dict[str, Any]) -> None:
+    noise = seeded_noise(MARKED_SEEDS, MARKED_SHAPE)
+    np.testing.assert_allclose(np.reshape(made["marked"], noise.shape), MARK(noise, MARKED_SEEDS), rtol=0, atol=1e-5)
+    told = describe_mark(MARK)
+    assert told is not None
+    assert len(mark_signs(MARK, 1)) * 8 == WORDS * sum(len(band) for band in told["bands"])
+    assert float((MARK(noise, MARKED_SEEDS) - noise).abs().mean()) > 0.1
 
 
 def test_prompts_are_those_of_the_template(made: dict[str, Any], all_findings: list[dict[str, int]]) -> None:

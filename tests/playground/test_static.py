@@ -57,13 +57,15 @@ def test_a_page_is_whole(source: Source, tarballs: Path, tmp_path: Path, monkeyp
         "vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm.packed",
         "vendor/tokenizers/tokenizers.min.mjs",
     }
-    assert files == networks | vendored | {"tokenizer.json.packed", "model.json", "LICENSES.txt", *OWN_FILES}
+    others = {"tokenizer.json.packed", "mark.bin.packed", "model.json", "LICENSES.txt"}
+    assert files == networks | vendored | others | set(OWN_FILES)
     assert size == sum((page / name).stat().st_size for name in files)
     network = onnx.load_model_from_string(gzip.decompress((page / "networks/unet.onnx.packed").read_bytes()))
     assert network.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     settings = json.loads((page / "model.json").read_text())
     assert settings["shape"] == [3, 8, 8]
     assert settings["notice"].startswith("Synthetic images")
+    assert settings["mark"] is None  # of latents so small
     assert len(json.loads(gzip.decompress((page / "tokenizer.json.packed").read_bytes()))["model"]["vocab"]) == 49408
     licences = (page / "LICENSES.txt").read_text()
     assert all(text in licences for text in ("LIDC-IDRI, CC BY 3.0", "onnxruntime-web 1.", "MIT License"))

@@ -1,5 +1,6 @@
 // The page without Python: its controls, and the model of model.json in onnxruntime-web.
 import { Tokenizer } from "./vendor/tokenizers/tokenizers.min.mjs";
+import { markNoise } from "./mark.js";
 import { Model, wordFindings } from "./sampling.js";
 import { Threads } from "./threads.js";
 
@@ -16,14 +17,17 @@ async function unpacked(name) {
 
 async function load(settings) {
   const names = ["text_encoder", "unet", "decoder"];
-  const [wasm, tokens, ...networks] = await Promise.all([
+  const [wasm, tokens, signs, ...networks] = await Promise.all([
     unpacked("vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm"),
     asJson(unpacked("tokenizer.json")),
+    unpacked("mark.bin"),
     ...names.map((name) => unpacked(`networks/${name}.onnx`)),
   ]);
   const threads = new Threads(Math.min(2, navigator.hardwareConcurrency));
   const sessions = await threads.load(wasm, Object.fromEntries(names.map((name, index) => [name, networks[index]])));
-  return new Model(settings, sessions, new Tokenizer(tokens, settings.tokens.config));
+  const mark = settings.mark && { ...settings.mark, signs: new Uint8Array(signs) };
+  const marked = (noise, seed) => (mark ? markNoise(noise, settings.shape, seed, mark) : noise);
+  return new Model(settings, sessions, new Tokenizer(tokens, settings.tokens.config), marked);
 }
 
 function title(rating) {
@@ -45,7 +49,7 @@ function addControls({ ratings, start, schedules, defaults }) {
     element("rating").append(new Option(title(name), name));
   }
   element("steps").append(...Object.keys(schedules).map((steps) => new Option(steps)));
-  for (const name of ["guidance", "steps"]) element(name).value = defaults[name];
+  for (const name of ["guidance", "steps", "seed"]) element(name).value = defaults[name];
 }
 
 // What the controls say, as nodule_plugin.playground.drawing.Order.

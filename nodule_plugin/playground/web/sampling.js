@@ -56,10 +56,11 @@ export function wordFindings(findings, template) {
   return [opening, ...template.remarks.map(phrase)].filter(Boolean).join(" ");
 }
 
-// A model whose networks are onnxruntime's sessions, or anything that runs on {type, data, dims} by name.
+// A model whose networks are onnxruntime's sessions, or anything that runs on {type, data, dims} by name. `mark` is given
+// the noise of an image and its seed, and gives the noise that it is made from.
 export class Model {
-  constructor(settings, sessions, tokenizer) {
-    Object.assign(this, { settings, sessions, tokenizer });
+  constructor(settings, sessions, tokenizer, mark = (noise) => noise) {
+    Object.assign(this, { settings, sessions, tokenizer, mark });
     this.contexts = new Map();
   }
 
@@ -87,7 +88,7 @@ export class Model {
     const conditional = await this.context(prompt);
     const unconditional = await this.context("");
     // Every latent of a run is a weighted sum of the noise and of what the network has said so far.
-    const terms = [randn(seed, shape[0] * shape[1] * shape[2])];
+    const terms = [this.mark(randn(seed, shape[0] * shape[1] * shape[2]), seed)];
     for (const [step, weights] of schedule.inputs.entries()) {
       progress(step / schedule.inputs.length);
       const image = weightedSum(weights, terms);
