@@ -15,11 +15,11 @@ class AttachHandlers:
     ``_target_``, and fails on a reference such as ``"@ema"``: in here references may stand.
 
     Args:
-        handlers: each with a method ``attach``.
+        handlers: each with a method ``attach``; None, as a disabled component is, for nothing.
     """
 
     def __init__(self, handlers: Sequence[Any]) -> None:
-        self.handlers = list(handlers)
+        self.handlers = [handler for handler in handlers if handler is not None]
 
     def attach(self, engine: Engine) -> None:
         """Attach them to ``engine``."""
