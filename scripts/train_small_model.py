@@ -236,9 +236,10 @@ license: apache-2.0
 ---
 # Small inpainting model for chest CT nodules
 
-Stable Diffusion's classes, ten slices of 40 x 40 pixels of 0.7 mm at once, trained from scratch by
-`scripts/train_small_model.py` on real nodules of LIDC-IDRI with their masks. It paints a nodule of given findings,
-diameter and mask into what it is shown; everything it paints is synthetic. For research only; not for diagnosis, and
+Stable Diffusion's classes, ten slices of 40 x 40 pixels of 0.7 mm at once, trained from scratch as
+`scripts/train_small_model.py` trains it, on real nodules of LIDC-IDRI with their masks; `docs/insertion.md` of the
+project says for how long, and what it does wrong. It paints a nodule of given findings, diameter and mask into what it
+is shown; everything it paints is synthetic. For research only; not for diagnosis, and
 never into a clinical archive.
 
 {SOURCE}"""
