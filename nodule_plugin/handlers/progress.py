@@ -195,6 +195,7 @@ def draw_curves(rows: list[dict[str, float]], metric_name: str, path: Path) -> N
         _draw_distance(axes, rows, name)
     for axes in (losses, *panels):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
@@ -207,8 +208,9 @@ def _draw_distance(axes: Axes, rows: list[dict[str, float]], name: str) -> None:
         if limits[0][0]:
             axes.fill_between(limits[0][0], limits[0][1], limits[1][1], color="C3", alpha=0.2, lw=0, label="95 %")
             axes.legend(frameon=False)
-        least = min(zip(values, epochs))
-        axes.annotate(f"{least[0]:.3g}", (least[1], least[0]), (0, -14), textcoords="offset points", ha="center")
+        value, epoch = min(zip(values, epochs))
+        side = {epochs[-1]: "right", epochs[0]: "left"}.get(epoch, "center")  # beyond an end stand the axis's numbers
+        axes.annotate(f"{value:.3g}", (epoch, value), (0, -14), textcoords="offset points", ha=side)
     axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
 
 
