@@ -180,8 +180,9 @@ def encode(patches: np.ndarray) -> np.ndarray:
 
 def probe(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Scores of a logistic regression whose penalty is chosen among its own training patches."""
+    as_of_1_10 = {"l1_ratios": (0.0,), "use_legacy_attributes": False}  # scikit-learn's defaults then, said now
     regression = LogisticRegressionCV(
-        Cs=[1e-5, 1e-4, 1e-3, 1e-2], cv=3, scoring="roc_auc", class_weight="balanced", max_iter=200
+        Cs=[1e-5, 1e-4, 1e-3, 1e-2], cv=3, scoring="roc_auc", class_weight="balanced", max_iter=200, **as_of_1_10
     )
     return make_pipeline(StandardScaler(), regression).fit(x, y).decision_function(test)
 
