@@ -59,14 +59,15 @@ def shown_errors() -> Iterator[None]:
 
 
 class Downloads:
-    """Zips for visitors, in a folder of their own.
+    """Zips for visitors, in a folder of their own, which goes when the program ends.
 
     Args:
         most: that are kept; older ones are deleted.
     """
 
     def __init__(self, most: int) -> None:
-        self._folder, self._most = Path(tempfile.mkdtemp(prefix="nodule-playground-")), most
+        self._kept, self._most = tempfile.TemporaryDirectory(prefix="nodule-playground-"), most
+        self._folder = Path(self._kept.name)
 
     def pack(self, prefix: str, write: Callable[[Path], Path]) -> str:
         """The path of what ``write`` makes of an empty folder, which is deleted then."""
