@@ -65,16 +65,17 @@ def main() -> None:
     parser.add_argument("--inpainter", type=Path, required=True)
     parser.add_argument("--guidance-scale", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--split", nargs="+", default=["validation", "test"], help="whose nodules are painted again")
     parser.add_argument("--limit", type=int, help="nodules at most")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
     fit_threads()
     inpainter = NoduleInpainter.from_folder(given.inpainter)
-    items = {split: load_datalist(given.datalist, split) for split in ("training", "validation", "test")}
-    learnt = GridDataset(items["training"], inpainter.grid, augment=False)
+    learnt = GridDataset(load_datalist(given.datalist, "training"), inpainter.grid, augment=False)
     training = [learnt[index] for index in range(len(learnt))]
-    unseen = GridDataset([*items["validation"], *items["test"]], inpainter.grid, augment=False)
+    items = [item for split in given.split for item in load_datalist(given.datalist, split)]
+    unseen = GridDataset(items, inpainter.grid, augment=False)
     chosen = range(len(unseen))[: given.limit]
     samples = [unseen[index] for index in chosen]
     patients = np.array([unseen.data[index].item["patient_id"] for index in chosen])
