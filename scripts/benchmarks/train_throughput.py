@@ -257,6 +257,8 @@ class Room:
             "train_batch_size": case.batch_size,
             "max_train_steps": steps,
             "mixed_precision": MIXED_PRECISION[case.precision],
+            # By itself it reads images between steps: on a GPU that waits, it would be its slowest part.
+            "dataloader_num_workers": 0 if self.on_cpu else 4,
             "learning_rate": 1e-6,
             "lr_warmup_steps": 0,
             "seed": 0,

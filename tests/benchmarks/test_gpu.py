@@ -70,11 +70,11 @@ def test_every_stage_is_rehearsed(
         f"{row['case']}: {row['status']}" for rows in stages.values() for row in rows if row["status"] != "done"
     ]
     assert problems == []
-    card, models, training, sampling, memory, small = stages.values()
+    card, models, training, sampling, memory, default, small = stages.values()
     assert card[0]["bfloat16"] > 0
     assert models[0]["training"] > models[0]["forward"] > 0
-    assert [row["who"] for row in training] == ["project", "peer", "peer"]
-    assert [row["steps"] for row in training] == [2, 2, 2]  # the programs themselves would have gone on
+    assert [row["who"] for row in [*training, *default]] == ["project", "peer", "peer"]
+    assert [row["steps"] for row in [*training, *default]] == [2, 2, 2]  # the programs themselves would have gone on
     assert training[0]["fraction"] > 0
     assert [row["rate"] > 0 for row in sampling] == [True] * 5
     assert [row["goal"] for row in memory] == [24, 16]
