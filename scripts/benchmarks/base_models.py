@@ -121,9 +121,10 @@ def build_base_model(name: str, folder: Path, seed: int = 0) -> Path:
         return folder
     architecture = ARCHITECTURES[name]
     torch.manual_seed(seed)
-    architecture.unet().save_pretrained(folder / "unet")
-    architecture.vae().save_pretrained(folder / "vae")
-    architecture.text_encoder().save_pretrained(folder / "text_encoder")
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a billion random numbers
+        architecture.unet().save_pretrained(folder / "unet")
+        architecture.vae().save_pretrained(folder / "vae")
+        architecture.text_encoder().save_pretrained(folder / "text_encoder")
     pad_token = "!" if architecture.prediction_type == "v_prediction" else "<|endoftext|>"
     CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad_token).save_pretrained(folder / "tokenizer")
     PNDMScheduler(

@@ -124,7 +124,7 @@ def models(setup: Setup) -> Stage:
     }
     least, most = setup.limits(0, 60)
     return Stage(
-        "Base models", "", 90, columns, [Case(name, most, least, partial(build, name)) for name in setup.models]
+        "Base models", "", 120, columns, [Case(name, most, least, partial(build, name)) for name in setup.models]
     )
 
 
@@ -138,6 +138,7 @@ def training(setup: Setup) -> Stage:
         _TRAINING_COLUMNS,
         [_training_case(setup, one, model) for model in setup.models for one in who],
     )
+    stage.cases.append(_training_case(setup, PROJECT, setup.models[0], channels_last=True))
     if not setup.options.peer:
         stage.cases.append(Case(PEER_NAME, 0, 0, partial(_not_run, "no script given (--peer)")))
     return stage
@@ -256,7 +257,7 @@ def memory(setup: Setup) -> Stage:
         "to fit on, GB": number("goal", 0),
         "images/s": number("rate", 2),
     }
-    return Stage("Peak memory of the overlays", "low_memory fits on 24 GB, lora on 16 GB", 130, columns, cases)
+    return Stage("Peak memory of the overlays", "low_memory fits on 24 GB, lora on 16 GB", 120, columns, cases)
 
 
 def _peak(setup: Setup, case: Training, seconds: float) -> list[Row]:
@@ -276,7 +277,7 @@ def small_model(setup: Setup) -> Stage:
         "trained for, s": number("seconds", 0),
         "weights": text("weights"),
     }
-    stage = Stage("The small model", "", 60, columns)
+    stage = Stage("The small model", "", 40, columns)
     if not setup.options.latents or not setup.options.datalist:
         return replace(stage, seconds=0, missing="no latents given (--latents, --datalist)")
     least, most = (40.0, float("inf")) if setup.cuda else (0.0, 60.0)

@@ -64,6 +64,7 @@ class Case:
         gradient_checkpointing: of the U-Net.
         overlay: further configuration of the bundle, such as ``lora``, which then rules; the peer knows none.
         tf32: whether the peer may take TensorFloat-32, where it computes in float32.
+        channels_last: memory format of the project's U-Net; the peer has no such setting.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Case:
     gradient_checkpointing: bool = False
     overlay: str | None = None
     tf32: bool = True
+    channels_last: bool = False
 
     def __str__(self) -> str:
         extras = [
@@ -83,6 +85,7 @@ class Case:
             "gradient checkpointing" if self.gradient_checkpointing else "",
             self.overlay or "",
             "" if self.tf32 else "no TF32",
+            "channels_last" if self.channels_last else "",
         ]
         parts = [self.model, f"{self.image_size} x {self.image_size}", f"batch {self.batch_size}", self.precision]
         return ", ".join([*parts, *(extra for extra in extras if extra)])
@@ -170,6 +173,7 @@ class Room:
             "image_size": case.image_size,
             "precision": case.precision,
             "compile": case.compile,
+            "channels_last": case.channels_last,
             "num_workers": 0,
             "augment": False,  # so that one epoch fills the cache; drawing an orientation costs nothing
             "val_images": 0,

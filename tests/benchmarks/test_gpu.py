@@ -73,8 +73,8 @@ def test_every_stage_is_rehearsed(
     card, models, training, sampling, memory, default, small = stages.values()
     assert card[0]["bfloat16"] > 0
     assert models[0]["training"] > models[0]["forward"] > 0
-    assert [row["who"] for row in [*training, *default]] == ["project", "peer", "peer"]
-    assert [row["steps"] for row in [*training, *default]] == [2, 2, 2]  # the programs themselves would have gone on
+    assert [row["who"] for row in [*training, *default]] == ["project", "peer", "project", "peer"]
+    assert [row["steps"] for row in [*training, *default]] == [2, 2, 2, 2]  # the programs themselves would have gone on
     assert training[0]["fraction"] > 0
     assert [row["rate"] > 0 for row in sampling] == [True] * 5
     assert [row["goal"] for row in memory] == [24, 16]
@@ -96,7 +96,8 @@ def test_the_tables_in_the_docs_are_those_that_the_script_writes(
     setup = script("gpu_stages").Setup(options, tmp_path, script("limits").Clock(720))
     text = (repository / "docs" / "benchmarks" / "gpu.md").read_text()
     for stage in script("gpu_stages").all_stages(setup):
-        assert run.render(stage, []) in text
+        for line in run.render(stage, []).splitlines():
+            assert line in text
 
 
 def test_the_plan_fits_the_time(script: Script, tmp_path: Path) -> None:
