@@ -24,7 +24,7 @@ class Inversion:
     """The deterministic sampler run backwards with the empty prompt (DDIM inversion: Song et al., ICLR 2021).
 
     Neither the prompt nor the guidance scale of an image is known to who looks at it, nor needed: coarse noise comes
-    back all the same (measured at guidance 3, docs/provenance.md).
+    back all the same (measured at guidance 1.5 and 3, docs/provenance.md).
 
     Args:
         source: the model.
