@@ -3,7 +3,7 @@
     bash scripts/gpu.sh OUT --wheels WHEELS --minutes 12 --peer train_text_to_image.py
 
 OUT gets ``gpu.json`` and ``gpu.md``, written anew after every measurement, so that a run that is cut keeps what it did,
-and the small model's weights. See docs/benchmarks/gpu.md.
+and the small models' weights. See docs/benchmarks/gpu.md.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12, help="for everything")
     parser.add_argument("--peer", type=Path, help="diffusers' examples/text_to_image/train_text_to_image.py")
     parser.add_argument("--batch_size", type=int, default=8, help="images a step in training, of both programs")
-    parser.add_argument("--latents", type=Path, help="the small model's latent cache, made by a training before")
-    parser.add_argument("--datalist", type=Path, help="the data list whose training the cache is of")
-    parser.add_argument("--base_model", type=Path, help="the small base model; by default the bundle's")
-    parser.add_argument("--overlay", type=Path, help="further configuration of the small model's training")
+    parser.add_argument("--datalist", type=Path, help="that the small model trains on, its images beside it")
+    parser.add_argument("--inpainting_datalist", type=Path, help="crops with masks, for the inpainting model")
+    parser.add_argument("--base_model", type=Path, help="the small base model; by default the bundle's, trained on")
+    parser.add_argument("--overlay", type=Path, help="further configuration of the small models' training")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: tiny networks instead of full-size ones")
     parser.add_argument("--plan", action="store_true", help="print the plan and end")
     options = parser.parse_args()

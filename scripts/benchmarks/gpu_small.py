@@ -1,9 +1,17 @@
-"""What the small model's training on a bare GPU adds to the bundle's configuration: latents without their images, and
-weights that fit through a narrow door."""
+"""The bundle's own training of the small models on a bare GPU, both at once, until a given time.
+
+    python gpu_small.py SETTINGS.json    # as gpu_stages writes them
+
+Laid over the configurations: large batches, float32, a learning rate that stays, no validation (its networks are not on
+a bare machine), epochs that go several times over the data, and weights that fit through a narrow door.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,58 +19,123 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from monai.data import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from nodule_plugin.data.datalist import read_datalist
-from nodule_plugin.data.latents import LatentCache, LatentDataset
+from nodule_plugin.data.datalist import datalist_kernel, load_datalist
+from nodule_plugin.data.order import SampleKey
+from nodule_plugin.data.transforms import ORIENTATIONS, nodule_transform, orient
+from nodule_plugin.data.window import DEFAULT_WINDOW_HU
+from nodule_plugin.diffusion.components import load_vae
+from nodule_plugin.diffusion.encoding import open_latent_cache
 from nodule_plugin.diffusion.iteration import StepEvents, count_steps
 from nodule_plugin.diffusion.network import export_weights
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing, write_text_atomically
 
-KEPT = 3
+HERE = Path(__file__).resolve().parent
+BUNDLE = HERE.parents[1] / "bundle"
+IMAGE_SIZE = 64
+KEPT = 2
+TIMES = 40
+"""How often an epoch goes over the data: workers and pipelines start anew with each epoch."""
+OVERLAYS = {"unet": "from_scratch.json", "inpainter": "train_insertion.json"}
 
 
-def cached_items(datalist: str) -> list[dict[str, Any]]:
-    """The items that a training of this data list caches. Their images need not be here: the list stands for them."""
-    return [item | {"image": datalist} for item in read_datalist(Path(datalist))["training"] if item["padding"] == 0]
+class Repeated(torch.utils.data.Dataset):
+    """A training's data set for an order that is :data:`TIMES` as long."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return TIMES * len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        return self.dataset[key._replace(item=key.item % len(self.dataset))]
 
 
-def cached_dataset(data: Sequence[Mapping[str, Any]], folder: str, vae: Any) -> LatentDataset:
-    """A training's data set that takes everything from a cache, see :func:`prepared_cache`."""
-    return LatentDataset(data, transform=dict, cache=prepared_cache(folder, len(data), vae))
+def fill_cache(datalist: Path, base_model: str, folder: Path, workers: int) -> None:
+    """The latents of all training images in all orientations, where a training finds them."""
+    items = load_datalist(datalist, "training", drop_padded=True)
+    transform = nodule_transform(IMAGE_SIZE, list(DEFAULT_WINDOW_HU), kernel=datalist_kernel(datalist))
+    # Read before CUDA starts: workers are forks of this process.
+    loader = DataLoader(Dataset(items, transform), batch_size=16, num_workers=workers, collate_fn=_images)
+    images = torch.cat(list(loader))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vae: Any = load_vae(base_model)
+    cache = open_latent_cache(folder, "training", vae.to(device), items, transform)
+    assert cache is not None  # a folder is given, and a data list without items is refused
+    torch.backends.cudnn.allow_tf32 = False  # as in training, which encodes in float32
+    for first in range(0, len(images), 64):
+        for orientation in range(ORIENTATIONS):
+            batch = torch.stack([orient(image, orientation) for image in images[first : first + 64]])
+            with torch.no_grad():
+                moments = vae.encode(batch.to(device)).latent_dist.parameters
+            cache.put([(first + row, orientation) for row in range(len(batch))], moments)
 
 
-def prepared_cache(folder: str, count: int, vae: Any) -> LatentCache:
-    """A latent cache that a training made before, with all entries.
+def _images(samples: Sequence[Mapping[str, Any]]) -> Tensor:
+    return torch.stack([torch.as_tensor(sample["image"]) for sample in samples])
 
-    Args:
-        folder: the training's ``latents``, or its part ``training``.
-        count: items of the data list.
-        vae: the autoencoder whose latents it holds.
 
-    Raises:
-        InputError: if there is none, or it is not whole, or of another data list or autoencoder.
-    """
-    root = Path(folder) / "training" if (Path(folder) / "training").is_dir() else Path(folder)
-    try:
-        label = json.loads((root / "cache.json").read_text(encoding="utf-8"))
-        items, orientations, *shape = label["shape"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"latents: {root} holds no latent cache ({error}); give a training's folder latents"
-        ) from error
-    if items != count or shape[0] != 2 * vae.config.latent_channels:
-        raise InputError(
-            f"latents: {root} is of {items} images with {shape[0] // 2} channels, the data list has {count} and the"
-            f" base model {vae.config.latent_channels}; give those that the cache was made with"
-        )
-    if (root / "moments.bin").stat().st_size != 4 * items * orientations * int(torch.tensor(shape).prod()):
-        raise InputError(f"latents: {root / 'moments.bin'} is cut; copy it anew")
-    cache = LatentCache(root, label["fingerprint"], items, shape, orientations)
-    if cache.complete < 1:
-        raise InputError(f"latents: {root} holds {cache.complete:.0%} of its entries; train longer before")
-    return cache
+def overlay(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is laid over the configurations of one of :data:`OVERLAYS`."""
+    model, work, output = settings["models"][name], Path(settings["work"]), settings["output"]
+    common = {
+        "+imports": ["$import gpu_small"],
+        **model,
+        "output_dir": str(work / name),
+        "precision": "float32",
+        "batch_size": settings["batch_size"],
+        "lr_schedule": "constant_with_warmup",  # nobody knows how many steps there will be
+        "epochs": 10**6,
+        "checkpoint": None,
+        "checkpoint_steps": 10**9,
+        "curves": None,
+        "val_interval": 10**6,
+        "train#sampler#length": "$gpu_small.TIMES * len(@train#dataset)",
+        "train#dataloader#dataset": "$gpu_small.Repeated(@train#dataset)",
+        "+train#handlers": [
+            {
+                "_target_": "gpu_small.KeepWeights",
+                "network": "$@ema.model",
+                "name": name,
+                "folder": output,
+                "progress": str(work / f"{name}.json"),
+                **{key: settings[key] for key in ("until", "every", "most_bytes")},
+            }
+        ],
+    }
+    if name == "inpainter":  # whose samples are cut anew each time
+        return common | {"num_workers": settings["workers"]}
+    unjudged = {"val_images": 0, "validate#data": [], "validate#key_metric": None, "summary_writer": None}
+    return common | unjudged | {"latent_cache": str(work / "latents"), "allow_marked": True, "num_workers": 0}
+
+
+def start(name: str, settings: Mapping[str, Any]) -> subprocess.Popen:
+    """One training in a process of its own."""
+    file = Path(settings["work"]) / f"{name}_overlay.json"
+    file.write_text(json.dumps(overlay(name, settings), indent=1))
+    files = [BUNDLE / "configs" / "train.json", BUNDLE / "configs" / OVERLAYS[name], *settings["further"], file]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--bundle_root", str(BUNDLE)]
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [*command, "--config_file", str([str(one) for one in files])], env=os.environ | {"PYTHONPATH": path}
+    )
+
+
+def main() -> None:
+    """See the module; fails where one of the trainings does."""
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    models = settings["models"]
+    running = [start("inpainter", settings)] if "inpainter" in models else []
+    if "unet" in models:
+        folder = Path(settings["work"]) / "latents"
+        fill_cache(Path(models["unet"]["datalist"]), models["unet"]["base_model"], folder, settings["workers"])
+        running.append(start("unet", settings))
+    sys.exit(max(process.wait() for process in running))
 
 
 class KeepWeights:
@@ -70,7 +143,8 @@ class KeepWeights:
 
     Args:
         network: whose weights, as :func:`nodule_plugin.diffusion.network.export_weights` gives them.
-        folder: gets ``small_weights_STEP.pt``, the last three.
+        name: of the files.
+        folder: gets ``NAME_STEP.pt``, the last two.
         progress: JSON, what has been done when the last file was written.
         until: time (of :func:`time.time`) after which the training ends.
         every: seconds between two files.
@@ -81,12 +155,13 @@ class KeepWeights:
     """
 
     def __init__(
-        self, network: nn.Module, folder: str, progress: str, until: float, every: float, most_bytes: int
+        self, network: nn.Module, name: str, folder: str, progress: str, until: float, every: float, most_bytes: int
     ) -> None:
         needed = sum(2 * value.numel() for value in network.state_dict().values())
         if needed > 0.98 * most_bytes:  # names and headers are a hundredth
-            raise InputError(f"small model: its weights take {needed} bytes in half precision, more than {most_bytes}")
+            raise InputError(f"small models: weights of {needed} bytes in half precision, more than {most_bytes}")
         self.network = network
+        self.name = name
         self.folder = Path(folder)
         self.progress = Path(progress)
         self.until = until
@@ -119,13 +194,14 @@ class KeepWeights:
     def save(self, engine: Engine) -> None:
         """Write the weights, remove the oldest, note the progress."""
         seconds = time.time() - self._first
-        path = self.folder / f"small_weights_{engine.state.step:07d}.pt"
+        path = self.folder / f"{self.name}_{engine.state.step:07d}.pt"
         with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save({name: value.half().cpu() for name, value in export_weights(self.network).items()}, file)
-        kept = sorted(self.folder.glob("small_weights_*.pt"))
+        kept = sorted(self.folder.glob(f"{self.name}_*.pt"))
         for old in kept[:-KEPT]:
             old.unlink()
         done = {
+            "case": self.name,
             "step": engine.state.step,
             "seconds": seconds,
             "rate": self._images / seconds if seconds else None,
@@ -135,3 +211,7 @@ class KeepWeights:
         write_text_atomically(self.progress, json.dumps(done))
         self._losses = []
         self._written = time.time()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The stages of :mod:`gpu`: the card, training, sampling, memory, compiled training, the small model."""
+"""The stages of :mod:`gpu`: the card, training, sampling, memory, compiled training, the small models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import sampling
 from gpu_run import OUTPUT_BYTES, Case, Row, Stage
 from limits import Clock, NotFinished
-from train_throughput import CONFIGS, PEER, PROJECT, Room, images_a_step
+from train_throughput import BUNDLE, PEER, PROJECT, Room, images_a_step
 from train_throughput import Case as Training
 
 HERE = Path(__file__).resolve().parent
@@ -70,7 +70,7 @@ class Setup:
 
 def all_stages(setup: Setup) -> list[Stage]:
     """In order of worth; seconds are of 12 minutes."""
-    stages = [card, models, training, guided_sampling, memory, compiled_training, small_model]
+    stages = [card, models, training, guided_sampling, memory, compiled_training, small_models]
     return [stage(setup) for stage in stages]
 
 
@@ -268,8 +268,8 @@ def _peak(setup: Setup, case: Training, seconds: float) -> list[Row]:
     return [row | {"goal": OVERLAYS[str(case.overlay)]} for row in rows]
 
 
-def small_model(setup: Setup) -> Stage:
-    """Stage 5: training of the small model, for the time that is left."""
+def small_models(setup: Setup) -> Stage:
+    """Stage 6: training of the small models, for the time that is left."""
     columns = {
         "images/s": number("rate", 0),
         "steps": number("step", 0),
@@ -277,71 +277,42 @@ def small_model(setup: Setup) -> Stage:
         "trained for, s": number("seconds", 0),
         "weights": text("weights"),
     }
-    stage = Stage("The small model", "", 40, columns)
-    if not setup.options.latents or not setup.options.datalist:
-        return replace(stage, seconds=0, missing="no latents given (--latents, --datalist)")
-    least, most = (40.0, float("inf")) if setup.cuda else (0.0, 60.0)
-    stage.cases.append(Case("small model", most, least, partial(_train_small, setup)))
+    stage = Stage("The small models", "", 40, columns)
+    if not setup.options.datalist and not setup.options.inpainting_datalist:
+        return replace(stage, seconds=0, missing="no data list given (--datalist, --inpainting_datalist)")
+    least, most = (40.0, float("inf")) if setup.cuda else (0.0, 120.0)
+    stage.cases.append(Case("small models", most, least, partial(_train_small, setup)))
     return stage
 
 
 def _train_small(setup: Setup, seconds: float) -> list[Row]:
-    options, progress = setup.options, setup.work / "small.json"
-    overlay = {
-        "+imports": ["$from gpu_small import cached_items"],
-        "datalist": str(options.datalist.resolve()),
-        "base_model": str((options.base_model or CONFIGS.parent / "models" / "tiny").resolve()),
-        "output_dir": str(setup.work / "small"),
-        "latent_cache": str(setup.work / "prompts"),
-        "precision": "bfloat16",
-        "lr_schedule": "constant_with_warmup",  # nobody knows how many steps there will be
-        "epochs": 10**6,
-        "checkpoint_steps": 10**9,
-        "val_images": 0,
-        "validate#data": [],
-        "validate#key_metric": None,
-        "summary_writer": None,
-        "train#dataset": {
-            "_target_": "gpu_small.cached_dataset",
-            "data": "$cached_items(@datalist)",
-            "folder": str(options.latents.resolve()),
-            "vae": "@vae",
+    options, work = setup.options, setup.work / "small"
+    work.mkdir()
+    lists = {"unet": options.datalist, "inpainter": options.inpainting_datalist}
+    bases = {"unet": options.base_model or BUNDLE / "models" / "tiny", "inpainter": BUNDLE / "models" / "inpainter"}
+    settings: dict[str, Any] = {
+        "models": {
+            name: {"datalist": str(file.resolve()), "base_model": str(bases[name].resolve())}
+            for name, file in lists.items()
+            if file
         },
-        "train#latents": "$@train#dataset.cache",
-        "+train#handlers": [
-            {
-                "_target_": "gpu_small.KeepWeights",
-                "network": "$@ema.model",
-                "folder": str(setup.output),
-                "progress": str(progress),
-                "until": time.time() + (seconds - 20 if setup.cuda else 5),
-                "every": 30.0 if setup.cuda else 5.0,
-                "most_bytes": OUTPUT_BYTES,
-            }
-        ],
+        "work": str(work),
+        "output": str(setup.output),
+        "batch_size": 128 if setup.cuda else 2,
+        "workers": max(1, (os.cpu_count() or 1) - 4) if setup.cuda else 1,
+        "further": [str(options.overlay.resolve())] if options.overlay else [],
+        "until": time.time() + (seconds - 20 if setup.cuda else 5),
+        "every": 30.0 if setup.cuda else 5.0,
+        "most_bytes": OUTPUT_BYTES,
     }
-    file = setup.work / "small_overlay.json"
-    file.write_text(json.dumps(overlay, indent=1))
-    files = [
-        CONFIGS / "train.json",
-        CONFIGS / "from_scratch.json",
-        *([options.overlay] if options.overlay else []),
-        file,
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "training",
-        "--config_file",
-        str([str(one) for one in files]),
-    ]
-    command += ["--bundle_root", str(CONFIGS.parent)]
-    path = os.pathsep.join([str(HERE), setup.room.environment.get("PYTHONPATH", "")])
+    file = work / "settings.json"
+    file.write_text(json.dumps(settings, indent=1))
+    problem = "done"
     try:
-        setup.clock.run(command, seconds, setup.room.environment | {"PYTHONPATH": path}, setup.work)
-    except NotFinished:
-        if not progress.is_file():
-            raise
-    return [json.loads(progress.read_text())]
+        setup.script(seconds, "gpu_small.py", file)
+    except NotFinished as error:
+        problem = str(error)
+    done = [json.loads(one.read_text()) for name in lists if (one := work / f"{name}.json").is_file()]
+    if not done:
+        raise NotFinished(problem)
+    return [row | {"status": problem} for row in done]

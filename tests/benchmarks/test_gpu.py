@@ -14,11 +14,16 @@ from types import ModuleType
 
 import pytest
 import torch
+from nodule_crops import write_balls
 
-from nodule_plugin.data.latents import LatentCache
+from nodule_plugin.data.datalist import load_datalist
+from nodule_plugin.data.latents import LatentDataset
+from nodule_plugin.data.order import SampleKey
+from nodule_plugin.data.transforms import nodule_transform
 from nodule_plugin.diffusion.components import load_vae
+from nodule_plugin.diffusion.encoding import LatentEncoder, open_latent_cache
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.errors import InputError
+from nodule_plugin.insertion.network import InpaintingUNet
 
 Script = Callable[[str], ModuleType]
 PEER = """
@@ -39,29 +44,15 @@ NOT_ON_A_GPU = ("pydicom", "gdcm", "pylidc", "highdicom", "sqlite3", "open_clip"
 NOT_ON_A_GPU += ("tensorboard", "jsonschema", "pynetdicom", "fastapi", "skimage", "ftfy", "datasets")
 
 
-@pytest.fixture
-def latents(script: Script, repository: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A cache of the bundle's autoencoder and the data list that it is of; the images are gone."""
-    folder = tmp_path / "made before"
-    datalist = script("noise_pairs").write_noise_pairs(folder, 4)
-    for image in folder.glob("*.nii"):
-        image.unlink()
-    vae = json.loads((repository / "bundle" / "models" / "tiny" / "vae" / "config.json").read_text())
-    moments = (2 * vae["latent_channels"], 32, 32)
-    cache = LatentCache(folder / "latents" / "training", "made elsewhere", 4, moments)
-    for index in range(4):
-        cache.put([(index, orientation) for orientation in range(8)], torch.zeros(8, *moments))
-    return folder / "latents", datalist
-
-
 @pytest.mark.usefixtures("warm_processes")
 def test_every_stage_is_rehearsed(
-    script: Script, repository: Path, latents: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Script, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "peer.py").write_text(PEER)
     out = tmp_path / "out"
     options = ["--tiny", "--minutes", "40", "--batch_size", "2", "--peer", str(tmp_path / "peer.py")]
-    options += ["--latents", str(latents[0]), "--datalist", str(latents[1])]
+    balls = str(write_balls(tmp_path / "balls", [3.0, 4.0] * 5, [0.0, -500.0] * 5, (7, 2, 1)))
+    options += ["--datalist", balls, "--inpainting_datalist", balls]
     monkeypatch.setattr(sys, "argv", ["gpu.py", str(out), *options])
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     script("gpu").main()
@@ -78,21 +69,24 @@ def test_every_stage_is_rehearsed(
     assert training[0]["fraction"] > 0
     assert [row["rate"] > 0 for row in sampling] == [True] * 5
     assert [row["goal"] for row in memory] == [24, 16]
-    assert small[0]["step"] > 0
+    assert [row["case"] for row in small] == ["unet", "inpainter"]
+    assert all(row["step"] > 0 for row in small)
     table = (out / "gpu.md").read_text()
     assert "times the script's best" in table
-    files = sorted(path.name for path in out.iterdir())
-    assert 3 <= len(files) <= 8
-    weights = torch.load(out / files[-1], weights_only=True)
-    network = DiffusionUNet.from_base(str(repository / "bundle" / "models" / "tiny"))
-    assert network.load_state_dict(weights).missing_keys == []
+    assert 4 <= len(list(out.iterdir())) <= 8
+    kinds = {"unet": (DiffusionUNet, "tiny"), "inpainter": (InpaintingUNet, "inpainter")}
+    for name, (kind, base) in kinds.items():
+        weights = torch.load(max(out.glob(f"{name}_*.pt")), weights_only=True)
+        network = kind.from_base(str(repository / "bundle" / "models" / base))
+        assert network.load_state_dict(weights).missing_keys == []
 
 
 def test_the_tables_in_the_docs_are_those_that_the_script_writes(
     script: Script, repository: Path, tmp_path: Path
 ) -> None:
     run = script("gpu_run")
-    options = Namespace(tiny=False, peer=Path("x"), batch_size=8, output=tmp_path, latents=None, datalist=None)
+    options = Namespace(tiny=False, peer=Path("x"), batch_size=8, output=tmp_path, datalist=None)
+    options.inpainting_datalist = None
     setup = script("gpu_stages").Setup(options, tmp_path, script("limits").Clock(720))
     text = (repository / "docs" / "benchmarks" / "gpu.md").read_text()
     for stage in script("gpu_stages").all_stages(setup):
@@ -102,7 +96,7 @@ def test_the_tables_in_the_docs_are_those_that_the_script_writes(
 
 def test_the_plan_fits_the_time(script: Script, tmp_path: Path) -> None:
     options = Namespace(
-        tiny=False, peer=Path("x"), batch_size=8, output=tmp_path, latents=Path("x"), datalist=Path("x")
+        tiny=False, peer=Path("x"), batch_size=8, output=tmp_path, datalist=Path("x"), inpainting_datalist=None
     )
     setup = script("gpu_stages").Setup(options, tmp_path, script("limits").Clock(720))
     stages = script("gpu_stages").all_stages(setup)
@@ -246,18 +240,27 @@ def test_an_output_that_cannot_be_taken_home_is_told(script: Script, tmp_path: P
         run.check_output(tmp_path)
 
 
-def test_latents_of_something_else_are_refused(script: Script, latents: tuple[Path, Path], repository: Path) -> None:
-    small, vae = script("gpu_small"), load_vae(str(repository / "bundle" / "models" / "tiny"))
-    folder = str(latents[0])
-    assert small.prepared_cache(folder, 4, vae).complete == 1
-    with pytest.raises(InputError, match="the data list has 5"):
-        small.prepared_cache(folder, 5, vae)
-    moments = latents[0] / "training" / "moments.bin"
-    moments.write_bytes(moments.read_bytes()[:-4])
-    with pytest.raises(InputError, match="is cut"):
-        small.prepared_cache(folder, 4, vae)
-    with pytest.raises(InputError, match="holds no latent cache"):
-        small.prepared_cache(str(repository), 4, vae)
+def test_the_cache_holds_what_training_would_encode(script: Script, repository: Path, tmp_path: Path) -> None:
+    base, small = str(repository / "bundle" / "models" / "tiny"), script("gpu_small")
+    datalist = write_balls(tmp_path / "balls", [3.0, 4.0], [0.0, -500.0])
+    small.fill_cache(datalist, base, tmp_path / "latents", workers=1)
+    items, transform, vae = load_datalist(datalist, "training"), nodule_transform(64), load_vae(base)
+    cache = open_latent_cache(tmp_path / "latents", "training", vae, items, transform)
+    assert cache is not None
+    assert cache.complete == 1
+    sample = LatentDataset(items, transform)[SampleKey(1, 5, 1.0)]
+    encoded = LatentEncoder(vae)({name: [value] for name, value in sample.items()})
+    torch.testing.assert_close(cache.get(1, sample["orientation"]), encoded[0], atol=1e-4, rtol=1e-4)
+
+
+def test_an_epoch_goes_several_times_over_the_data(script: Script) -> None:
+    class Echo(list):
+        def __getitem__(self, key: SampleKey) -> SampleKey:
+            return key
+
+    repeated = script("gpu_small").Repeated(Echo("abc"))
+    assert len(repeated) == 3 * script("gpu_small").TIMES
+    assert repeated[SampleKey(7, 11, 0.5)] == SampleKey(1, 11, 0.5)
 
 
 def make_wheel(path: Path, files: dict[str, str]) -> None:
@@ -296,7 +299,7 @@ def test_what_is_too_large_to_bring_along_is_refused(script: Script, tmp_path: P
 
 
 def test_what_has_to_travel_fits(script: Script, repository: Path) -> None:
-    """The checkout without what stays at home leaves half of the room to wheels and latents."""
+    """The checkout without what stays at home leaves half of the room to wheels and images."""
     wheels = script("gpu_wheels")
     at_home = [repository / path.strip("/") for path in wheels.AT_HOME]
     files = [path for path in wheels.travelling(repository) if not any(path.is_relative_to(one) for one in at_home)]
