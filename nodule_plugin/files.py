@@ -137,11 +137,14 @@ def new_folder(output: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of ``output`` when all is written, and vanishes on any error.
 
     Raises:
-        InputError: if ``output`` is there and not an empty folder, or cannot be written.
+        InputError: if ``output`` is there and not an empty folder, is where the process stands, or cannot be written.
     """
+    output = output.absolute()  # "." has no name of its own
+    if output.exists() and output.samefile("."):
+        raise InputError(f"{output}: the current folder cannot be replaced; name a new one below it")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already there and not an empty folder; choose another output folder or remove it")
-    _remove_leftovers_once(output.parent.absolute())
+    _remove_leftovers_once(output.parent)
     partial = temporary_name(output)
     try:
         partial.mkdir(parents=True)

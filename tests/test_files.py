@@ -140,6 +140,15 @@ def test_a_new_folder_never_takes_the_place_of_another(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "old"]
 
 
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="the current folder cannot be replaced"), new_folder(Path()):
+        raise AssertionError
+    with new_folder(Path("new")) as folder:
+        (folder / "a").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
+
+
 def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path: Path) -> None:
     for content in (b'{"a": [1]}', b'\xef\xbb\xbf{"a": [1]}'):
         (tmp_path / "a.json").write_bytes(content)

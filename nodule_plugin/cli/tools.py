@@ -15,6 +15,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
 
 if TYPE_CHECKING:
+    from nodule_plugin.data.generated import GeneratedSet
     from nodule_plugin.diffusion.model import Source
     from nodule_plugin.playground.drawing import Studio
     from nodule_plugin.playground.series import HostSeries
@@ -132,13 +133,13 @@ def contact_sheet(words: Sequence[str]) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     options = parser.parse_args(words)
     generated = load_generated(options.generated)
-    scale = generated.guidance_scales[0] if options.guidance_scale is None else options.guidance_scale
+    scale = _scales(generated)[0] if options.guidance_scale is None else options.guidance_scale
     sheets = {"guidance.png": by_guidance(generated), "seeds.png": by_seed(generated, scale)}
     for name, cells in sheets.items():
         write_sheet(options.output / name, cells)
     if options.dose_response is not None:
         doses = load_generated(options.dose_response)
-        strongest = doses.guidance_scales[-1]  # where a finding shows most
+        strongest = _scales(doses)[-1]  # where a finding shows most
         write_sheet(options.output / "findings.png", by_finding(doses, strongest, options.seed))
     if options.datalist is not None:
         items = real_items(datalist=options.datalist, split=options.split)[: options.limit]
@@ -147,6 +148,12 @@ def contact_sheet(words: Sequence[str]) -> None:
         real = {item["record"].id: load(item)["image"][0].numpy() for item in items}
         write_sheet(options.output / "beside_real.png", beside_real(generated, real, scale), REAL_NOTICE)
     print(f"wrote {', '.join(sorted(path.name for path in options.output.glob('*.png')))} to {options.output}")
+
+
+def _scales(generated: GeneratedSet) -> list[float]:
+    if not generated.guidance_scales:
+        raise InputError(f"{generated.folder}: only a set that inference wrote says at which guidance scales; give one")
+    return generated.guidance_scales
 
 
 def detect_mark(words: Sequence[str]) -> None:

@@ -352,7 +352,7 @@ class LoadSetImaged(Transform):
             return torch.rand(1, *item["size"], generator=generator) * 2 - 1
         if "centre" in item:
             return nodule_transform(self.size, self.window_hu, item.get("kernel", self.kernel))(item)["image"]
-        if str(item["image"]).endswith(NIFTI):
+        if str(item["image"]).lower().endswith(NIFTI):
             unit = hu_to_unit(_read_slice(Path(item["image"])), self.window_hu)
         else:
             unit = read_picture(item["image"])

@@ -7,8 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai.deploy.conditions import CountCondition
-from monai.deploy.core import Application
+from nodule_plugin.errors import InputError, show_input_errors
+
+try:
+    from monai.deploy.conditions import CountCondition
+    from monai.deploy.core import Application
+except ModuleNotFoundError as error:
+    raise InputError(
+        "monai.deploy: not installed; MONAI Deploy's SDK wants an environment of its own, see docs/deploy.md"
+    ) from error
 
 from nodule_plugin.deploy.generator import read_order
 from nodule_plugin.deploy.inserter import FIELD
@@ -18,7 +25,6 @@ from nodule_plugin.deploy.operators import (
     OrderReaderOperator,
     SyntheticDicomWriterOperator,
 )
-from nodule_plugin.errors import show_input_errors
 
 
 class NoduleApplication(Application):

@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from nodule_plugin.data.order import StepSampler
+from nodule_plugin.data.transforms import ORIENTATIONS
 from nodule_plugin.diffusion.iteration import count_steps
 from nodule_plugin.handlers.ema import ExponentialMovingAverage
 
@@ -69,7 +70,7 @@ class DryRun:
         sampler: StepSampler = engine.data_loader.batch_sampler
         group, per_epoch = sampler.step_size, sampler.steps_per_epoch
         total_steps = per_epoch * engine.state.max_epochs
-        encodings = sampler.length * (8 if self.cached else engine.state.max_epochs)
+        encodings = sampler.length * self._encodings(engine)
         encode_total = encodings * encode_seconds / sampler.world_size
         prepare = engine.prepare_batch
         beside = [*prepare.encoder.vae.parameters(), *prepare.conditioner.text_encoder.parameters()]
@@ -99,6 +100,13 @@ class DryRun:
             ("expected time", f"{_time(total_steps * step_seconds + encode_total)}, without validations"),
         ]
         print("Dry run: nothing is written.", *(f"  {name:<27}{value}" for name, value in lines), sep="\n", flush=True)
+
+    def _encodings(self, engine: Any) -> int:
+        """How often a run encodes each image at most: with a cache once in each orientation that it draws."""
+        if not self.cached:
+            return engine.state.max_epochs
+        orientations = ORIENTATIONS if engine.data_loader.dataset.augment else 1
+        return min(orientations, engine.state.max_epochs)
 
 
 def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,15 +81,22 @@ def dose_curves(images: ImageSet, real: ImageSet, training: ImageSet, reader: Fi
 
 
 def _chains(images: ImageSet, rating: str) -> list[dict[int, int]]:
-    """code -> index of the image, for each seed and surrounding ratings; only chains as long as the longest."""
+    """code -> index of the image, for each seed and surrounding ratings.
+
+    Only chains as long as the longest, and of those the ones with the codes that most of them have.
+    """
     chains: dict[tuple[object, ...], dict[int, int]] = defaultdict(dict)
     for index, record in enumerate(images.records):
         code = rating_of(record, rating)
         if code is not None and record.seed is not None:
             others = tuple(sorted((name, value) for name, value in record.ratings.items() if name != rating))
             chains[(record.seed, others)][code] = index
-    longest = max((len(chain) for chain in chains.values()), default=0)
-    return [chain for chain in chains.values() if len(chain) == longest] if longest > 1 else []
+    longest = max(map(len, chains.values()), default=0)
+    if longest < 2:
+        return []
+    whole = [chain for chain in chains.values() if len(chain) == longest]
+    [(codes, _)] = Counter(frozenset(chain) for chain in whole).most_common(1)
+    return [chain for chain in whole if chain.keys() == codes]
 
 
 def _curve(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
@@ -63,7 +64,7 @@ def build_results(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "notice": NOTICE,
         "attribution": ATTRIBUTION,
-        "software": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "software": {"python": platform.python_version(), **_versions(PACKAGES)},
         "settings": dict(settings),
         "measures": [measure.describe() for measure in measures],
         "reference": reference,
@@ -79,6 +80,15 @@ def build_results(
         results["lights"].append(privacy_light(privacy))
     results["verdict"] = verdict(results)
     return results
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those that are installed: an evaluation without LPIPS needs no lpips."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _row(row: Row, reference: str) -> dict[str, Any]:

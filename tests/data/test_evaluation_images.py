@@ -121,7 +121,8 @@ def test_a_folder_of_pictures_and_slices_is_real_images(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10), (128, 128, 128)).save(tmp_path / "one.jpg")
     hu = np.full((12, 8), -300, np.int16)
     hu[3, 5] = 400
-    nibabel.Nifti1Image(hu[:, :, None], np.eye(4)).to_filename(tmp_path / "two.nii.gz")
+    nibabel.Nifti1Image(hu[:, :, None], np.eye(4)).to_filename(tmp_path / "two.nii")
+    (tmp_path / "two.nii").rename(tmp_path / "two.NII")
     for name in ("notes.txt", "._one.jpg", "._two.nii.gz"):  # macOS's are no images, whatever they are called
         (tmp_path / name).write_text("not an image")
     items = real_items(real_dir=tmp_path)

@@ -63,6 +63,7 @@ def test_the_card_says_what_it_must(model: FineTunedModel, metadata: dict[str, A
         metadata["intended_use"],
         metadata["data_source"],
         model.sha256,
+        "guidance_scale=1.5",  # which its training chose
         "| Tiny CLIPScore ↑ | folder, prompts as they are | 0.300 [0.280, 0.320] |  | 0.200 [0.180, 0.220] |",
         "Armato SG III",
         "## Limits",
@@ -72,6 +73,14 @@ def test_the_card_says_what_it_must(model: FineTunedModel, metadata: dict[str, A
     header = yaml.safe_load(file.read_text().split("---\n")[1])
     assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.2
     assert str(Path.home()) not in file.read_text()
+
+
+def test_the_card_of_weights_whose_training_chose_no_guidance_scale(
+    model: FineTunedModel, metadata: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {name: value for name, value in model.preprocessing.items() if name != "guidance"}
+    card = write_card(replace(model, preprocessing=given), tmp_path, "diffusers", metadata)
+    assert "guidance_scale=3.0" in card.read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,20 @@ def test_a_dry_run_reports_and_ends(base: Path, capsys: pytest.CaptureFixture[st
     count = sum(parameter.numel() for parameter in run.network.parameters())
     for words in ("nothing is written", f"{count:,}", "2 an epoch, 20 in 10 epochs", "4 images, ", "expected time"):
         assert words in report
+
+
+@pytest.mark.parametrize(("epochs", "cached", "seconds"), [(2, True, 5), (10, True, 20), (10, False, 25)])
+def test_a_dry_run_counts_what_is_encoded(
+    base: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int,
+    cached: bool,
+    seconds: int,
+) -> None:
+    """Five images, each with a cache once in at most eight orientations, half a second an encoding."""
+    run, clock = Run(base, batch_size=2, accumulation_steps=2, epochs=epochs), itertools.count()
+    monkeypatch.setattr(DryRun, "_clock", lambda *_: next(clock))
+    DryRun(run.ema, cached=cached).attach(run.trainer)
+    run.train()
+    assert f"0.5 s an image, 0:00:{seconds:02d} in all" in capsys.readouterr().out

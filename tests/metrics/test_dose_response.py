@@ -96,6 +96,20 @@ def test_pictures_that_do_not_change_have_no_trend(seeds: int) -> None:
         assert curve.p_value >= 0.5
 
 
+def test_chains_of_other_codes_are_not_mixed() -> None:
+    """Three seeds with margins 1 to 3, and as many chains of another texture with margins 3 to 5 of only two seeds."""
+    records = [
+        ImageRecord(f"{seed}-{texture}-{margin}", ratings={**START, "texture": texture, "margin": margin}, seed=seed)
+        for texture, margins, seeds in ((5, (1, 2, 3), 3), (4, (3, 4, 5), 2))
+        for seed in range(seeds)
+        for margin in margins
+    ]
+    rows = torch.tensor([[record.ratings["margin"], 3.0] for record in records])
+    images = ImageSet(SetKey(DOSE, "model", 5.0), records, [], {"painted": rows})
+    curves = dose_curves(images, _rated(REAL, 80), _rated(TRAINING, 200), FindingReader([Painted()]))
+    assert {curve.rating: (curve.codes, curve.chains) for curve in curves} == {"margin": ([1, 2, 3], 3)}
+
+
 def test_too_few_seeds_make_no_curve() -> None:
     images = _rated(DOSE, 4)
     assert dose_curves(images, _rated(REAL, 20), _rated(TRAINING, 60), FindingReader([Painted()])) == []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nodule_plugin.cli import tools
 from nodule_plugin.data.generated import FORMAT, VERSION, GeneratedSet, load_generated
 from nodule_plugin.errors import InputError
 from nodule_plugin.report.contact_sheet import (
@@ -113,6 +114,8 @@ def test_what_cannot_be_shown_is_refused(sweep: GeneratedSet, tmp_path: Path) ->
     (sweep.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="only a set that inference wrote"):
         by_guidance(load_generated(sweep.folder))
+    with pytest.raises(InputError, match="says at which guidance scales"):
+        tools.contact_sheet(["--generated", str(sweep.folder), "--output", str(tmp_path / "sheets")])
     with pytest.raises(InputError, match="no image"):
         write_sheet(tmp_path / "sheet.png", {})
     assert not (tmp_path / "sheet.png").exists()

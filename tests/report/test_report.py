@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,18 @@ def _sets() -> list[ImageSet]:
         return ImageSet(key, records, [torch.full((3, 8, 8), grey, dtype=torch.uint8)] * 3)
 
     return [images(REAL_KEY, 7), images(KEYS[0], 50), images(KEYS[1], 90)]
+
+
+def test_packages_that_are_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lpips(name: str) -> str:
+        if name == "lpips":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr("nodule_plugin.report.results.version", no_lpips)
+    software = build_results([], [], {})["software"]
+    assert "lpips" not in software
+    assert software["torch"] == "1.0"
 
 
 def test_metrics_json_has_stable_keys_and_plain_types() -> None:
