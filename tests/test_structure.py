@@ -21,7 +21,7 @@ DEEPEST = 2
 def _rooms(repository: Path) -> dict[str, int]:
     """Each room of the table in docs/architecture.md, and its row."""
     text = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.split("## Rooms\n")[1].split("\n## ")[0]
+    section = text.split("## Packages and the order of their imports\n")[1].split("\n## ")[0]
     rows = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in section.splitlines() if line.startswith("| `")]
     return {name.rstrip("/").removesuffix(".py"): row for row, names in enumerate(rows) for name in names}
 
