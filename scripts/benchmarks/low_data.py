@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from froc import RATES, froc_curve, sensitivities
 from insertion import GUIDANCE_SCALE, STEPS
 from luna16 import PARTS, SHOWN_HU, Candidates, middle_place, patch_host, read_candidates
 from PIL import Image
@@ -46,7 +47,6 @@ from nodule_plugin.insertion.blending import insert
 from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
 from nodule_plugin.insertion.place import Lesion
-from nodule_plugin.metrics.froc import RATES, froc_curve, sensitivities
 from nodule_plugin.metrics.imagenet import ImageNetFeatures
 from nodule_plugin.parallel import fit_threads
 
