@@ -58,6 +58,16 @@ def rate_text(rate: Mapping[str, Any]) -> str:
     return f"{rate['hits']} of {rate['count']} ({percent(rate['share'])} [{percent(low)}, {percent(high)}])"
 
 
+def value_of(row: Mapping[str, Any], key: str) -> float | None:
+    """The number of a measure in a row of metrics.json; None where there is none."""
+    return row["values"].get(key, {}).get("value")
+
+
+def scale_text(guidance_scale: float | None) -> str:
+    """A guidance scale, or a dash for none."""
+    return "–" if guidance_scale is None else f"{guidance_scale:g}"
+
+
 def set_title(model: str, guidance_scale: float | None) -> str:
     """What tables and figures call a set of images."""
     return model if guidance_scale is None else f"{model} at {guidance_scale:g}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, ImageSet
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES
 from nodule_plugin.report.html import data_url, png
-from nodule_plugin.report.numbers import set_title
+from nodule_plugin.report.numbers import scale_text, set_title
 
 MAX_ROWS = 10
 SAMPLE_PIXELS = 128
@@ -95,9 +95,7 @@ def _counterpart(images: ImageSet, shown: Shown) -> str | None:
 
 
 def _heading(images: ImageSet) -> str:
-    if images.key.kind == REAL:
-        return "real"
-    return "–" if images.key.guidance_scale is None else f"{images.key.guidance_scale:g}"
+    return "real" if images.key.kind == REAL else scale_text(images.key.guidance_scale)
 
 
 def dose_strips(sets: Sequence[ImageSet]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from nodule_plugin.metrics.results_table import FLOOR, Row
 from nodule_plugin.metrics.sensitivity import load_sensitivity
 from nodule_plugin.metrics.studies import NO_STUDIES
 from nodule_plugin.report.lights import AMBER, GREEN, GREY, RED, WORDS, floor_of, in_sentence, judge, privacy_light
-from nodule_plugin.report.numbers import with_interval
+from nodule_plugin.report.numbers import value_of, with_interval
 from nodule_plugin.report.sweep import guidance_sweep
 
 FORMAT = "nodule-plugin evaluation"
@@ -148,7 +148,7 @@ def _nearest_sentence(results: Mapping[str, Any], best: Mapping[str, Any] | None
     if best is None or best["measure"] is None:
         return f"No distance between {reference} and generated images could be computed; the tables' notes say why."
     measure = next(measure for measure in results["measures"] if measure["key"] == best["measure"])
-    rows = [row for row in results["rows"] if row["kind"] == GENERATED and _value(row, measure["key"]) is not None]
+    rows = [row for row in results["rows"] if row["kind"] == GENERATED and value_of(row, measure["key"]) is not None]
     row = next(row for row in rows if is_set(row, best))
     several = f"Of {len(rows)} generated sets {label(row)} is closest to the {reference}: it"
     floor = floor_of(measure["key"], results["rows"])
@@ -215,7 +215,3 @@ def label(row: Mapping[str, Any]) -> str:
 def arrow(measure: Mapping[str, Any]) -> str:
     """Which way is better: an arrow down, up, or both ways for "near the real images' value"."""
     return {LOWER: "↓", HIGHER: "↑"}.get(measure["better"], "≈ real")
-
-
-def _value(row: Mapping[str, Any], key: str) -> float | None:
-    return row["values"].get(key, {}).get("value")

@@ -8,7 +8,7 @@ from typing import Any
 from nodule_plugin.data.image_set import GENERATED, REAL
 from nodule_plugin.metrics.intervals import normal_interval
 from nodule_plugin.metrics.measures import FINDINGS
-from nodule_plugin.report.numbers import percent, rate_text, set_title, with_interval
+from nodule_plugin.report.numbers import percent, rate_text, scale_text, set_title, with_interval
 
 Table = tuple[list[str], list[list[str]]]
 """Headings and rows."""
@@ -56,7 +56,7 @@ def dose_table(results: Mapping[str, Any]) -> Table | None:
         [
             curve["rating"].capitalize(),
             curve["model"],
-            "–" if curve["guidance_scale"] is None else f"{curve['guidance_scale']:g}",
+            scale_text(curve["guidance_scale"]),
             with_interval(curve["trend"], curve["trend_ci95"]),
             "< 0.001" if curve["p_value"] < 0.001 else f"{curve['p_value']:.3f}",
             with_interval(curve["change"], curve["change_ci95"]),
@@ -78,7 +78,7 @@ def copies_table(results: Mapping[str, Any]) -> Table | None:
     lines = [
         [
             row["model"],
-            "–" if row["guidance_scale"] is None else f"{row['guidance_scale']:g}",
+            scale_text(row["guidance_scale"]),
             rate_text(row["copies"]),
             *(_chance(row["nearness"][name]) for name in likenesses),
         ]

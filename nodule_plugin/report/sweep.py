@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.report.numbers import value_of
 
 # The first of each that has numbers stands for its aspect: published metrics before stand-ins.
 FIDELITY = ("kid", "fid", "kd_imagenet", "kd_tiny", "fd_tiny")
@@ -40,10 +41,10 @@ def guidance_sweep(results: Mapping[str, Any]) -> dict[str, Any] | None:
     if None in keys:
         return None
     fidelity, alignment, diversity = (str(key) for key in keys)
-    complete = [row for row in rows if all(_value(row, str(key)) is not None for key in keys)]
+    complete = [row for row in rows if all(value_of(row, str(key)) is not None for key in keys)]
     if len(complete) < 2:
         return None
-    real = next((_value(row, diversity) for row in results["rows"] if row["kind"] == REAL), None)
+    real = next((value_of(row, diversity) for row in results["rows"] if row["kind"] == REAL), None)
     costs = [
         (_number(row, fidelity), -_number(row, alignment), _far(_number(row, diversity), real)) for row in complete
     ]
@@ -63,11 +64,7 @@ def guidance_sweep(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _first(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str | None:
-    return next((key for key in keys if any(_value(row, key) is not None for row in rows)), None)
-
-
-def _value(row: Mapping[str, Any], key: str) -> float | None:
-    return row["values"].get(key, {}).get("value")
+    return next((key for key in keys if any(value_of(row, key) is not None for row in rows)), None)
 
 
 def _number(row: Mapping[str, Any], key: str) -> float:

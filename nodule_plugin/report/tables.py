@@ -12,7 +12,7 @@ from typing import Any
 from nodule_plugin.data.image_set import GENERATED
 from nodule_plugin.metrics.measures import BACKBONES, BEYOND, FINDINGS, PUBLISHED, STAND_IN
 from nodule_plugin.report.lights import light_line
-from nodule_plugin.report.numbers import with_interval
+from nodule_plugin.report.numbers import scale_text, value_of, with_interval
 from nodule_plugin.report.results import arrow
 
 EXPLANATIONS = {
@@ -99,7 +99,7 @@ def _table(results: Mapping[str, Any], group: str) -> Table | None:
     measures = [measure for measure in results["measures"] if measure["group"] == group and computed(results, measure)]
     if not measures:
         return None
-    rows = [row for row in results["rows"] if any(_value(row, measure) is not None for measure in measures)]
+    rows = [row for row in results["rows"] if any(value_of(row, measure["key"]) is not None for measure in measures)]
     reasons = (row["values"][measure["key"]]["reason"] for row in rows for measure in measures)
     noted = dict.fromkeys(reason for reason in reasons if reason not in (None, ITSELF))
     letters = dict(zip(noted, string.ascii_lowercase))
@@ -109,7 +109,7 @@ def _table(results: Mapping[str, Any], group: str) -> Table | None:
         [
             [
                 Cell(row_name(row)),
-                Cell(scale_text(row), row["guidance_scale"]),
+                Cell(scale_text(row["guidance_scale"]), row["guidance_scale"]),
                 *(cell(row["values"][measure["key"]], letters) for measure in measures),
                 Cell(f"{row['images']:,}", row["images"]),
             ]
@@ -130,7 +130,7 @@ def cell(value: Mapping[str, Any], letters: Mapping[str, str]) -> Cell:
 
 def computed(results: Mapping[str, Any], measure: Mapping[str, Any]) -> bool:
     """Whether some generated set has a number of a measure."""
-    return any(row["kind"] == GENERATED and _value(row, measure) is not None for row in results["rows"])
+    return any(row["kind"] == GENERATED and value_of(row, measure["key"]) is not None for row in results["rows"])
 
 
 def more_sentence(results: Mapping[str, Any]) -> str | None:
@@ -236,12 +236,3 @@ def row_name(row: Mapping[str, Any]) -> str:
     """A row's model, or what it is for."""
     role = "floor: " if row["floor"] else "ceiling: " if row["ceiling"] else ""
     return role + str(row["model"])
-
-
-def scale_text(row: Mapping[str, Any]) -> str:
-    """A row's guidance scale."""
-    return "–" if row["guidance_scale"] is None else f"{row['guidance_scale']:g}"
-
-
-def _value(row: Mapping[str, Any], measure: Mapping[str, Any]) -> float | None:
-    return row["values"][measure["key"]]["value"]

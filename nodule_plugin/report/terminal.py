@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nodule_plugin.report.lights import light_line
-from nodule_plugin.report.numbers import with_error
-from nodule_plugin.report.tables import row_name, scale_text
+from nodule_plugin.report.numbers import scale_text, with_error
+from nodule_plugin.report.tables import row_name
 
 WIDTH = 100
 NAME, SCALE, COLUMN = 22, 8, 13
@@ -36,7 +36,8 @@ def terminal_text(results: Mapping[str, Any], report: Path) -> str:
     for row in rows:
         cells = [_number(row["values"][key]) for key in first]
         name = row_name(row)
-        lines.append(_line(name if len(name) <= NAME else f"{name[: NAME - 1]}…", scale_text(row), cells))
+        scale = scale_text(row["guidance_scale"])
+        lines.append(_line(name if len(name) <= NAME else f"{name[: NAME - 1]}…", scale, cells))
     lines += ["", *textwrap.wrap(" ".join(results["verdict"]), WIDTH), ""]
     for light in results["lights"]:
         lines += textwrap.wrap(light_line(light), WIDTH, subsequent_indent="  ", max_lines=3, placeholder=" …")
