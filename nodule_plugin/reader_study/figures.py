@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +10,8 @@ from matplotlib.figure import Figure
 
 from nodule_plugin.reader_study.questions import CODES, ITEMS, LABELS, ORIGIN
 from nodule_plugin.reader_study.seal import REAL_ARM
+from nodule_plugin.report.html import figure_png
 
-DPI = 120
 GREYS = ("#08306b", "#2f79b5", "#9ecae1", "#e3c48e", "#b8860b")
 """Of the codes 1 to 5: apart in lightness as well as in hue."""
 
@@ -40,7 +39,7 @@ def distribution_figure(results: Mapping[str, Any]) -> bytes:
     handles, labels = axes[0].get_legend_handles_labels()
     axes[-1].legend(handles[: len(CODES)], labels[: len(CODES)], title="score", loc="center", ncols=5, fontsize=8)
     axes[-1].set_axis_off()
-    return _png(figure)
+    return figure_png(figure)
 
 
 def difference_figure(results: Mapping[str, Any], margin: float, level: float) -> bytes:
@@ -65,7 +64,7 @@ def difference_figure(results: Mapping[str, Any], margin: float, level: float) -
         f"mean score, generated minus {results['reference']} (interval of {100 * level:.0f} %; shaded: margin)",
         fontsize=8,
     )
-    return _png(figure)
+    return figure_png(figure)
 
 
 def curve_figure(results: Mapping[str, Any]) -> bytes:
@@ -87,7 +86,7 @@ def curve_figure(results: Mapping[str, Any]) -> bytes:
         axis.tick_params(labelsize=8)
         if model != "no curve":
             axis.legend(fontsize=7, loc="lower right")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def agreement_figure(results: Mapping[str, Any]) -> bytes:
@@ -105,16 +104,10 @@ def agreement_figure(results: Mapping[str, Any]) -> bytes:
     _name_questions(axis, [line["question"] for line in results["agreement"]])
     axis.set_xlim(min(-0.2, axis.get_xlim()[0]), 1)
     axis.set_xlabel("Krippendorff's alpha between readers (0: chance, 1: perfect)", fontsize=8)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _name_questions(axis: Axes, questions: list[str]) -> None:
     names = ["Real or generated" if question == ORIGIN else question.capitalize() for question in questions]
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
-    return content.getvalue()

@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -20,7 +19,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import PackageLoader
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,6 +41,7 @@ from nodule_plugin.reader_study.questions import (
 )
 from nodule_plugin.reader_study.study import Step, Study, hash_secret, read_links
 from nodule_plugin.reader_study.texts import LANGUAGES, SCALE_LABELS, TEXTS, choose_language
+from nodule_plugin.report.html import environment
 
 _logger = logging.getLogger(__name__)
 
@@ -246,13 +246,7 @@ class Pages:
 
     def __init__(self, study: Study, root: str = "") -> None:
         self.study, self.root = study, root
-        self._templates = Environment(
-            loader=FileSystemLoader(Path(str(files(__package__) / "templates"))),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._templates = environment(PackageLoader(__package__, "templates"))
 
     def error(self, language: str, name: str) -> str:
         """A page that says that something is not there, or was not saved."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from nodule_plugin.data.picture import read_picture
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import replacing
 from nodule_plugin.findings import SCALES
+from nodule_plugin.report.html import figure_png
 
 Cells = Mapping[tuple[str, str], np.ndarray]
 _CELL_INCHES = 0.85
-_DPI = 150
 
 
 def contact_sheet(cells: Cells, notice: str = NOTICE) -> bytes:
@@ -59,9 +58,7 @@ def contact_sheet(cells: Cells, notice: str = NOTICE) -> bytes:
     for column, axis in zip(columns, axes[0]):
         axis.set_title(column, fontsize=7, pad=3)
     figure.text(0.995, 0.05 / height, notice, ha="right", fontsize=6, color="0.35")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()
+    return figure_png(figure, dpi=150)
 
 
 def by_guidance(generated: GeneratedSet, limit: int = 8) -> Cells:

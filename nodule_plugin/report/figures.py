@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -12,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nodule_plugin.data.image_set import GENERATED, REAL
+from nodule_plugin.report.html import figure_png
 from nodule_plugin.report.numbers import set_title
 from nodule_plugin.report.results import arrow
 
 COLUMNS = 3
 PANELS = 3
 """Measures of one question that are drawn."""
-DPI = 120
 
 
 def guidance_figure(results: Mapping[str, Any]) -> bytes | None:
@@ -212,13 +211,6 @@ def _bars(values: Sequence[float], intervals: Sequence[Sequence[float] | None]) 
 def _shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rows = [row for row in results["rows"] if row["kind"] == GENERATED and row["guidance_scale"] is not None]
     return [m for m in results["measures"] if any(row["values"][m["key"]]["value"] is not None for row in rows)]
-
-
-def figure_png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=DPI)
-    return picture.getvalue()
 
 
 def _plot(axis: Axes, results: Mapping[str, Any], measure: Mapping[str, Any]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # which a page without figures need not load
 
 _INTERVAL = re.compile(r"\[([^\[\]]+), ([^\[\]]+)\]")
 
@@ -44,6 +47,13 @@ def png(picture: Image.Image) -> bytes:
     """A picture as the bytes of a PNG file."""
     content = io.BytesIO()
     picture.save(content, format="png", optimize=True)
+    return content.getvalue()
+
+
+def figure_png(figure: Figure, dpi: int = 120) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()
 
 

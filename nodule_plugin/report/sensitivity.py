@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nodule_plugin.report.figures import figure_png
 from nodule_plugin.report.files import write_files
+from nodule_plugin.report.html import figure_png
 from nodule_plugin.report.numbers import markdown_table, with_interval
 
 BLIND = "–"
