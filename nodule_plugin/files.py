@@ -10,8 +10,8 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -167,6 +167,26 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_files(contents: Mapping[str, bytes], folder: Path, setting: str = "output_dir") -> list[Path]:
+    """Write files of these names, all or none; older ones are replaced.
+
+    Args:
+        contents: what each file holds; they take their places in this order.
+        folder: made if absent.
+        setting: what the user calls the folder, for the error.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    try:
+        with ExitStack() as whole:  # which lets the last file in go first
+            for name in reversed(list(contents)):
+                whole.enter_context(replacing(folder / name)).write_bytes(contents[name])
+    except OSError as error:
+        raise InputError(f"{setting} {folder}: cannot be written ({error.strerror}); choose another folder") from error
+    return [folder / name for name in contents]
 
 
 def read_json(path: Path, remedy: str = "correct the file") -> Any:

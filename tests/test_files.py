@@ -19,6 +19,7 @@ from nodule_plugin.files import (
     replacing,
     temporary_name,
     visible_files,
+    write_files,
     write_text_atomically,
 )
 
@@ -121,6 +122,18 @@ def test_an_error_names_the_file_and_not_its_temporary_name(tmp_path: Path, monk
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/a.json'"):
         write_text_atomically(tmp_path / "a.json", "{}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_files_all_are_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: replaced.append(to.name) or replace(path, to))
+    out = tmp_path / "out"
+    assert write_files({"a": b"1", "b": b"2"}, out) == [out / "a", out / "b"]
+    assert replaced == ["a", "b"]  # the last one says that the others are there
+    with pytest.raises(InputError, match=rf"^folder {out}: cannot be written"):
+        write_files({"a/below": b"", "b": b"3"}, out, "folder")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "1", "b": "2"}
 
 
 def test_a_new_folder_appears_when_all_is_written(tmp_path: Path) -> None:

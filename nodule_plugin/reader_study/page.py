@@ -16,7 +16,7 @@ from matplotlib import rc_context
 
 from nodule_plugin import __version__
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
+from nodule_plugin.files import write_files
 from nodule_plugin.reader_study.analysis import analyse
 from nodule_plugin.reader_study.answers import AnswerStore, Chain
 from nodule_plugin.reader_study.answers_table import build_table
@@ -75,14 +75,8 @@ def write_analysis(
         "report.html": render(results).encode(),
         "results.json": (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode(),
     }
-    root = Path(output)
-    try:
-        for name, content in contents.items():
-            with replacing(root / name) as temporary:
-                temporary.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"output {root}: cannot be written ({error.strerror}); choose another folder") from error
-    return root / "report.html"
+    write_files(contents, Path(output), "output")
+    return Path(output) / "report.html"
 
 
 def describe(study: Study, key: Key, answers: pd.DataFrame, chain: Chain, draws: int) -> dict[str, Any]:

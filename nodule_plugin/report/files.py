@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nodule_plugin.data.image_set import ImageSet
-from nodule_plugin.errors import InputError
+from nodule_plugin.files import write_files
 from nodule_plugin.report.figures import guidance_figure
 from nodule_plugin.report.page import render_page
 from nodule_plugin.report.tables import csv_text, markdown
@@ -45,21 +44,3 @@ def write_report(
     if figure is None:
         (folder / "metrics.png").unlink(missing_ok=True)
     return written
-
-
-def write_files(contents: Mapping[str, bytes], folder: Path) -> list[Path]:
-    """Write files of these names, all or none; older ones are replaced.
-
-    Raises:
-        InputError: if the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            for name, content in contents.items():
-                (Path(scratch) / name).write_bytes(content)
-            for name in contents:
-                (Path(scratch) / name).replace(folder / name)
-    except OSError as error:
-        raise InputError(f"output_dir {folder}: cannot be written: {error.strerror}; choose another folder") from error
-    return [folder / name for name in contents]

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import write_files
 from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.privacy.audit import Audit, Finding
-from nodule_plugin.report.files import write_files
 from nodule_plugin.report.numbers import with_interval
 
 OWNERS = "owner_only"

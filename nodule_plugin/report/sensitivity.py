@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nodule_plugin.report.files import write_files
+from nodule_plugin.files import write_files
 from nodule_plugin.report.html import figure_png
 from nodule_plugin.report.numbers import markdown_table, with_interval
 
