@@ -169,6 +169,17 @@ def write_text_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any, indent: int = 4) -> None:
+    """Write a JSON file, whole or not at all; see :func:`replacing`."""
+    write_text_atomically(path, json.dumps(content, indent=indent) + "\n")
+
+
 def write_files(contents: Mapping[str, bytes], folder: Path, setting: str = "output_dir") -> list[Path]:
     """Write files of these names, all or none; older ones are replaced.
 

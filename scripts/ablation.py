@@ -30,7 +30,7 @@ from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.errors import InputError, show_input_errors
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import write_json, write_text_atomically
 from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_distance
 from nodule_plugin.metrics.imagenet import ImageNetFeatures
@@ -159,7 +159,7 @@ def trained(options: argparse.Namespace, name: str, change: Mapping[str, Any]) -
         "bundle_root": str(BUNDLE),
     }
     overlay = folder / "overlay.json"
-    overlay.write_text(json.dumps(settings, indent=4) + "\n")
+    write_json(overlay, settings)
     files = [*(str(BUNDLE / "configs" / config) for config in ("train.json", "from_scratch.json"))]
     files += [str(file) for file in (options.overlay, overlay) if file is not None]
     done = subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)])

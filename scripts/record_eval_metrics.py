@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser, run
 
 from nodule_plugin.data.image_set import GENERATED, REAL, TRAINING
 from nodule_plugin.errors import InputError, show_input_errors
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import write_json
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 METADATA = BUNDLE / "configs" / "metadata.json"
@@ -67,8 +67,8 @@ def main() -> None:
             "all": measure(options.crops, options.work, scale),
             "few": measure(options.crops, options.work, scale, 12),
         }
-        write_text_atomically(METADATA, json.dumps({**metadata, "eval_metrics": recorded["all"]}, indent=4) + "\n")
-        write_text_atomically(FEW, json.dumps(recorded, indent=4) + "\n")
+        write_json(METADATA, {**metadata, "eval_metrics": recorded["all"]})
+        write_json(FEW, recorded)
         print(json.dumps(recorded["all"], indent=4))
         return
     few = json.loads(FEW.read_text())

@@ -29,7 +29,7 @@ from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.diffusion.fine_tuned import load_weights
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError, show_input_errors
-from nodule_plugin.files import replacing, write_text_atomically
+from nodule_plugin.files import replacing, write_json
 from nodule_plugin.handlers.recipe import differences
 from nodule_plugin.insertion.network import InpaintingUNet
 from nodule_plugin.tiny.autoencoder import COMPRESSION, train_autoencoder
@@ -85,7 +85,7 @@ def check_settings(options: argparse.Namespace) -> None:
     settings = {name: getattr(options, name) for name in SETTINGS} | {"crops": str(options.crops.resolve())}
     file = options.work / "settings.json"
     if not file.is_file():
-        write_text_atomically(file, json.dumps(settings, indent=4) + "\n")
+        write_json(file, settings)
     elif changed := differences(json.loads(file.read_text()), settings):
         raise InputError(f"{options.work}: made with {'; '.join(changed)}; give these, or another folder as --work")
 
@@ -179,8 +179,7 @@ def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
     for folder in (options.work / "trained", options.output / "tiny"):
         save_base_model(folder, parts, CARD)
     shutil.copytree(options.work / "tiny_scorer", options.output / "tiny_scorer", dirs_exist_ok=True)
-    patients = json.dumps({"description": PATIENTS, **patients_of(datalist)}, indent=4)
-    write_text_atomically(options.output / "training_patients.json", patients + "\n")
+    write_json(options.output / "training_patients.json", {"description": PATIENTS, **patients_of(datalist)})
     halves = {name: tensor.half() for name, tensor in network.state_dict().items()}  # as the base model's folder has
     save_tensors(halves, options.output / weights.name)
     with replacing(options.output / "model.json") as temporary:

@@ -5,7 +5,6 @@ No pixels are copied: an item names the file, where in it the nodule lies, and w
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from nodule_plugin.data.roi import padding_fraction, roi_bounds
 from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, chain_id, chain_kernel
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import read_json, write_text_atomically
+from nodule_plugin.files import read_json, write_json
 from nodule_plugin.lidc.citation import CITATION, LICENCE
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.prompts import PromptTemplate, get_template
@@ -141,7 +140,7 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
     """
     file = Path(path)
     try:
-        write_text_atomically(file, json.dumps(content, indent=4) + "\n")
+        write_json(file, content)
     except OSError as error:
         raise InputError(
             f"{file}: cannot be written ({error.strerror}); give another path as datalist, or make room"

@@ -24,7 +24,7 @@ from torch import Tensor
 from nodule_plugin.data.order import SampleKey, sample_seed, seeded_generator
 from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import read_json, replacing, write_text_atomically
+from nodule_plugin.files import read_json, replacing, write_json
 
 _ENTRY = np.dtype([("entry", "<u4"), ("checksum", "<u4")])
 
@@ -147,7 +147,7 @@ class LatentCache:
                 old.unlink(missing_ok=True)
             with replacing(store) as temporary, temporary.open("wb") as file:
                 _reserve(file.fileno(), self.nbytes)
-            write_text_atomically(label, json.dumps(self._label, indent=4) + "\n")
+            write_json(label, self._label)
 
     def _is_ours(self, label: Path) -> bool:
         try:

@@ -15,7 +15,7 @@ from nodule_plugin.deploy.generator import BundleGenerator, read_order
 from nodule_plugin.deploy.inserter import BundleInserter
 from nodule_plugin.dicom import DicomEncoder
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
+from nodule_plugin.files import write_bytes_atomically
 
 
 class OrderReaderOperator(Operator):
@@ -126,8 +126,7 @@ class SyntheticDicomWriterOperator(Operator):
             for kind, data in zip(("image", "report"), files):
                 path = self.output_folder / kind / f"{about['request']['id']}.dcm"
                 try:
-                    with replacing(path) as temporary:
-                        temporary.write_bytes(data)
+                    write_bytes_atomically(path, data)
                 except OSError as error:
                     raise InputError(f"output: {path} cannot be written: {error}; give another folder") from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import write_json
 
 DISPLAYED_SCALES = "1.5, 3, 5"
 """The guidance scales of inference.json, for weights whose training chose none."""
@@ -46,7 +46,7 @@ def add_guidance(weights: str | Path, guidance: Mapping[str, Any]) -> Path:
 
 def _write(weights: str | Path, record: Mapping[str, Any]) -> Path:
     file = Path(weights).with_suffix(".json")
-    write_text_atomically(file, json.dumps(record, indent=4) + "\n")
+    write_json(file, record)
     return file
 
 

@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
 from nodule_plugin.export.model import refuse_difference
+from nodule_plugin.files import write_json
 
 
 def write_pipeline(model: FineTunedModel, folder: Path, fp16: bool = False) -> dict[str, float]:
@@ -54,4 +55,4 @@ def forget_origin(file: Path) -> None:
     """Remove from a configuration the folder that a part was loaded from: a path of this machine."""
     config = json.loads(file.read_text(encoding="utf-8"))
     if config.pop("_name_or_path", None) is not None:
-        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(file, config, indent=2)

@@ -27,7 +27,7 @@ from nodule_plugin.data.nifti import encode_volume
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
-from nodule_plugin.files import read_json, replacing
+from nodule_plugin.files import read_json, write_bytes_atomically, write_json
 from nodule_plugin.settings import as_flag
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class GeneratedSetWriter:
                 for path in _paths(stale, FILES).values():
                     (self.folder / path).unlink(missing_ok=True)
             created = {} if self._created is None else {"created": self._created}
-            _write_json(self.folder / RUN_FILE, {"settings": self.run, **created, "requests": self.requests})
+            write_json(self.folder / RUN_FILE, {"settings": self.run, **created, "requests": self.requests})
         except OSError as error:
             raise InputError(f"output_dir: {self.folder} cannot be written: {error}; give another folder") from error
         done = len(self.requests) - len(self.pending)
@@ -180,7 +180,7 @@ class GeneratedSetWriter:
         paths = _paths(request["id"], self.formats)
         for name, data in content.items():
             try:
-                _write_bytes(self.folder / paths[name], data)
+                write_bytes_atomically(self.folder / paths[name], data)
             except OSError as error:
                 raise InputError(f"output_dir: image {request['id']} cannot be written: {error}") from error
 
@@ -199,7 +199,7 @@ class GeneratedSetWriter:
             **self.run,
             "images": [self._describe(request) for request in self.requests],
         }
-        _write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, manifest)
         logger.info("%d images and %s are in %s", len(self.requests), MANIFEST, self.folder)
 
     def _check_same_set(self, written: dict[str, Any] | None, created: str | None) -> None:
@@ -370,12 +370,3 @@ def _is_whole(path: Path) -> bool:
     except (OSError, EOFError, SyntaxError, ValueError, zlib.error):
         return False
     return bool(content)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_bytes(path, (json.dumps(content, indent=4) + "\n").encode())
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from nodule_plugin.diffusion.network import merged_copy
 from nodule_plugin.diffusion.provenance import add_guidance, read_record
-from nodule_plugin.files import replacing, write_text_atomically
+from nodule_plugin.files import replacing, write_json
 from nodule_plugin.handlers.selection import ModelSelection
 from nodule_plugin.handlers.validation import SetDistances
 from nodule_plugin.metrics.distances import DistanceMeasure
@@ -88,7 +87,7 @@ class GuidanceChoice:
         how = self._conditions()
         add_guidance(self.selection.path, {"scale": best["guidance_scale"], **how})
         content = {"format": FORMAT, "version": 1, **how, "decides": name, "curve": list(curve)}
-        write_text_atomically(self.directory / "guidance.json", json.dumps(content, indent=4) + "\n")
+        write_json(self.directory / "guidance.json", content)
         draw_guidance(curve, label, name, self.directory / "guidance.png")
         limits = f" [{best[f'{name}_low']:.4g}, {best[f'{name}_high']:.4g}]" if f"{name}_low" in best else ""
         logger.info(

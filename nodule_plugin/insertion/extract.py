@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from nodule_plugin import __version__
 from nodule_plugin.data.lidc_tree import ANNOTATIONS, annotated_scans
 from nodule_plugin.data.nifti import encode_volume
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import new_folder
+from nodule_plugin.files import new_folder, write_json
 from nodule_plugin.insertion.host import Geometry, read_file, series_geometry
 from nodule_plugin.insertion.mask_shapes import longest_diameter_mm
 from nodule_plugin.insertion.segmentation import KINDS, Segment, segmentation
@@ -80,7 +79,7 @@ def extract_masks(
             "citation": list(CITATION),
             "nodules": nodules,
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
+        write_json(folder / MANIFEST, manifest)
     return nodules
 
 

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from nodule_plugin import __version__
 from nodule_plugin.data.generated import NOTICE
 from nodule_plugin.dicom.identity import RunIdentity, long_string, parse_created
-from nodule_plugin.files import new_folder
+from nodule_plugin.files import new_folder, write_json
 from nodule_plugin.insertion.derived import Belonging, derived_slices
 from nodule_plugin.insertion.host import Host, read_host
 from nodule_plugin.insertion.measurements import insertion_report
@@ -81,7 +81,7 @@ class Insertion(VoxelInsertion):
                 "host": {"series_instance_uid": str(host.slices[0].SeriesInstanceUID), "slices": len(host.slices)},
                 "series": written,
             }
-            (folder / MANIFEST).write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
+            write_json(folder / MANIFEST, manifest)
         return Path(output)
 
     def _write(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
+from nodule_plugin.files import write_bytes_atomically
 from nodule_plugin.weights import file_sha256
 
 SUFFIX = ".npy"
@@ -143,8 +143,7 @@ class FeatureCache:
         np.save(content, table)
         name = hashlib.sha256(content.getvalue()).hexdigest()
         try:
-            with replacing(self.folder / f"{name}{SUFFIX}") as temporary:
-                temporary.write_bytes(content.getvalue())
+            write_bytes_atomically(self.folder / f"{name}{SUFFIX}", content.getvalue())
         except OSError as error:
             raise InputError(f"cache_dir: {self.folder} cannot be written ({error}); give another folder") from error
         self._pending.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from nodule_plugin.data.generated import FILE_FIELDS, MANIFEST, load_generated
 from nodule_plugin.data.image_set import LoadedImages
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing, write_text_atomically
+from nodule_plugin.files import replacing, write_json
 from nodule_plugin.metrics.copies import embedder
 from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Inspection
@@ -121,6 +120,6 @@ def _copy(kept: Sequence[Mapping[str, Any]], source: Path, folder: Path, manifes
                 if name is not None:
                     with replacing(folder / name) as temporary:
                         shutil.copyfile(source / name, temporary)
-        write_text_atomically(folder / MANIFEST, json.dumps(manifest, indent=4) + "\n")
+        write_json(folder / MANIFEST, manifest)
     except OSError as error:
         raise InputError(f"output_dir: {folder} cannot be written ({error}); give another folder") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import read_json, write_text_atomically
+from nodule_plugin.files import read_json, write_json
 
 FORMAT = "nodule-plugin reader study"
 VERSION = 1
@@ -195,5 +194,5 @@ def replace_link(study: Study, reader: str) -> str:
         raise InputError(f"reader: there is no {reader!r}; the study's readers are {', '.join(study.readers)}")
     digests = {name: digest for digest, name in read_links(study).items()}
     secret, digest = new_links([reader])
-    write_text_atomically(study.folder / LINKS_FILE, json.dumps({**digests, **digest}, indent=4) + "\n")
+    write_json(study.folder / LINKS_FILE, {**digests, **digest})
     return secret[reader]

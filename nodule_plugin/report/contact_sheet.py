@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from nodule_plugin.data.generated import NOTICE, GeneratedSet
 from nodule_plugin.data.picture import read_picture
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import replacing
+from nodule_plugin.files import write_bytes_atomically
 from nodule_plugin.findings import SCALES
 from nodule_plugin.report.html import figure_png
 
@@ -156,8 +156,7 @@ def beside_real(generated: GeneratedSet, real: Mapping[str, np.ndarray], guidanc
 
 def write_sheet(path: Path, cells: Cells, notice: str = NOTICE) -> None:
     """Write :func:`contact_sheet` as a file."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(contact_sheet(cells, notice))
+    write_bytes_atomically(path, contact_sheet(cells, notice))
 
 
 def _commonest(codes: Sequence[Any]) -> Any:

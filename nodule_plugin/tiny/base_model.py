@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.export.pipeline import forget_origin
+from nodule_plugin.files import write_json
 
 TEXT_WIDTH = 64
 
@@ -103,7 +103,7 @@ def save_base_model(
         clip_tokenizer().save_pretrained(root / "tokenizer")
         build_scheduler(prediction_type).save_pretrained(root / "scheduler")
         for name, content in {"model_index.json": MODEL_INDEX, **(extra or {})}.items():
-            (root / name).write_text(json.dumps(content, indent=2) + "\n")
+            write_json(root / name, content, indent=2)
         (root / "README.md").write_text(card)
         shutil.rmtree(folder, ignore_errors=True)
         root.rename(folder)

@@ -7,7 +7,6 @@ measured with it; they are not FID, KID, LPIPS or CLIPScore and never go by thos
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nodule_plugin.extras import Extra
+from nodule_plugin.files import write_json
 from nodule_plugin.tiny.contrast import train_pair
 from nodule_plugin.tiny.examples import IMAGE_SIZE, Examples
 
@@ -64,7 +64,7 @@ def save_scorer(model: nn.Module, folder: Path, card: str, config: Mapping[str, 
     settings = {"model_cfg": config, "preprocess_cfg": PREPROCESS_CONFIG}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         save_file(weights, Path(scratch) / "open_clip_model.safetensors")
-        (Path(scratch) / "open_clip_config.json").write_text(json.dumps(settings, indent=4) + "\n")
+        write_json(Path(scratch) / "open_clip_config.json", settings)
         (Path(scratch) / "README.md").write_text(card)
         for file in Path(scratch).iterdir():
             file.replace(folder / file.name)

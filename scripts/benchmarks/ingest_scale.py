@@ -32,6 +32,7 @@ from pydicom.uid import UID
 from tqdm import tqdm
 
 from nodule_plugin.data.sources import load_nodules
+from nodule_plugin.files import write_json
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.phantom.dicom import INTERCEPT, SeriesIdentity, SliceGeometry, write_slice
@@ -192,7 +193,7 @@ def main() -> None:
     print(json.dumps(report, indent=4))
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=4) + "\n")
+        write_json(options.output, report)
     if options.figure:
         draw(rows, options.figure)
 

@@ -41,7 +41,7 @@ from tqdm import tqdm
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
 from nodule_plugin.errors import show_input_errors
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import write_json
 from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
 from nodule_plugin.insertion.place import sample_weight
@@ -112,7 +112,7 @@ def main() -> None:
         "distance_to_training": {name: distance(known, rows) for name, rows in features.items()},
         "findings": {name: follows(hu, volumes["real"], samples, findings) for name, hu in volumes.items()},
     }
-    write_text_atomically(given.output, json.dumps(result, indent=1) + "\n")
+    write_json(given.output, result, indent=1)
     print(json.dumps(result, indent=1))
     if given.picture:
         draw(volumes, samples, given.picture)

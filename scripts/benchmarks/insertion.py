@@ -39,6 +39,7 @@ from nodule_plugin.data.image_set import DOSE, REAL, TRAINING, ImageRecord, Imag
 from nodule_plugin.data.requests import dose_response
 from nodule_plugin.data.window import unit_to_hu
 from nodule_plugin.errors import show_input_errors
+from nodule_plugin.files import write_json
 from nodule_plugin.findings import Findings
 from nodule_plugin.insertion.blending import insert
 from nodule_plugin.insertion.host import Host, read_host
@@ -96,7 +97,7 @@ def main() -> None:
         rows = [tried(host, place, source) for host, place in trials]
         shown = summary(rows)
         result = {"nodules": rows, "summary": shown}
-    given.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(given.output, result, indent=1)
     print(json.dumps(shown, indent=1))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from pylidc_reference import import_pylidc, membership_digest
 from tqdm import tqdm
 
+from nodule_plugin.files import write_json
 from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.geometry import centroid, diameter, volume
@@ -93,7 +94,7 @@ def main() -> int:
     print(json.dumps(report, indent=4))
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=4) + "\n")
+        write_json(arguments.output, report)
     if arguments.reference and not arguments.scans:
         names = ("diameter", "volume", "row", "column", "slice")
         sums = dict(zip(names, their_measures[:, 1:].sum(axis=0).tolist()))
@@ -102,7 +103,7 @@ def main() -> int:
             "membership_sha256": membership_digest(their_clusters),
             "sums": sums,
         }
-        arguments.reference.write_text(json.dumps(reference, indent=4) + "\n")
+        write_json(arguments.reference, reference)
     return 0 if equal and difference < 1e-6 else 1
 
 

@@ -42,7 +42,7 @@ from tqdm import tqdm
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
 from nodule_plugin.errors import show_input_errors
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import write_json
 from nodule_plugin.insertion.blending import insert
 from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
@@ -75,7 +75,7 @@ def main() -> None:
     given = parser.parse_args()
     fit_threads()
     result = study(given)
-    write_text_atomically(given.output, json.dumps(result, indent=1) + "\n")
+    write_json(given.output, result, indent=1)
     print(json.dumps(result, indent=1))
 
 

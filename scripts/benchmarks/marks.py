@@ -25,6 +25,7 @@ from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.nifti import read_voxels
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
+from nodule_plugin.files import write_json
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
 from nodule_plugin.provenance.detection import THRESHOLD, Detection, detect, detect_all
 from nodule_plugin.provenance.inversion import bundled_inversion
@@ -245,7 +246,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = COMMANDS[given.command](given)
-    given.output.write_text(json.dumps(results, indent=4) + "\n", encoding="utf-8")
+    write_json(given.output, results)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from nodule_plugin.diffusion.components import (
 )
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import PRECISIONS, GenerationPrepareBatch, GuidedSampler, derive_scheduler
-from nodule_plugin.files import write_text_atomically
+from nodule_plugin.files import write_json, write_text_atomically
 from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import findings_to_prompt
 
@@ -358,7 +358,7 @@ def compare(options: argparse.Namespace, bench: Bench) -> None:
     }
     print(render(report))
     if options.output:
-        write_text_atomically(options.output, json.dumps(report, indent=4) + "\n")
+        write_json(options.output, report)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.data.transforms import ORIENTATIONS, nodule_transform
+from nodule_plugin.files import write_json
 
 HERE = Path(__file__).resolve().parent
 BUNDLE = HERE.parents[1] / "bundle"
@@ -356,7 +357,7 @@ def main() -> None:
             for report in measure(options, (options.work or Path(temporary)).resolve()):
                 if options.output:
                     options.output.parent.mkdir(parents=True, exist_ok=True)
-                    options.output.write_text(json.dumps(report, indent=4) + "\n")
+                    write_json(options.output, report)
         except NotFinished as error:
             raise SystemExit(str(error)) from error
     print(render(report))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +16,7 @@ from nodule_plugin.data.datalist import load_datalist
 from nodule_plugin.deploy.label.client_settings import run_name
 from nodule_plugin.deploy.label.configs import BundleFiles
 from nodule_plugin.errors import InputError, unwrapped_input_errors
-from nodule_plugin.files import read_json, write_text_atomically
+from nodule_plugin.files import read_json, write_json
 from nodule_plugin.settings import as_number, as_whole_number, whole_number
 from nodule_plugin.weights import file_sha256
 
@@ -130,7 +129,7 @@ class TrainingRuns:
             "weights_sha256": file_sha256(output / MODEL),
             "last": _last_row(output / "curves.csv"),
         }
-        write_text_atomically(output / RESULT, json.dumps(result, indent=4) + "\n")
+        write_json(output / RESULT, result)
         return result
 
 

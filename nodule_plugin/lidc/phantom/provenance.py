@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydicom.uid import generate_uid
 
 from nodule_plugin import __version__
+from nodule_plugin.files import write_json
 from nodule_plugin.lidc.citation import CITATION, LICENCE, LICENCE_URL
 
 NOTICE = (
@@ -30,7 +30,7 @@ def write_sidecar(folder: Path, seed: int, **content: Any) -> None:
         "licence": DERIVED,
         "citation": list(CITATION),
     }
-    (folder / "dataset.json").write_text(json.dumps(dataset, indent=4) + "\n", encoding="utf-8")
+    write_json(folder / "dataset.json", dataset)
 
 
 def phantom_uid(kind: str, source: str, seed: int) -> str:
