@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.image_set import ImageSet
-from nodule_plugin.data.pixels import to_uint8
-from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
+from nodule_plugin.metrics.hounsfield_features import HounsfieldFeatures
 from nodule_plugin.metrics.intervals import NORMAL_95
 
 BINS = 28
@@ -27,7 +25,7 @@ def histogram(hu: np.ndarray, window_hu: Sequence[float]) -> np.ndarray:
     return np.stack([np.bincount(row, minlength=BINS) for row in bins]) / bins.shape[1]
 
 
-class GreyValueFeatures:
+class GreyValueFeatures(HounsfieldFeatures):
     """The histogram of an image, BINS numbers, as a feature extractor.
 
     Args:
@@ -35,25 +33,12 @@ class GreyValueFeatures:
     """
 
     name = "grey values in HU"
-    unavailable: str | None = None
-
-    def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
-        self.window_hu = checked_window(window_hu)
-
-    @property
-    def id(self) -> str:
-        """Equal for extractors that give equal features."""
-        return f"grey values:{self.window_hu}"
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`nodule_plugin.metrics.feature_cache.Encoder`."""
-        return hashlib.sha256(repr(("histogram", BINS, self.window_hu)).encode()).hexdigest()
+    key = "grey values"
+    definition = ("histogram", BINS)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in [-1, 1] -> (B, BINS) features."""
-        grey = to_uint8(images.detach().cpu())[:, 0].numpy()
-        hu = np.asarray(unit_to_hu(grey / 127.5 - 1.0, self.window_hu), dtype=np.float64)
+        hu = self.hounsfield(images).astype(np.float64)
         return torch.from_numpy(histogram(hu, self.window_hu)).float()
 
 

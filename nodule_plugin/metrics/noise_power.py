@@ -13,7 +13,6 @@ but what the resampling kernel left, and the image does not count there.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,9 +25,8 @@ from torch import Tensor
 
 from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.image_set import ImageRecord, ImageSet
-from nodule_plugin.data.pixels import to_uint8
-from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics.hounsfield_features import HounsfieldFeatures
 from nodule_plugin.metrics.intervals import NORMAL_95
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
 
@@ -74,7 +72,7 @@ def ring_powers(hu: np.ndarray, floor: float = 0.0) -> np.ndarray:
     return means / side**2
 
 
-class NoisePowerFeatures:
+class NoisePowerFeatures(HounsfieldFeatures):
     """:func:`ring_powers` of an image in HU, as a feature extractor.
 
     Args:
@@ -82,28 +80,15 @@ class NoisePowerFeatures:
     """
 
     name = "noise power spectrum"
+    key = "noise power"
+    definition = ("noise power", RINGS)
     convention: Mapping[str, Any] = MappingProxyType(
         {"detrending": "best plane", "taper": "Hann", "band": "to the native Nyquist frequency"}
     )
-    unavailable: str | None = None
-
-    def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
-        self.window_hu = checked_window(window_hu)
-
-    @property
-    def id(self) -> str:
-        """Equal for extractors that give equal features."""
-        return f"noise power:{self.window_hu}"
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`nodule_plugin.metrics.feature_cache.Encoder`."""
-        return hashlib.sha256(repr(("noise power", RINGS, self.window_hu)).encode()).hexdigest()
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, H) images in [-1, 1] -> (B, RINGS) features."""
-        grey = to_uint8(images.detach().cpu())[:, 0].numpy()
-        hu = np.asarray(unit_to_hu(grey / 127.5 - 1.0, self.window_hu), dtype=np.float64)
+        hu = self.hounsfield(images).astype(np.float64)
         step = (self.window_hu[1] - self.window_hu[0]) / 255
         return torch.from_numpy(ring_powers(hu, step**2 / 12)).float()
 

@@ -8,8 +8,7 @@ Standardization Initiative", Radiology 2020;295:328-338. The features' names are
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nodule_plugin.data.pixels import to_uint8
-from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
+from nodule_plugin.metrics.hounsfield_features import HounsfieldFeatures
 
 BIN_HU = 25.0
 """Width of a grey level, counted from the window's lower end (the manual's fixed bin size)."""
@@ -133,7 +131,7 @@ def _entropy(p: np.ndarray) -> float:
     return float(-(p * _log2(p)).sum())
 
 
-class RadiomicFeatures:
+class RadiomicFeatures(HounsfieldFeatures):
     """:data:`FEATURES` of the whole image, as a feature extractor.
 
     Args:
@@ -141,29 +139,15 @@ class RadiomicFeatures:
     """
 
     name = f"{len(FEATURES)} radiomic features"
-    unavailable: str | None = None
+    key = "radiomics"
+    definition = (FEATURES, BIN_HU)
     convention: Mapping[str, Any] = MappingProxyType({"bin_hu": BIN_HU})
-
-    def __init__(self, window_hu: Sequence[float] = DEFAULT_WINDOW_HU) -> None:
-        self.window_hu = checked_window(window_hu)
-
-    @property
-    def id(self) -> str:
-        """Equal for extractors that give equal features."""
-        return f"radiomics:{self.window_hu}"
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`nodule_plugin.metrics.feature_cache.Encoder`."""
-        return hashlib.sha256(repr((FEATURES, BIN_HU, self.window_hu)).encode()).hexdigest()
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images in [-1, 1] -> (B, len(FEATURES)) features."""
-        eight_bits = to_uint8(images.detach().cpu())[:, 0].numpy()
-        return torch.tensor(np.array([self._of(grey) for grey in eight_bits]), dtype=torch.float32)
+        return torch.tensor(np.array([self._of(hu) for hu in self.hounsfield(images)]), dtype=torch.float32)
 
-    def _of(self, grey: np.ndarray) -> list[float]:
-        hu = unit_to_hu(grey / 127.5 - 1.0, self.window_hu)
+    def _of(self, hu: np.ndarray) -> list[float]:
         levels = np.floor((hu - self.window_hu[0]) / BIN_HU).astype(int) + 1
         statistics = intensity_statistics(hu) | histogram_statistics(levels) | cooccurrence_statistics(levels)
         return [statistics[name] for name in FEATURES]
