@@ -17,6 +17,7 @@ from torch import Tensor
 from nodule_plugin.data.latents import LatentCache, LatentDataset, data_fingerprint
 from nodule_plugin.data.transforms import NoduleROId
 from nodule_plugin.diffusion.components import TextConditioner, weights_fingerprint
+from nodule_plugin.diffusion.latent_space import pixels_per_latent, scaled
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ def draw_latents(vae: AutoencoderKL, moments: Tensor, noise: Tensor) -> Tensor:
         (B, C, h, w), about unit variance.
     """
     distribution = DiagonalGaussianDistribution(moments)
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (distribution.mean + distribution.std * noise - shift) * vae.config.scaling_factor
+    return scaled(vae, distribution.mean + distribution.std * noise)
 
 
 def open_latent_cache(
@@ -98,7 +98,7 @@ def open_latent_cache(
     """
     if folder is None or not items:
         return None
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = pixels_per_latent(vae)
     shape = (2 * vae.config.latent_channels, *(side // factor for side in transform.image_size))
     fingerprint = sha256((weights_fingerprint(vae) + data_fingerprint(items, transform)).encode()).hexdigest()
     with idist.one_rank_first(rank=0, local=False):

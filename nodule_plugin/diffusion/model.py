@@ -14,10 +14,10 @@ from nodule_plugin.diffusion.components import (
     load_vae,
 )
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, identify_weights, load_weights, weights_file
+from nodule_plugin.diffusion.latent_space import latent_shape, pixels_per_latent
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.provenance import read_record
 from nodule_plugin.diffusion.sampling import derive_scheduler
-from nodule_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class FineTunedModel:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of an image's latents."""
-        side = self.image_size // pixels_per_latent(self.vae)
-        return self.vae.config.latent_channels, side, side
+        return latent_shape(self.vae, self.image_size)
 
 
 def load_model(source: Source) -> FineTunedModel:
@@ -108,22 +107,15 @@ def load_model(source: Source) -> FineTunedModel:
     )
 
 
-def pixels_per_latent(vae: Any) -> int:
-    """How many pixels a side of a latent's element covers."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
 def checked_size(source: Source, unet: Any, vae: Any, preprocessing: Mapping[str, Any]) -> int:
     """Side of the images in pixels, see :class:`Source`.
 
     Raises:
         InputError: if the model cannot make images of that size.
     """
-    factor = pixels_per_latent(vae)
     size = source.image_size
     if size is None:
-        own = unet.config.sample_size * factor
-        size = preprocessing.get("image_size", [own])[0]
-    if size < factor or size % factor:
-        raise InputError(f"image_size: a multiple of {factor} is needed for this base model, not {size}")
-    return int(size)
+        own = unet.config.sample_size * pixels_per_latent(vae)
+        size = int(preprocessing.get("image_size", [own])[0])
+    latent_shape(vae, size)
+    return size

@@ -15,6 +15,7 @@ from monai.engines.utils import PrepareBatch
 from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
 
+from nodule_plugin.diffusion.latent_space import latent_shape, unscaled
 from nodule_plugin.errors import InputError
 from nodule_plugin.settings import whole_number
 from nodule_plugin.weights import one_line
@@ -275,18 +276,6 @@ class GenerationPrepareBatch(PrepareBatch):
         return (self.mark(noise, seeds) if self.mark else noise).to(**options), None, (), conditions
 
 
-def latent_shape(vae: Any, image_size: int) -> tuple[int, int, int]:
-    """Channels, rows and columns of the latents of square images.
-
-    Raises:
-        InputError: if the autoencoder cannot make images of that size.
-    """
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    if not isinstance(image_size, int) or image_size < factor or image_size % factor:
-        raise InputError(f"image_size: a multiple of {factor} is needed for this base model, not {image_size!r}")
-    return vae.config.latent_channels, image_size // factor, image_size // factor
-
-
 def calls_at_once(network: nn.Module) -> int:
     """How many groups :class:`GuidedSampler` best samples at the same time.
 
@@ -325,10 +314,8 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) float32 in [-1, 1].
     """
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
     weights = next(vae.parameters(), latents)  # an autoencoder of pixels has none
-    unscaled = latents / vae.config.scaling_factor + shift
-    return vae.decode(unscaled.to(weights.dtype), return_dict=False)[0].float().clamp(-1, 1)
+    return vae.decode(unscaled(vae, latents).to(weights.dtype), return_dict=False)[0].float().clamp(-1, 1)
 
 
 def derive_scheduler(base: Any, name: str) -> Any:

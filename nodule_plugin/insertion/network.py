@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from nodule_plugin.diffusion.components import freeze, load_vae
 from nodule_plugin.diffusion.diffusers_layout import load_network, load_part
+from nodule_plugin.diffusion.latent_space import scaled
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.sketch import sketch_nodule
@@ -135,8 +136,7 @@ def encode_slices(vae: Any, slices: Tensor) -> Tensor:
         (B, C, h, w), the means of their distributions.
     """
     images = slices.expand(-1, 3, -1, -1) if isinstance(vae, AutoencoderKL) else slices
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (vae.encode(images).latent_dist.mode() - shift) * vae.config.scaling_factor
+    return scaled(vae, vae.encode(images).latent_dist.mode())
 
 
 class Conditions(NamedTuple):

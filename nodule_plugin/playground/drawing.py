@@ -16,9 +16,10 @@ from nodule_plugin.data.requests import checked_prompt, generation_requests, rat
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.diffusion.components import TextConditioner
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, weights_file
+from nodule_plugin.diffusion.latent_space import latent_shape
 from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
 from nodule_plugin.diffusion.provenance import chosen_on
-from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler, latent_shape
+from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES, Findings
 from nodule_plugin.handlers.generation import GeneratedSetWriter, grey_image

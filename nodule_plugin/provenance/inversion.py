@@ -12,7 +12,8 @@ from torch.nn.functional import pad
 
 from nodule_plugin.diffusion.components import TextConditioner
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS
-from nodule_plugin.diffusion.model import Source, load_model, pixels_per_latent
+from nodule_plugin.diffusion.latent_space import pixels_per_latent, scaled
+from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.errors import InputError
 
 _STEPS, _FIRST = 8, 0.1
@@ -75,8 +76,7 @@ class Inversion:
         rows, columns = images.shape[-2:]
         beyond = [-side % self._multiple for side in (columns, rows)]
         inputs = pad(images, (0, beyond[0], 0, beyond[1]), "replicate").expand(-1, 3, -1, -1).to(self.device)
-        latents = self._vae.encode(inputs).latent_dist.mean - (getattr(self._vae.config, "shift_factor", None) or 0)
-        return latents * self._vae.config.scaling_factor
+        return scaled(self._vae, self._vae.encode(inputs).latent_dist.mean)
 
 
 def _sample_and_noise(kind: str, latents: Tensor, prediction: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
