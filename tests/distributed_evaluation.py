@@ -13,11 +13,9 @@ from nodule_plugin.data.evaluation_images import LoadSetImaged, generated_items,
 from nodule_plugin.handlers.evaluation import (
     EncodeImages,
     ImageSetCollector,
-    PromptScore,
     join_processes,
     own_indices,
 )
-from nodule_plugin.metrics.alignment import CLIPScorer
 from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.distribution import FrechetDistanceMetric, KernelDistanceMetric
 from nodule_plugin.metrics.features import OpenCLIPImageFeatures
@@ -42,19 +40,14 @@ def evaluate(root: Path, clip: Path, output: Path) -> None:
         val_handlers=[collector, report],
         decollate=False,
     ).run()
-    frechet, kernel, score = (
-        FrechetDistanceMetric(features),
-        KernelDistanceMetric(features),
-        PromptScore(CLIPScorer(clip)),
-    )
+    frechet, kernel = FrechetDistanceMetric(features), KernelDistanceMetric(features)
     for index in own:
         image, real = images[index]["image"][None], images[index]["set"].kind == "real"
         frechet.update(image, real)
         # As many of either kind: subsets of unequal sets depend on the order, which processes change.
         if index < len(items) - 1:
             kernel.update(image, real)
-        score.update((image, ["round"]))
-    values = [float(frechet.compute()), kernel.compute().mean, score.compute()]
+    values = [float(frechet.compute()), kernel.compute().mean]
     if idist.get_rank() == 0:
         (output / "values.txt").write_text(" ".join(map(repr, values)))
 

@@ -1,4 +1,4 @@
-"""Handlers of the evaluation run: features of every image, the sets they belong to; a score as a metric."""
+"""Handlers of the evaluation run: features of every image, the sets they belong to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics import Metric
 from tqdm import tqdm
 
 from nodule_plugin.data.image_set import (
@@ -27,10 +26,9 @@ from nodule_plugin.data.image_set import (
     LoadedImages,
     SetKey,
 )
-from nodule_plugin.data.pixels import Images, to_uint8
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json
-from nodule_plugin.metrics.alignment import CLIPScorer
 from nodule_plugin.metrics.feature_cache import Encoder, FeatureCache, image_key
 from nodule_plugin.metrics.measures import Measure
 
@@ -214,44 +212,3 @@ def chosen_on_sentences(
                 "guidance scale were chosen: distances to them flatter the model. Choose another split."
             )
     return sentences
-
-
-class PromptScore(Metric):
-    """The mean score of images with their prompts over an engine's run, as an Ignite metric (a handler).
-
-    ``PromptScore(BiomedCLIPScorer(folder)).attach(evaluator, "bioclip_score")``; of several processes, over all images.
-
-    Args:
-        scorer: of images and prompts.
-        output_transform: the engine's output -> (images, prompts), images (B, 3, H, W) in [-1, 1].
-    """
-
-    def __init__(
-        self,
-        scorer: CLIPScorer,
-        output_transform: Callable[[Any], tuple[Images, Sequence[str]]] = lambda output: output,
-    ) -> None:
-        self.scorer = scorer
-        self._sum, self._count = 0.0, 0
-        super().__init__(output_transform=output_transform)
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._sum, self._count = 0.0, 0
-
-    def update(self, output: tuple[Images, Sequence[str]]) -> None:
-        """Take a batch."""
-        scores = self.scorer(*output)
-        self._sum += float(scores.double().sum())
-        self._count += len(scores)
-
-    def compute(self) -> float:
-        """The mean.
-
-        Raises:
-            InputError: if there was no image.
-        """
-        total, count = (idist.all_reduce(value) for value in (self._sum, float(self._count)))
-        if not count:
-            raise InputError(f"{type(self.scorer).__name__}: no image was given; at least 1 is needed")
-        return float(total / count)

@@ -10,15 +10,13 @@ import distributed_evaluation
 import pytest
 import torch
 from distributed_evaluation import evaluate
-from ignite.engine import Engine
 from monai.engines import Evaluator
 from PIL import Image
 from warm import run_ranks
 
 from nodule_plugin.data.image_set import DOSE, GENERATED, REAL, TRAINING, ImageRecord, LoadedImages, SetKey
 from nodule_plugin.errors import InputError
-from nodule_plugin.handlers.evaluation import EncodeImages, ImageSetCollector, PromptScore, chosen_on_sentences
-from nodule_plugin.metrics.alignment import BiomedCLIPScorer
+from nodule_plugin.handlers.evaluation import EncodeImages, ImageSetCollector, chosen_on_sentences
 from nodule_plugin.metrics.attributes import FindingMeasure, FindingReader
 from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.measures import Measure
@@ -122,18 +120,6 @@ def test_one_side_missing_is_an_error_before_anything_is_encoded(kind: str, tmp_
     with pytest.raises(InputError, match="evaluation: no"):
         _run(_items(kind, 3, 8), _measures(MeanFeatures()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_scores_are_an_ignite_metric(clip_folder: Path) -> None:
-    scorer = BiomedCLIPScorer(clip_folder, context_length=77)
-    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    prompts = ["round", "oval", "round", "linear", "oval", "round"]
-    engine = Engine(lambda engine, batch: {"pred": images[batch], "prompts": [prompts[index] for index in batch]})
-    PromptScore(scorer, lambda output: (output["pred"], output["prompts"])).attach(engine, "bioclip_score")
-    # Batches of unequal size: the mean is over images, not over batches.
-    assert engine.run([[0, 1, 2, 3], [4, 5]]).metrics["bioclip_score"] == pytest.approx(scorer.score(images, prompts))
-    with pytest.raises(InputError, match="no image was given"):
-        PromptScore(scorer).compute()
 
 
 def test_several_processes_with_uneven_shares_equal_one(clip_folder: Path, tmp_path: Path) -> None:
