@@ -22,7 +22,7 @@ from nodule_plugin.diffusion.components import (
 from nodule_plugin.diffusion.fine_tuned import load_weights
 from nodule_plugin.diffusion.sampling import GuidedSampler, seeded_noise
 from nodule_plugin.errors import InputError
-from nodule_plugin.insertion.grid import Grid, Triple, read_grid
+from nodule_plugin.insertion.grid import Grid, read_grid
 from nodule_plugin.insertion.network import Conditions, InpaintingUNet, conditions, load_autoencoder, slices_of
 from nodule_plugin.insertion.region import MARGIN_MM, painted_region
 
@@ -98,21 +98,6 @@ class NoduleInpainter:
             grid,
             {"name": folder.name, "hash": weights_fingerprint(network.unet), "revision": None},
         )
-
-    @property
-    def grid_spacing_mm(self) -> Triple:
-        """(z, y, x) between the voxels that :meth:`__call__` takes and gives."""
-        return self.grid.spacing_mm
-
-    @property
-    def grid_shape(self) -> tuple[int, int, int]:
-        """(D, H, W) of what :meth:`__call__` takes and gives."""
-        return self.grid.shape
-
-    @property
-    def window_hu(self) -> tuple[float, float]:
-        """(lower, upper) end of what the model sees and paints."""
-        return self.grid.window_hu
 
     def __call__(
         self,

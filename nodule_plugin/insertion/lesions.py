@@ -201,7 +201,7 @@ def place_lesions(
 
 
 def _check_size(lesion: Lesion, source: NoduleSource) -> None:
-    extent = [size * step for size, step in zip(source.grid_shape, source.grid_spacing_mm)]
+    extent = source.grid.extent_mm
     if lesion.diameter_mm + 2 * FEATHER_MM > min(extent[1:]):
         raise InputError(
             f"{lesion.where}: diameter_mm: {lesion.diameter_mm:g} mm and its surroundings are larger than the"
@@ -222,11 +222,11 @@ def _place(
     lesion: Lesion, name: str, index: np.ndarray, host: Host, source: NoduleSource, draw_mask: MaskDrawer, seed: int
 ) -> Place:
     centre = host.geometry.to_patient(index)
-    block = Block.around(centre, host.geometry, source.grid_spacing_mm, source.grid_shape)
+    block = Block.around(centre, host.geometry, source.grid.spacing_mm, source.grid.shape)
 
     def draw(diameter_mm: float) -> np.ndarray:
         generator = torch.Generator().manual_seed(seed)
-        shape = source.grid_spacing_mm, source.grid_shape
+        shape = source.grid.spacing_mm, source.grid.shape
         return draw_mask(lesion.findings or UNKNOWN, diameter_mm, *shape, generator)
 
     try:

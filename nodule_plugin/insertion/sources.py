@@ -19,14 +19,16 @@ from nodule_plugin.data.crops import TABLE, crop_table
 from nodule_plugin.data.nifti import read_volume
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
+from nodule_plugin.insertion.grid import Grid, Triple
 from nodule_plugin.insertion.mask_shapes import longest_diameter_mm
 from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 
-Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 MaskDrawer = Callable[[Findings, float, Triple, Shape, torch.Generator], np.ndarray]
 """``(findings, diameter_mm, spacing_mm, shape, generator)`` -> (D, H, W) float32 in [0, 1], a nodule in the middle."""
 
+PASTED_ON = Grid((1.0, 0.6, 0.6), (48, 80, 80), (-1024.0, 3071.0))
+"""The grid of real nodules: as fine as most scans, and all that they can hold."""
 UNKNOWN = Findings(sphericity=4, margin=4, texture=5, spiculation=1)
 """The shape of a nodule of which a prompt says nothing that a template has: the most frequent one."""
 
@@ -35,20 +37,12 @@ class NoduleSource(Protocol):
     """What makes the pixels of a nodule in given surroundings.
 
     Attributes:
-        grid_spacing_mm: (z, y, x) between the samples that it works on.
-        grid_shape: (D, H, W) of its samples.
-        window_hu: (lower, upper) Hounsfield units that it can make.
+        grid: the samples that it works on, and what Hounsfield units it can make.
         model: ``name``, ``hash`` and ``revision`` (of a hub's), for manifests and DICOM.
     """
 
     @property
-    def grid_spacing_mm(self) -> Triple: ...
-
-    @property
-    def grid_shape(self) -> Shape: ...
-
-    @property
-    def window_hu(self) -> tuple[float, float]: ...
+    def grid(self) -> Grid: ...
 
     @property
     def model(self) -> dict[str, Any]: ...
@@ -100,15 +94,13 @@ class CopyPaste:
     Attributes:
         nodules: file of the crop, findings and diameter (mm) of each; the mask is the file of the same name in the
             folder ``masks`` beside ``images``.
-        model: see :class:`NoduleSource`; the hash is the table's.
+        model, grid: see :class:`NoduleSource`; the hash is the table's.
         nearest: how many nodules the seed chooses from.
     """
 
     nodules: tuple[tuple[Path, Findings, float], ...]
     model: dict[str, Any]
-    grid_spacing_mm: Triple = (1.0, 0.6, 0.6)
-    grid_shape: Shape = (48, 80, 80)
-    window_hu: tuple[float, float] = (-1024.0, 3071.0)
+    grid: Grid = PASTED_ON
     nearest: int = 5
 
     @classmethod
@@ -148,10 +140,10 @@ class CopyPaste:
         crop = self._choose(findings_of(prompt) or UNKNOWN, diameter_mm, seed)
         shape: Any = tuple(host_hu.shape)
         pasted, known = (
-            crop.on_grid(values, diameter_mm, self.grid_spacing_mm, shape)
+            crop.on_grid(values, diameter_mm, self.grid.spacing_mm, shape)
             for values in (crop.hu, np.ones_like(crop.mask))
         )
-        distance = distance_transform_edt(mask.numpy() < 0.1, sampling=self.grid_spacing_mm)
+        distance = distance_transform_edt(mask.numpy() < 0.1, sampling=self.grid.spacing_mm)
         opacity = np.clip(1 - distance / _FADED_MM, 0, 1) * (known > 0.99)
         return host_hu + torch.from_numpy(opacity.astype(np.float32)) * (torch.from_numpy(pasted) - host_hu)
 

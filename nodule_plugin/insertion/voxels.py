@@ -95,7 +95,7 @@ class VoxelInsertion:
         return {
             "model": {"base_model": name, "weights_sha256": digest, "revision": revision},
             "num_inference_steps": self.steps,
-            "window_hu": list(self.source.window_hu),
+            "window_hu": list(self.source.grid.window_hu),
             "software": {"nodule_plugin": __version__},
         }
 

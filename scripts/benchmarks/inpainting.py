@@ -72,6 +72,7 @@ def main() -> None:
     given = parser.parse_args()
     fit_threads()
     inpainter = NoduleInpainter.from_folder(given.inpainter)
+    window_hu = inpainter.grid.window_hu
     learnt = GridDataset(load_datalist(given.datalist, "training"), inpainter.grid, augment=False)
     training = [learnt[index] for index in range(len(learnt))]
     items = [item for split in given.split for item in load_datalist(given.datalist, split)]
@@ -84,22 +85,22 @@ def main() -> None:
     def paint(index: int) -> Tensor:
         sample = samples[index]
         asked = (sample["nodule"], sample["prompt"], sample["diameter_mm"], given.guidance_scale, given.steps, index)
-        return inpainter(hounsfield(sample, inpainter.window_hu), *asked)
+        return inpainter(hounsfield(sample, window_hu), *asked)
 
     volumes: dict[str, list[Tensor]] = {
-        "real": [hounsfield(sample, inpainter.window_hu) for sample in samples],
+        "real": [hounsfield(sample, window_hu) for sample in samples],
         "painted": [paint(index) for index in tqdm(range(len(samples)), desc="painting")],
-        "copy-paste": [pasted(sample, training, inpainter.window_hu) for sample in samples],
-        "sketch": [sketched(sample, inpainter.window_hu) for sample in samples],
+        "copy-paste": [pasted(sample, training, window_hu) for sample in samples],
+        "sketch": [sketched(sample, window_hu) for sample in samples],
     }
     for name in ("painted", "copy-paste"):
         volumes[f"{name}, soft edge"] = [
-            softened(hu, real, sample, inpainter.grid_spacing_mm)
+            softened(hu, real, sample, inpainter.grid.spacing_mm)
             for hu, real, sample in zip(volumes[name], volumes["real"], samples)
         ]
     judge = ImageNetFeatures()
     features = {name: judge(slices(hu, samples)).double().numpy() for name, hu in volumes.items()}
-    known = judge(slices([hounsfield(sample, inpainter.window_hu) for sample in training], training)).double().numpy()
+    known = judge(slices([hounsfield(sample, window_hu) for sample in training], training)).double().numpy()
     result = {
         "nodules": len(samples),
         "patients": len(set(patients)),

@@ -125,7 +125,7 @@ def patch_trials(
         lesion = random_lesion(crops, generator, given.largest_mm, None)
 
         def draw(diameter_mm: float, lesion: Lesion = lesion, seed: int = seed) -> np.ndarray:
-            shape = source.grid_spacing_mm, source.grid_shape
+            shape = source.grid.spacing_mm, source.grid.shape
             assert lesion.findings is not None
             return drawer(lesion.findings, diameter_mm, *shape, torch.Generator().manual_seed(seed))
 
@@ -194,7 +194,7 @@ def real_set(key: SetKey, items: Any, inpainter: NoduleInpainter, reader: Findin
         for crop in data.data
     ]
     samples = [data[index] for index in range(len(data))]
-    planes = slices([hounsfield(sample, inpainter.window_hu) for sample in samples], samples)
+    planes = slices([hounsfield(sample, inpainter.grid.window_hu) for sample in samples], samples)
     return image_set(key, records, planes, reader)
 
 

@@ -159,7 +159,7 @@ def put(patch: np.ndarray, sample: Mapping[str, Any], source: Any, inpainter: No
 
 def paste(sample: Mapping[str, Any], inpainter: NoduleInpainter) -> Any:
     """A source that lays a training nodule, and what is within its region, over the host."""
-    nodule = torch.from_numpy(unit_to_hu(sample["image"].numpy(), inpainter.window_hu)).float()
+    nodule = torch.from_numpy(unit_to_hu(sample["image"].numpy(), inpainter.grid.window_hu)).float()
     return lambda host_hu, *_: torch.where(sample["region"], nodule, host_hu)
 
 

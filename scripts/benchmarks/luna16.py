@@ -88,5 +88,5 @@ def middle_place(
 ) -> Place:
     """A nodule in the middle of a host, which need not be lung."""
     centre = host.geometry.to_patient((np.array(host.geometry.shape) - 1) / 2)
-    block = Block.around(centre, host.geometry, source.grid_spacing_mm, source.grid_shape)
+    block = Block.around(centre, host.geometry, source.grid.spacing_mm, source.grid.shape)
     return fit_place(lesion, seed, centre, block, draw)

@@ -55,7 +55,7 @@ def test_what_is_not_painted_is_the_host(inpainter: NoduleInpainter) -> None:
     assert changed.any((1, 2)).tolist() == [False, True, True, False]
     rows, columns = np.nonzero(changed[2].numpy())
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 12, 3, 12)  # 2.5 mm around, in voxels of 1
-    low, high = inpainter.window_hu
+    low, high = inpainter.grid.window_hu
     assert (painted[changed] >= low).all()
     assert (painted[changed] <= high).all()
 
@@ -76,8 +76,7 @@ def test_a_seed_and_the_requests_words_decide(folder: Path, inpainter: NoduleInp
 
 
 def test_the_model_says_what_it_is(inpainter: NoduleInpainter) -> None:
-    assert (inpainter.grid_spacing_mm, inpainter.grid_shape) == (GRID.spacing_mm, GRID.shape)
-    assert inpainter.window_hu == GRID.window_hu
+    assert inpainter.grid == GRID
     assert set(inpainter.model) == {"name", "hash", "revision"}
     assert len(inpainter.model["hash"]) == 64
 

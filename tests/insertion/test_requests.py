@@ -13,6 +13,7 @@ import pytest
 from ct_hosts import FINDINGS, chest, write_host
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.insertion.grid import Grid
 from nodule_plugin.insertion.host import Host, read_host
 from nodule_plugin.insertion.lesions import place_lesions, read_lesions
 from nodule_plugin.insertion.lungs import Lungs, find_lungs, random_places
@@ -54,7 +55,7 @@ def test_places_that_cannot_be(
 def test_nodules_larger_than_the_shipped_models_grid(
     diameter: float, message: str, series: tuple[Host, Lungs], crops: Path
 ) -> None:
-    source = replace(CopyPaste.from_folder(crops), grid_spacing_mm=(2.0, 0.7, 0.7), grid_shape=(10, 40, 40))
+    source = replace(CopyPaste.from_folder(crops), grid=Grid((2.0, 0.7, 0.7), (10, 40, 40), (-1024, 3071)))
     lesions = read_lesions(position=(30, 0, 2), diameter_mm=diameter, findings=FINDINGS)
     with pytest.raises(InputError, match=f"^position.*{message}.*; give a smaller nodule$"):
         place_lesions(lesions, *series, source, draw_mask, seed=0)

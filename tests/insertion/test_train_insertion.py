@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,7 @@ def test_a_run_trains_a_model_that_paints(repository: Path, tmp_path: Path, slic
     assert all(0 < loss < 10 for loss in losses)
     weights = output / "models" / "model.pt"
     inpainter = NoduleInpainter.from_folder(base, weights=weights, depth=4)
-    assert (inpainter.grid_shape, inpainter.grid_spacing_mm) == ((4, 16, 16), grid.spacing_mm)
-    assert inpainter.window_hu == grid.window_hu
+    assert inpainter.grid == replace(grid, shape=(4, 16, 16))
     untrained = NoduleInpainter.from_folder(base).model["hash"]
     assert inpainter.model["hash"] != untrained
     host, mask = torch.full((4, 16, 16), -850.0), torch.zeros(4, 16, 16)
