@@ -18,7 +18,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.host import Host
 from nodule_plugin.insertion.noise import matched_noise
 from nodule_plugin.insertion.place import Place, sample_weight
-from nodule_plugin.insertion.sources import NoduleSource
+from nodule_plugin.insertion.sources import Asked, NoduleSource
 
 
 def insert(hu: np.ndarray, place: Place, host: Host, source: NoduleSource, guidance_scale: float, steps: int) -> None:
@@ -37,7 +37,8 @@ def insert(hu: np.ndarray, place: Place, host: Host, source: NoduleSource, guida
     """
     before = place.block.from_series(hu)
     given = torch.from_numpy(before), torch.from_numpy(place.drawn)
-    made = source(*given, place.lesion.prompt, place.drawn_mm, guidance_scale, steps, place.seed).numpy()
+    asked = Asked(place.lesion.prompt, place.drawn_mm, guidance_scale, steps, place.seed)
+    made = source(*given, asked).numpy()
     if not np.isfinite(made).all():
         raise InputError(f"the nodule of seed {place.seed} has values that are not finite; use a lower guidance_scale")
     change = place.block.to_series((made - before) * sample_weight(place.drawn, place.block.spacing), place.box)

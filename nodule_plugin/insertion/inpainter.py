@@ -25,6 +25,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.grid import Grid, read_grid
 from nodule_plugin.insertion.network import Conditions, InpaintingUNet, conditions, load_autoencoder, slices_of
 from nodule_plugin.insertion.region import MARGIN_MM, painted_region
+from nodule_plugin.insertion.sources import Asked
 
 SCHEDULER = "DDIMScheduler"
 """Of first order: with few steps it keeps what the network is sure of; others made large nodules mottled."""
@@ -99,26 +100,13 @@ class NoduleInpainter:
             {"name": folder.name, "hash": weights_fingerprint(network.unet), "revision": None},
         )
 
-    def __call__(
-        self,
-        host_hu: Tensor,
-        mask: Tensor,
-        prompt: str,
-        diameter_mm: float,
-        guidance_scale: float,
-        steps: int,
-        seed: int,
-    ) -> Tensor:
+    def __call__(self, host_hu: Tensor, mask: Tensor, asked: Asked) -> Tensor:
         """Paint a nodule.
 
         Args:
             host_hu: (D, H, W) float, Hounsfield units on the model's grid.
             mask: (D, H, W) 0 to 1, the fraction of each voxel that is to be nodule.
-            prompt: its findings in words.
-            diameter_mm: its longest diameter within a slice.
-            guidance_scale: of classifier-free guidance; 1 is the prompt alone.
-            steps: of the sampling.
-            seed: decides the noise, and with it the result.
+            asked: which nodule.
 
         Returns:
             (D, H, W) float32 Hounsfield units on the CPU; what is not painted is ``host_hu``.
@@ -144,7 +132,7 @@ class NoduleInpainter:
             part = slice(first, first + self.slices)
             if region[part].any():
                 told = self._told(*(torch.from_numpy(np.ascontiguousarray(volume[part])) for volume in volumes))
-                unit = self._paint(told, prompt, diameter_mm, guidance_scale, steps, seed)
+                unit = self._paint(told, asked)
                 painted[part] = np.where(region[part], unit_to_hu(unit, self.grid.window_hu), host[part])
         return torch.from_numpy(painted)
 
@@ -152,27 +140,25 @@ class NoduleInpainter:
         device = next(self.network.parameters()).device
         return conditions(self.vae, *(volume[None].to(device) for volume in volumes))
 
-    def _paint(
-        self, told: Conditions, prompt: str, diameter_mm: float, guidance_scale: float, steps: int, seed: int
-    ) -> np.ndarray:
+    def _paint(self, told: Conditions, asked: Asked) -> np.ndarray:
         """(S, H, W) in [-1, 1]."""
-        noise = seeded_noise([seed], told.latents.shape[1:]).to(told.latents.device)
-        sampler = GuidedSampler(self.noise_scheduler, self.vae, steps, SCHEDULER)
+        noise = seeded_noise([asked.seed], told.latents.shape[1:]).to(told.latents.device)
+        sampler = GuidedSampler(self.noise_scheduler, self.vae, asked.steps, SCHEDULER)
 
         def network(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
             count = len(latents)  # two with guidance, the same but for their context
             host = self.noise_scheduler.add_noise(told.latents, noise, timesteps[:1].long())
             noisy = torch.where(told.painted > 0, latents[:1], host)
-            size = torch.full((count,), float(diameter_mm), device=latents.device)
+            size = torch.full((count,), float(asked.diameter_mm), device=latents.device)
             return self.network(told.channels(noisy).expand(count, -1, -1, -1), timesteps, context, size)
 
         images = sampler(
             noise,
             network,
-            context=self.conditioner([prompt]),
+            context=self.conditioner([asked.prompt]),
             unconditional=self.conditioner([""]),
-            guidance_scale=guidance_scale,
-            seeds=[seed],
+            guidance_scale=asked.guidance_scale,
+            seeds=[asked.seed],
         )
         slices = images if images.shape[1] == self.slices else images.mean(1, keepdim=True)
         return (slices + told.sketch)[0].cpu().numpy()

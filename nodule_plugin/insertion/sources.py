@@ -33,6 +33,25 @@ UNKNOWN = Findings(sphericity=4, margin=4, texture=5, spiculation=1)
 """The shape of a nodule of which a prompt says nothing that a template has: the most frequent one."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which nodule a source is asked for.
+
+    Attributes:
+        prompt: its findings in words.
+        diameter_mm: its greatest extent in an axial slice.
+        guidance_scale: of classifier-free guidance; 1 is the prompt alone.
+        steps: of the sampling.
+        seed: decides the noise, and with it the result: the same one gives the same nodule.
+    """
+
+    prompt: str
+    diameter_mm: float
+    guidance_scale: float
+    steps: int
+    seed: int
+
+
 class NoduleSource(Protocol):
     """What makes the pixels of a nodule in given surroundings.
 
@@ -47,25 +66,13 @@ class NoduleSource(Protocol):
     @property
     def model(self) -> dict[str, Any]: ...
 
-    def __call__(
-        self,
-        host_hu: Tensor,
-        mask: Tensor,
-        prompt: str,
-        diameter_mm: float,
-        guidance_scale: float,
-        steps: int,
-        seed: int,
-    ) -> Tensor:
+    def __call__(self, host_hu: Tensor, mask: Tensor, asked: Asked) -> Tensor:
         """The surroundings with a nodule in them.
 
         Args:
             host_hu: (D, H, W) Hounsfield units on the grid.
             mask: (D, H, W) in [0, 1], where the nodule is to be.
-            prompt: of the nodule.
-            diameter_mm: its greatest extent in an axial slice.
-            guidance_scale, steps: of sampling.
-            seed: the same one gives the same nodule.
+            asked: which nodule.
 
         Returns:
             (D, H, W) Hounsfield units.
@@ -126,21 +133,12 @@ class CopyPaste:
         crop = self._choose(findings, diameter_mm, generator.initial_seed())
         return np.clip(crop.on_grid(crop.mask, diameter_mm, spacing_mm, shape), 0, 1)
 
-    def __call__(
-        self,
-        host_hu: Tensor,
-        mask: Tensor,
-        prompt: str,
-        diameter_mm: float,
-        guidance_scale: float,
-        steps: int,
-        seed: int,
-    ) -> Tensor:
+    def __call__(self, host_hu: Tensor, mask: Tensor, asked: Asked) -> Tensor:
         """A real nodule and what is next to it, faded out over :data:`_FADED_MM`; guidance and steps do not count."""
-        crop = self._choose(findings_of(prompt) or UNKNOWN, diameter_mm, seed)
+        crop = self._choose(findings_of(asked.prompt) or UNKNOWN, asked.diameter_mm, asked.seed)
         shape: Any = tuple(host_hu.shape)
         pasted, known = (
-            crop.on_grid(values, diameter_mm, self.grid.spacing_mm, shape)
+            crop.on_grid(values, asked.diameter_mm, self.grid.spacing_mm, shape)
             for values in (crop.hu, np.ones_like(crop.mask))
         )
         distance = distance_transform_edt(mask.numpy() < 0.1, sampling=self.grid.spacing_mm)

@@ -46,6 +46,7 @@ from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
 from nodule_plugin.insertion.place import sample_weight
 from nodule_plugin.insertion.sketch import sketch_nodule
+from nodule_plugin.insertion.sources import Asked
 from nodule_plugin.metrics.imagenet import ImageNetFeatures
 from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
 from nodule_plugin.parallel import fit_threads
@@ -84,8 +85,8 @@ def main() -> None:
 
     def paint(index: int) -> Tensor:
         sample = samples[index]
-        asked = (sample["nodule"], sample["prompt"], sample["diameter_mm"], given.guidance_scale, given.steps, index)
-        return inpainter(hounsfield(sample, window_hu), *asked)
+        asked = Asked(sample["prompt"], sample["diameter_mm"], given.guidance_scale, given.steps, index)
+        return inpainter(hounsfield(sample, window_hu), sample["nodule"], asked)
 
     volumes: dict[str, list[Tensor]] = {
         "real": [hounsfield(sample, window_hu) for sample in samples],

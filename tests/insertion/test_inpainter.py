@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nodule_plugin.insertion.grid import Grid
 from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
 from nodule_plugin.insertion.network import PixelAutoencoder, conditions, encode_slices, slices_of
+from nodule_plugin.insertion.sources import Asked
 from nodule_plugin.insertion.training import InpaintingLoss, InpaintingPrepareBatch, InpaintingTarget
 
 PROMPT = "The nodule is round in shape, solid internally, with well-defined margins."
@@ -43,8 +44,8 @@ def host_and_mask(grid: Grid = GRID) -> tuple[torch.Tensor, torch.Tensor]:
 
 def paint(inpainter: NoduleInpainter, **changes: Any) -> torch.Tensor:
     host, mask = host_and_mask(inpainter.grid)
-    request = {"host_hu": host, "mask": mask, "prompt": PROMPT, "diameter_mm": 6.0}
-    return inpainter(**request | {"guidance_scale": 1.5, "steps": 3, "seed": 5} | changes)
+    host, mask = changes.pop("host_hu", host), changes.pop("mask", mask)
+    return inpainter(host, mask, replace(Asked(PROMPT, 6.0, guidance_scale=1.5, steps=3, seed=5), **changes))
 
 
 def test_what_is_not_painted_is_the_host(inpainter: NoduleInpainter) -> None:
@@ -169,8 +170,8 @@ def test_a_model_that_knows_two_nodules_by_heart_paints_them(folder: Path, tmp_p
     network.eval().requires_grad_(False)
     for sample, inside in zip(samples, (50, -450)):
         host = torch.full(GRID.shape, -850.0)
-        asked = {"prompt": sample["prompt"], "diameter_mm": sample["diameter_mm"], "seed": 3}
-        painted = inpainter(host, sample["nodule"], **asked, guidance_scale=1.0, steps=8)
+        asked = Asked(sample["prompt"], sample["diameter_mm"], guidance_scale=1.0, steps=8, seed=3)
+        painted = inpainter(host, sample["nodule"], asked)
         expected = (sample["image"] + 1) * 1000 - 1024
         middle = painted[1:3, 6:10, 6:10]
         assert float(middle.mean()) == pytest.approx(inside, abs=120)

@@ -15,6 +15,7 @@ from warm import run_python
 
 from nodule_plugin.insertion.grid import Grid
 from nodule_plugin.insertion.inpainter import NoduleInpainter
+from nodule_plugin.insertion.sources import Asked
 
 ONE_SLICE = Grid((2.0, 1.0, 1.0), (1, 16, 16), (-1000, 400))
 
@@ -56,6 +57,6 @@ def test_a_run_trains_a_model_that_paints(repository: Path, tmp_path: Path, slic
     assert inpainter.model["hash"] != untrained
     host, mask = torch.full((4, 16, 16), -850.0), torch.zeros(4, 16, 16)
     mask[1:3, 6:10, 6:10] = 1
-    painted = inpainter(host, mask, "The nodule is round in shape.", 4.0, 1.0, 2, 0)
+    painted = inpainter(host, mask, Asked("The nodule is round in shape.", 4.0, guidance_scale=1.0, steps=2, seed=0))
     assert torch.equal(painted != host, painted != -850)
     assert (painted[mask > 0] != -850).all()
