@@ -25,7 +25,7 @@ from nodule_plugin.data.image_set import (
     ImageRecord,
     SetKey,
 )
-from nodule_plugin.data.nifti import open_nifti, read_voxels
+from nodule_plugin.data.nifti import NIFTI, open_nifti, read_voxels
 from nodule_plugin.data.picture import PICTURES, picture_kind, read_picture
 from nodule_plugin.data.roi import roi_bounds
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, KERNELS, chain_kernel, nodule_transform, resized
@@ -35,7 +35,6 @@ from nodule_plugin.files import visible_files
 from nodule_plugin.findings import Findings
 from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 
-NIFTI = (".nii", ".nii.gz")
 Load = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Loads an item: :class:`LoadSetImaged`, or what takes its place."""
 

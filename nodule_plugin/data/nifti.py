@@ -22,6 +22,8 @@ from nibabel.spatialimages import HeaderDataError
 from nodule_plugin.data.orientation import SHOWN, directions, stored_axes, turned
 from nodule_plugin.errors import InputError
 
+NIFTI = (".nii", ".nii.gz")
+"""How the names of such files end."""
 DESCRIPTION = b"SYNTHETIC, not for diagnosis"
 """What a generated file says of itself in its header."""
 LARGEST_VOLUME = 2**30

@@ -17,8 +17,6 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.dicom_header import RAISED_BY_DAMAGE
 from nodule_plugin.lidc.series import Series, index_series
 
-Point = tuple[float, float, float]
-"""x, y, z in the patient (left, back, head; mm), or slice, row, column of a voxel."""
 _GAP = 1.5
 """Of the usual distance between slices: where two are farther apart, one is missing."""
 _OFF_LINE_MM = 0.1

@@ -49,11 +49,6 @@ def is_read_message(path: Path) -> bool:
         raise InputError(f"{path}: cannot be read ({error.strerror}); change its permissions or remove it") from error
 
 
-def read_message(path: str | Path) -> Scan:
-    """The annotations of one file, see :func:`read_reading`."""
-    return read_reading(path).scan
-
-
 def read_reading(path: str | Path) -> Reading:
     """The annotations of one file, and when they were made.
 
@@ -109,7 +104,7 @@ def with_geometry(
     """A scan read from XML, completed by what its DICOM series says.
 
     Args:
-        scan: as :func:`read_message` gives it.
+        scan: as :func:`read_reading` gives it.
         patient_id: the series' patient.
         slice_thickness, pixel_spacing: mm.
         slice_z: positions of the slices, mm, in any order. Where a contour lies at a position that is not among them

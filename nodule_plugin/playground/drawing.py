@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
+from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.data.requests import checked_prompt, generation_requests, rating_steps
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.diffusion.components import TextConditioner
@@ -269,7 +270,7 @@ class TrainingImages:
         load = LoadSetImaged((size, size), window_hu)
 
         def images(items: Sequence[Mapping[Any, Any]]) -> list[torch.Tensor]:
-            return [_eight_bits(load(item)["image"]) for item in items]
+            return [to_uint8(load(item)["image"][None])[0] for item in items]
 
         training = real_items(datalist=datalist, split="training", dataset_dir=dataset_dir)
         held_out = real_items(datalist=datalist, split=["validation", "test"], dataset_dir=dataset_dir)
@@ -279,11 +280,7 @@ class TrainingImages:
 
     def nearest(self, drawing: Drawing) -> Nearest:
         """The training image most like ``drawing``, in whatever orientation."""
-        unit = torch.from_numpy(drawing.unit).expand(3, -1, -1)
-        found = self._index.find([_eight_bits(unit)])
+        unit = torch.from_numpy(drawing.unit).expand(1, 3, -1, -1)
+        found = self._index.find(list(to_uint8(unit)))
         likeness = float(found.likeness[0])
         return Nearest(self._ids[int(found.index[0])], likeness, likeness > self.threshold)
-
-
-def _eight_bits(unit: torch.Tensor) -> torch.Tensor:
-    return ((unit + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nodule_plugin.data.nifti import read_voxels
+from nodule_plugin.data.nifti import NIFTI, read_voxels
 from nodule_plugin.data.orientation import SHOWN
 from nodule_plugin.data.picture import PICTURES, read_picture
 from nodule_plugin.data.transforms import read_slice
@@ -23,7 +23,6 @@ from nodule_plugin.provenance.detection import WINDOWS_HU, Detection, detect, de
 from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
 from nodule_plugin.weights import some
 
-NIFTI = (".nii", ".nii.gz")
 PROJECT = "nodule-plugin"
 LOOKED_AT = 16
 """Images of a set, before an evaluation or a training."""

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from nodule_plugin.data.generated import NOTICE
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL
 from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.metrics.measures import HIGHER, LOWER, Measure
@@ -21,7 +22,6 @@ from nodule_plugin.report.sweep import guidance_sweep
 
 FORMAT = "nodule-plugin evaluation"
 VERSION = 3
-NOTICE = "Synthetic images. For research use only; not for diagnosis."
 FEW_IMAGES = 20
 """Fewer reference images than this are warned of as too few."""
 REAL_IMAGES, PHANTOMS = "real images", "phantoms"

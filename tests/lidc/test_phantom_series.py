@@ -22,7 +22,7 @@ from nodule_plugin.lidc.phantom import series as series_module
 from nodule_plugin.lidc.phantom import write_phantom_series
 from nodule_plugin.lidc.phantom.series import choose_scans, trim
 from nodule_plugin.lidc.records import Scan
-from nodule_plugin.lidc.xml import read_message
+from nodule_plugin.lidc.xml import read_reading
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_chest_has_air_lung_soft_tissue_and_bone(slices: list[pydicom.Dataset]
 
 
 def test_the_xml_holds_the_readers_own_outlines_and_ratings(written: Path, source: Scan) -> None:
-    scan = read_message(next(written.rglob("*.xml")))
+    scan = read_reading(next(written.rglob("*.xml"))).scan
     assert Counter(len(a.contours) for a in scan.annotations) == Counter(len(a.contours) for a in source.annotations)
     given = Counter((tuple(sorted(a.ratings.items())), len(a.contours[0].points)) for a in source.annotations)
     assert Counter((tuple(sorted(a.ratings.items())), len(a.contours[0].points)) for a in scan.annotations) == given

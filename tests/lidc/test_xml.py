@@ -12,7 +12,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.database import load_scans
 from nodule_plugin.lidc.readings import choose_readings
 from nodule_plugin.lidc.records import Reading
-from nodule_plugin.lidc.xml import LARGEST_FILE, is_read_message, read_message, read_reading, with_geometry
+from nodule_plugin.lidc.xml import LARGEST_FILE, is_read_message, read_reading, with_geometry
 
 SMALL = (
     "<unblindedReadNodule><noduleID>small</noduleID>{}<roi><imageZposition>0</imageZposition>"
@@ -24,7 +24,7 @@ NON_NODULE = "<nonNodule><nonNoduleID>9</nonNoduleID><imageZposition>0</imageZpo
 @pytest.mark.parametrize("patient", ["LIDC-IDRI-0001", "LIDC-IDRI-0003"])
 def test_xml_and_database_agree_contour_by_contour(real_data: Path, patient: str) -> None:
     [path] = (real_data / "lidc_idri" / patient).rglob("*.xml")
-    read = read_message(path)
+    read = read_reading(path).scan
     [known] = load_scans(patient_ids=[patient])
     assert (read.series_instance_uid, read.study_instance_uid) == (known.series_instance_uid, known.study_instance_uid)
     assert len(read.annotations) == len(known.annotations) > 0
@@ -40,7 +40,7 @@ def test_xml_and_database_agree_contour_by_contour(real_data: Path, patient: str
 def test_reads_what_is_an_annotation_and_nothing_else(tmp_path: Path) -> None:
     first = SMALL.format("") + nodule_xml([(2.5, SQUARE), (5.0, SQUARE)], texture=2) + NON_NODULE
     second = SMALL.format("<characteristics/>") + nodule_xml([(2.5, SQUARE)], inclusion="FALSE")
-    scan = read_message(write_message(tmp_path / "1.xml", [first, second]))
+    scan = read_reading(write_message(tmp_path / "1.xml", [first, second])).scan
     assert (scan.series_instance_uid, scan.study_instance_uid) == (SERIES_UID, STUDY_UID)
     assert [annotation.id for annotation in scan.annotations] == ["1.1", "2.1"]
     one, other = scan.annotations
@@ -52,7 +52,7 @@ def test_reads_what_is_an_annotation_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_geometry_comes_from_elsewhere_and_keeps_missing_slices(tmp_path: Path) -> None:
-    scan = read_message(write_message(tmp_path / "1.xml", [nodule_xml([(2.5, SQUARE), (5.0, SQUARE)])]))
+    scan = read_reading(write_message(tmp_path / "1.xml", [nodule_xml([(2.5, SQUARE), (5.0, SQUARE)])])).scan
     assert math.isnan(scan.slice_thickness)
     assert scan.slice_z == ()
     completed = with_geometry(scan, "P", 2.5, 0.7, [7.5, 2.500001, 0.0])
@@ -65,7 +65,7 @@ def test_malformed_file_is_named_with_its_line(tmp_path: Path) -> None:
     text = path.read_text()
     path.write_text(text[: text.index("</roi>")])
     with pytest.raises(InputError, match=r"bad\.xml: line 4, column \d+: not well-formed XML") as caught:
-        read_message(path)
+        read_reading(path)
     assert "\n" not in str(caught.value)
 
 
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str
     path = write_message(tmp_path / "bad.xml", [nodule_xml([(2.5, SQUARE)])])
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError, match=message) as caught:
-        read_message(path)
+        read_reading(path)
     assert "bad.xml" in str(caught.value)
 
 
@@ -96,12 +96,12 @@ def test_unknown_encoding(tmp_path: Path, encoding: str) -> None:
     path = write_message(tmp_path / "bad.xml", [])
     path.write_text(path.read_text().replace("UTF-8", encoding))
     with pytest.raises(InputError, match=r"bad\.xml: "):
-        read_message(path)
+        read_reading(path)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.xml: cannot be read"):
-        read_message(tmp_path / "absent.xml")
+        read_reading(tmp_path / "absent.xml")
 
 
 def test_entities_do_not_explode(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_entities_do_not_explode(tmp_path: Path) -> None:
     path = tmp_path / "bomb.xml"
     path.write_text(f'<!DOCTYPE x [<!ENTITY e0 "ha">{levels}]><LidcReadMessage>&e8;</LidcReadMessage>')
     with pytest.raises(InputError, match=r"bomb\.xml"):
-        read_message(path)
+        read_reading(path)
 
 
 @pytest.mark.parametrize(("root", "is_one"), [("LidcReadMessage", True), ("IdriReadMessage", False)])
@@ -139,12 +139,12 @@ def test_what_no_reader_wrote_is_named(tmp_path: Path, old: str, new: str, messa
     text = path.read_text().replace(old, new)
     path.write_text(text.replace("</roi>", "</roi></other>") if "<other>" in new else text)
     with pytest.raises(InputError, match=message):
-        read_message(path)
+        read_reading(path)
 
 
 def test_a_file_too_large_to_be_a_reading_is_not_parsed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1\.xml: larger than 16,777,216 bytes"):
-        read_message(_large(tmp_path / "1.xml"))
+        read_reading(_large(tmp_path / "1.xml"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
@@ -155,7 +155,7 @@ def test_readings_in_other_encodings_and_with_prefixes_are_known(tmp_path: Path,
         text = text.replace(old, new)
     path.write_text(text, encoding=encoding)
     assert is_read_message(path)
-    assert len(read_message(path).annotations) == 1
+    assert len(read_reading(path).scan.annotations) == 1
 
 
 def _readings(folder: Path, files: dict[str, tuple[int, str]]) -> list[Reading]:
