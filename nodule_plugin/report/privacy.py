@@ -15,7 +15,7 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_files
 from nodule_plugin.lidc.citation import ATTRIBUTION
 from nodule_plugin.privacy.audit import Audit, Finding
-from nodule_plugin.report.numbers import with_interval
+from nodule_plugin.report.numbers import markdown_table, with_interval
 
 OWNERS = "owner_only"
 """Folder, beside the report, of training images that were extracted: for the eyes of whoever may see these."""
@@ -67,15 +67,15 @@ def privacy_text(content: Mapping[str, Any]) -> str:
     lines = ["# Privacy audit", "", f"Verdict: **{content['verdict']}**. {' '.join(content['reasons'])}".rstrip(), ""]
     accepted = [rate["false_positive_rate"] for rate in next(iter(content["control"]["attacks"].values()))["rates"]]
     headings = ["", "members", "held out", "area", *(f"found at {each:.1%} false positives" for each in accepted)]
-    lines += [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
+    rows = []
     for name, model in (("model", content["audited"]), ("control", content["control"])):
         for attack, found in model["attacks"].items():
-            cells = [f"{name}, {attack}", str(found["members"]), str(found["held_out"])]
-            cells.append(with_interval(found["area"]["value"], found["area"]["ci95"]))
-            cells += [_rate_text(rate) for rate in found["rates"]]
-            lines.append(f"| {' | '.join(cells)} |")
+            area = with_interval(found["area"]["value"], found["area"]["ci95"])
+            rates = [_rate_text(rate) for rate in found["rates"]]
+            rows.append([f"{name}, {attack}", str(found["members"]), str(found["held_out"]), area, *rates])
+    lines.append(markdown_table(headings, rows))
     smallest = max(found["smallest_false_positive_rate"] for found in content["audited"]["attacks"].values())
-    lines += ["", f"The smallest false-positive rate that so many held-out patients can show is {smallest:.2%}.", ""]
+    lines += [f"The smallest false-positive rate that so many held-out patients can show is {smallest:.2%}.", ""]
     for name, model in (("model", content["audited"]), ("control", content["control"])):
         found = model["extraction"]
         lines.append(

@@ -12,7 +12,7 @@ from typing import Any
 from nodule_plugin.data.image_set import GENERATED
 from nodule_plugin.metrics.measures import BACKBONES, BEYOND, FINDINGS, PUBLISHED, STAND_IN
 from nodule_plugin.report.lights import light_line
-from nodule_plugin.report.numbers import scale_text, value_of, with_interval
+from nodule_plugin.report.numbers import markdown_table, scale_text, value_of, with_interval
 from nodule_plugin.report.results import arrow
 
 EXPLANATIONS = {
@@ -196,9 +196,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     parts += [f"**Warning:** {sentence}" for sentence in results["warnings"]]
     parts += [" ".join(results["verdict"]), "\n".join(f"- {light_line(light)}" for light in results["lights"])]
     for table in tables(results):
-        lines = ["| " + " | ".join(table.headings) + " |", "|" + " --- |" * len(table.headings)]
-        lines += ["| " + " | ".join(_marked(one) for one in row) + " |" for row in table.rows]
-        parts += [f"## {table.title}", "\n".join(lines), table.explanation]
+        rows = [[_marked(one) for one in row] for row in table.rows]
+        parts += [f"## {table.title}", markdown_table(table.headings, rows).rstrip(), table.explanation]
         parts += ["; ".join(f"({letter}) {reason}" for letter, reason in table.notes.items()) + "."] * bool(table.notes)
         parts.append(f"Networks: {'; '.join(table.networks)}.")
     parts += [legend(results), more_sentence(results) or "", results["attribution"]]
