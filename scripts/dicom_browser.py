@@ -28,11 +28,11 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from browser import CHROMIUM_FLAGS
 from playwright.sync_api import Page, sync_playwright
 
 from nodule_plugin.data.generated import load_generated
 
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 PAGE = """<!doctype html><meta charset="utf-8"><title>DICOM in dwv</title>
 <style>
   body { background: #16181d; color: #e8e8e8; font: 14px/1.4 sans-serif; margin: 16px; display: flex; gap: 16px }

@@ -15,42 +15,24 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from browser import check_width, examine, look, shapes
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from nodule_plugin.cli.options import find_bundle
 from nodule_plugin.data.window import unit_to_hu
 from nodule_plugin.diffusion.model import Source
 from nodule_plugin.playground.drawing import START, Order, Studio
 
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-WIDTHS = {"desktop": 1280, "phone": 390}
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 DRAWN, SLICES = ".viewer:not(.slices)", ".slices"
 """The viewers of drawn nodules and of a series' slices."""
 PATIENCE_MS = 120_000
 """For a machine that has other work."""
-
-
-def look(page: Page, axe: str, name: str) -> list[str]:
-    """What axe-core finds, one line an issue."""
-    page.evaluate(axe)
-    found = page.evaluate("tags => axe.run(document, {runOnly: tags, resultTypes: ['violations']})", RULES)
-    print(f"axe, {name}: {len(found['violations'])} issues, {len(found['passes'])} rules passed", flush=True)
-    issues = [
-        f"{name}: {issue['impact']}: {issue['id']}: {issue['help']}: {len(issue['nodes'])} x "
-        f"{issue['nodes'][0]['html'][:200]}"
-        for issue in found["violations"]
-    ]
-    print(*issues, sep="\n", end="", flush=True)
-    return issues
 
 
 def tool(page: Page, name: str) -> Locator:
@@ -220,12 +202,6 @@ def check_visitors(browser: Browser, address: str, studio: Studio) -> None:
         page.context.close()
 
 
-def check_width(page: Page) -> None:
-    """Nothing is beyond the screen's edge."""
-    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide <= 0, f"the page is {wide} pixels wider than its screen"
-
-
 def look_at_series(page: Page, axe: str, name: str, output: Path) -> list[str]:
     """What axe-core finds where nodules are put into a series."""
     page.get_by_role("tab", name="Into a CT series").click()
@@ -240,57 +216,36 @@ def look_at_series(page: Page, axe: str, name: str, output: Path) -> list[str]:
 def visit(browser: Browser, address: str, name: str, axe: str, output: Path, studio: Studio) -> list[str]:
     """Every shape of a page; the issues found."""
     issues = []
-    for shape, width in WIDTHS.items():
-        for scheme in ("light", "dark"):
-            context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            page = context.new_page()
-            asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.on("pageerror", lambda error: print(f"{name}: {error}", flush=True))
-            page.goto(address)
-            wait_for(page, 1)
-            check_width(page)
-            issues += look(page, axe, f"{name}, {shape}, {scheme}")
-            page.screenshot(path=output / f"{name}-{shape}-{scheme}.png", full_page=True)
+    for shape, scheme, page in shapes(browser, address):
+        wait_for(page, 1)
+        check_width(page)
+        issues += look(page, axe, f"{name}, {shape}, {scheme}")
+        page.screenshot(path=output / f"{name}-{shape}-{scheme}.png", full_page=True)
+        if page.get_by_role("tab", name="Into a CT series").count():
+            issues += look_at_series(page, axe, f"{name}, series, {shape}, {scheme}", output)
+        if (shape, scheme) == ("desktop", "light"):
+            check_values(page, studio, int(page.get_by_label("Seed", exact=True).input_value()))
+            check_viewer(page)
+            check_drawing(page, output, name)
+            if page.get_by_role("button", name=re.compile("^Download")).count():  # with Python
+                check_download(page, output)
+                check_visitors(browser, address, studio)
             if page.get_by_role("tab", name="Into a CT series").count():
-                issues += look_at_series(page, axe, f"{name}, series, {shape}, {scheme}", output)
-            if (shape, scheme) == ("desktop", "light"):
-                check_values(page, studio, int(page.get_by_label("Seed", exact=True).input_value()))
-                check_viewer(page)
-                check_drawing(page, output, name)
-                if page.get_by_role("button", name=re.compile("^Download")).count():  # with Python
-                    check_download(page, output)
-                    check_visitors(browser, address, studio)
-                if page.get_by_role("tab", name="Into a CT series").count():
-                    check_insertion(page, output)
-            elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
-            assert not elsewhere, f"the page loads {elsewhere}"
-            context.close()
+                check_insertion(page, output)
     return issues
 
 
-def main() -> None:
-    """Parse the command line, look, fail on what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="+", metavar="ADDRESS", help="of a page that shows the bundle's model")
-    parser.add_argument("--axe", type=Path, required=True, help="axe.min.js of the npm package axe-core")
-    parser.add_argument("--output", type=Path, required=True, help="folder for screenshots")
-    parser.add_argument("--chromium", default=shutil.which("chromium"))
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+def visit_all(options: argparse.Namespace, browser: Browser, axe: str) -> list[str]:
+    """Every page of the command line; the issues found."""
     models = find_bundle() / "models"
     studio = Studio(Source(str(models / "tiny"), str(models / "model.pt")))
-    axe = options.axe.read_text(encoding="utf-8")
     issues = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=options.chromium, args=CHROMIUM_FLAGS)
-        for number, address in enumerate(options.pages, start=1):
-            issues += visit(browser, address.rstrip("/"), f"page{number}", axe, options.output, studio)
-        browser.close()
-    if issues:
-        raise SystemExit("\n".join(issues))
-    print("no issue")
+    for number, address in enumerate(options.pages, start=1):
+        issues += visit(browser, address.rstrip("/"), f"page{number}", axe, options.output, studio)
+    return issues
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="+", metavar="ADDRESS", help="of a page that shows the bundle's model")
+    examine(parser, visit_all)

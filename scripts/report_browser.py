@@ -11,27 +11,13 @@ screenshots and a PDF.
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from browser import RULES, check_width, examine, look, shapes
+from playwright.sync_api import Browser, Page, expect
 
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-WIDTHS = {"desktop": 1280, "phone": 390}
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 ORDER = ["Verdict", "Pictures", "Curves", "Tables", "How this was made"]
-
-
-def look(page: Page, axe: str, name: str) -> list[str]:
-    """What axe-core finds, one line an issue."""
-    page.evaluate(axe)
-    found = page.evaluate("tags => axe.run(document, {runOnly: tags, resultTypes: ['violations']})", RULES)
-    print(f"axe, {name}: {len(found['violations'])} issues, {len(found['passes'])} rules passed")
-    return [
-        f"{name}: {issue['impact']}: {issue['id']}: {issue['help']}: {issue['nodes'][0]['html'][:160]}"
-        for issue in found["violations"]
-    ]
 
 
 def check_sorting(page: Page) -> None:
@@ -60,35 +46,23 @@ def check_page(page: Page) -> None:
     assert len(lights) == 5
     assert all(": " in text for text in lights), lights
     assert not page.locator("td", has_text="not computed").count()
-    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide <= 0, f"the page is {wide} pixels wider than its screen"
+    check_width(page)
 
 
-def visit(browser: Browser, address: str, axe: str, output: Path) -> list[str]:
+def visit(options: argparse.Namespace, browser: Browser, axe: str) -> list[str]:
     """Every shape of the page; the issues found."""
+    address, output = options.page.resolve().as_uri(), options.output
     issues = []
-    for name, width in WIDTHS.items():
-        for scheme in ("light", "dark"):
-            context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            page = context.new_page()
-            asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.goto(address)
-            check_page(page)
-            issues += look(page, axe, f"{name}, {scheme}")
-            page.screenshot(path=output / f"{name}-{scheme}.png", full_page=True)
-            if scheme == "light":
-                page.screenshot(path=output / f"{name}-top.png")
-                check_sorting(page)
-            loaded = [url for url in asked if url != address and not url.startswith("data:")]
-            assert not loaded, f"the page loads {loaded}"
-            if (name, scheme) == ("desktop", "light"):
-                page.pdf(
-                    path=output / "print.pdf",
-                    format="A4",
-                    margin=dict.fromkeys(("top", "bottom", "left", "right"), "12mm"),
-                )
-            context.close()
+    for shape, scheme, page in shapes(browser, address):
+        check_page(page)
+        issues += look(page, axe, f"{shape}, {scheme}", [*RULES, "best-practice"])
+        page.screenshot(path=output / f"{shape}-{scheme}.png", full_page=True)
+        if scheme == "light":
+            page.screenshot(path=output / f"{shape}-top.png")
+            check_sorting(page)
+        if (shape, scheme) == ("desktop", "light"):
+            margin: Any = dict.fromkeys(("top", "bottom", "left", "right"), "12mm")
+            page.pdf(path=output / "print.pdf", format="A4", margin=margin)
     without = browser.new_context(java_script_enabled=False).new_page()
     without.goto(address)
     assert without.locator("th button").count() == 0
@@ -96,25 +70,7 @@ def visit(browser: Browser, address: str, axe: str, output: Path) -> list[str]:
     return issues
 
 
-def main() -> None:
-    """Parse the command line, look, fail on what was found."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="report.html of an evaluation")
-    parser.add_argument("--axe", type=Path, required=True, help="axe.min.js of the npm package axe-core")
-    parser.add_argument("--output", type=Path, required=True, help="folder for screenshots and the PDF")
-    parser.add_argument("--chromium", default=shutil.which("chromium"))
-    options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=options.chromium, args=CHROMIUM_FLAGS)
-        issues = visit(
-            browser, options.page.resolve().as_uri(), options.axe.read_text(encoding="utf-8"), options.output
-        )
-        browser.close()
-    if issues:
-        raise SystemExit("\n".join(issues))
-    print("no issue")
-
-
-if __name__ == "__main__":
-    main()
+    examine(parser, visit)
