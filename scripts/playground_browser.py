@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from nodule_plugin.cli.options import find_bundle
 from nodule_plugin.data.window import unit_to_hu
 from nodule_plugin.diffusion.model import Source
-from nodule_plugin.playground.drawing import START, Order, Studio
+from nodule_plugin.playground.drawing import START, Order, Studio, usual_guidance
 
 DRAWN, SLICES = ".viewer:not(.slices)", ".slices"
 """The viewers of drawn nodules and of a series' slices."""
@@ -74,7 +74,7 @@ def hounsfield(page: Page) -> np.ndarray:
 
 def check_values(page: Page, studio: Studio, seed: int) -> None:
     """The image is the one that Python draws."""
-    order = Order(START.to_dict(), guidance=3, seed=seed, size=studio.model.image_size)
+    order = Order(START.to_dict(), guidance=usual_guidance(studio.model), seed=seed, size=studio.model.image_size)
     (drawing,) = studio.draw(order.one(), order)
     difference = np.abs(hounsfield(page) - np.rint(unit_to_hu(drawing.unit, studio.window_hu)).flatten()).max()
     print(f"largest difference from Python: {difference:g} HU", flush=True)
