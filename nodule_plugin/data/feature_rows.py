@@ -54,10 +54,10 @@ class FeatureRows:
         for start in range(0, len(self), rows):
             yield self[start : start + rows]
 
-    def numbered_blocks(self, rows: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
-        """The same with their places."""
-        for start in range(0, len(self), rows):
-            places = slice(start, min(start + rows, len(self)))
+    def numbered_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """All rows in order, :data:`BLOCK` at a time, with their places."""
+        for start in range(0, len(self), BLOCK):
+            places = slice(start, min(start + BLOCK, len(self)))
             yield places, self[places]
 
     def read(self) -> np.ndarray:

@@ -30,7 +30,7 @@ _ENTRY = np.dtype([("entry", "<u4"), ("checksum", "<u4")])
 
 
 class LatentCache:
-    """Latent distributions of N images in each of K orientations, in one memory-mapped file.
+    """Latent distributions of N images in each of the K = 8 orientations, in one memory-mapped file.
 
     The folder holds ``moments.bin`` (float32, N x K x the moments' shape), ``cache.json`` (what it is of) and a journal
     for each process that writes. An entry counts once its journal says so, with the checksum of its numbers: what was
@@ -42,27 +42,19 @@ class LatentCache:
         fingerprint: of everything that decides the numbers: the autoencoder's weights, the images, their transforms.
         count: N, images.
         shape: of an entry: mean and log variance along the first axis, (2 C, h, w).
-        orientations: K.
 
     Raises:
         InputError: if the folder cannot be written to or the disk has not the room.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        fingerprint: str,
-        count: int,
-        shape: Sequence[int],
-        orientations: int = ORIENTATIONS,
-    ) -> None:
+    def __init__(self, folder: str | Path, fingerprint: str, count: int, shape: Sequence[int]) -> None:
         self.folder = Path(folder)
-        self.count, self.shape, self.orientations = count, tuple(int(size) for size in shape), orientations
+        self.count, self.shape = count, tuple(int(size) for size in shape)
         self._label = {
             "format": "nodule-plugin latent moments",
             "version": 1,
             "fingerprint": fingerprint,
-            "shape": [count, orientations, *self.shape],
+            "shape": [count, ORIENTATIONS, *self.shape],
             "dtype": "float32",
         }
         self._checksums: dict[int, int] = {}
@@ -80,13 +72,13 @@ class LatentCache:
     @property
     def nbytes(self) -> int:
         """Bytes that the whole cache takes."""
-        return int(np.prod([self.count, self.orientations, *self.shape])) * 4
+        return int(np.prod([self.count, ORIENTATIONS, *self.shape])) * 4
 
     @property
     def complete(self) -> float:
         """Share of the entries that are there, 0 to 1."""
         self._refresh()
-        return len(self._checksums) / (self.count * self.orientations)
+        return len(self._checksums) / (self.count * ORIENTATIONS)
 
     def get(self, index: int, orientation: int) -> Tensor | None:
         """The moments of an image, float32, or None where they are not there yet or are damaged."""
@@ -131,11 +123,11 @@ class LatentCache:
         return self.__dict__ | {"_moments": None, "_journal": None}
 
     def _entry(self, index: int, orientation: int) -> int:
-        return index * self.orientations + orientation
+        return index * ORIENTATIONS + orientation
 
     def _open(self) -> np.memmap:
         if self._moments is None:
-            shape = (self.count, self.orientations, *self.shape)
+            shape = (self.count, ORIENTATIONS, *self.shape)
             self._moments = np.memmap(self.folder / "moments.bin", np.float32, "r+", shape=shape)
         return self._moments
 

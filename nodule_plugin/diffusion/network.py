@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -96,16 +95,13 @@ class DiffusionUNet(nn.Module):
         return self.unet(image, timesteps, encoder_hidden_states=context, return_dict=False)[0]
 
 
-def add_lora(
-    unet: UNet2DConditionModel, rank: int, alpha: int | None = None, targets: Sequence[str] = LORA_TARGETS
-) -> None:
+def add_lora(unet: UNet2DConditionModel, rank: int, alpha: int | None = None) -> None:
     """Freeze a U-Net and add trainable low-rank updates, which begin at zero, in place.
 
     Args:
         unet: changed.
         rank: of the updates, 1 or above.
         alpha: see :meth:`DiffusionUNet.from_base`.
-        targets: ends of the names of the linear layers that get one.
 
     Raises:
         InputError: if the rank is none, or peft is not installed.
@@ -115,7 +111,7 @@ def add_lora(
     from peft import LoraConfig
 
     unet.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
+    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(LORA_TARGETS))
     unet.add_adapter(config)
 
 

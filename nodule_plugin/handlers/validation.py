@@ -42,6 +42,8 @@ from nodule_plugin.metrics.two_samples import MIN_IMAGES
 logger = logging.getLogger(__name__)
 COMBINED = "selection"
 """Name of what decides where several measures choose."""
+HALVINGS = 50
+"""Of the real images, from which :func:`floor_spread` is found."""
 SPLIT = "validation"
 """Of the data list: on it, models and guidance scales are chosen."""
 TRAINING_LOSS = "training_set_loss"
@@ -117,7 +119,7 @@ class SetDistances(Metric):
         engine.state.metrics.update(self.compute())
 
 
-def floor_spread(measure: DistanceMeasure, real: FeatureRows, repeats: int = 50) -> float:
+def floor_spread(measure: DistanceMeasure, real: FeatureRows) -> float:
     """Standard deviation of a distance between random halves of the real images: what chance alone makes of it.
 
     Raises:
@@ -127,7 +129,7 @@ def floor_spread(measure: DistanceMeasure, real: FeatureRows, repeats: int = 50)
     rows = real.read()
     real = FeatureRows(rows[np.lexsort(rows.T)])  # the halves must not depend on how processes share the images
     distances = []
-    for _ in range(repeats if len(real) >= 2 * MIN_IMAGES else 0):
+    for _ in range(HALVINGS if len(real) >= 2 * MIN_IMAGES else 0):
         order = draw.permutation(len(real))
         halves = (real.take(order[: len(real) // 2]), real.take(order[len(real) // 2 :]))
         distances.append(measure.statistic.value(*halves)[0])

@@ -18,20 +18,21 @@ from nodule_plugin.lidc.records import Annotation, Scan
 
 MOST_READERS = 4
 """Readers of a scan: a larger group means that neighbouring nodules were joined."""
+SHRINKING, LEAST_TOLERANCE = 0.9, 0.1
+"""What the tolerance is multiplied by while a group is too large, and where that ends."""
 
 
-def cluster_annotations(scan: Scan, factor: float = 0.9, min_tolerance: float = 0.1) -> list[list[Annotation]]:
+def cluster_annotations(scan: Scan) -> list[list[Annotation]]:
     """Group a scan's annotations by nodule.
 
     Two annotations are neighbours when the least distance between their outline points, in *voxel indices* (row,
     column, slice), is at most the slice thickness in mm: a mix of units, kept because published counts rest on it.
     Groups are the connected components. While any group has more than four annotations the tolerance is multiplied by
-    ``factor`` and the grouping repeated, until it would fall below ``min_tolerance``; then larger groups stay.
+    :data:`SHRINKING` and the grouping repeated, until it would fall below :data:`LEAST_TOLERANCE`; then larger groups
+    stay.
 
     Args:
         scan: must know its slice thickness and the positions of its slices.
-        factor: shrinks the tolerance, between 0 and 1.
-        min_tolerance: where shrinking ends.
 
     Returns:
         Groups by ascending slice, annotations in the scan's order within a group.
@@ -50,8 +51,8 @@ def cluster_annotations(scan: Scan, factor: float = 0.9, min_tolerance: float = 
     distances = _least_distances(points, tolerance)
     labels = _components(distances, tolerance)
     while np.bincount(labels).max() > MOST_READERS:
-        tolerance *= factor
-        if tolerance < min_tolerance:
+        tolerance *= SHRINKING
+        if tolerance < LEAST_TOLERANCE:
             break
         labels = _components(distances, tolerance)
     mean_slices = np.array([group[:, 2].mean() for group in points])

@@ -187,9 +187,7 @@ def enough_to_extrapolate(real: int, fake: int, dimensions: int) -> bool:
     return min(real, fake) >= 2 * dimensions + 2
 
 
-def extrapolate_frechet_distance(
-    real: Features, fake: Features, points: int = POINTS, repeats: int = 50, seed: int = 0
-) -> Extrapolation:
+def extrapolate_frechet_distance(real: Features, fake: Features, repeats: int = 50, seed: int = 0) -> Extrapolation:
     """The Fréchet distance for endlessly many images: FID-infinity.
 
     The distance of N images is larger than that of endlessly many by a term in 1 / N. It is measured on random subsets
@@ -199,7 +197,6 @@ def extrapolate_frechet_distance(
     Args:
         real, fake: see :func:`frechet_distance`; at least twice as many images as dimensions on either side, since
             the bias of fewer images is no straight line.
-        points: how many sizes.
         repeats: see :func:`frechet_error`.
         seed: of the subsets.
 
@@ -213,7 +210,7 @@ def extrapolate_frechet_distance(
             "extrapolated; at least twice as many images as features are needed"
         )
     draw = np.random.default_rng(seed)
-    sizes = np.linspace(0.5, 1.0, points)
+    sizes = np.linspace(0.5, 1.0, POINTS)
     subsets = [[_subset(rows, size, draw) for rows in (first, second)] for size in sizes]
     distances = np.array([frechet_distance(*pair) for pair in subsets])
     (_, intercept), spread = np.polyfit(1.0 / sizes, distances, 1, cov=True)

@@ -164,14 +164,13 @@ class Studio:
     Args:
         source: of the model.
         device: None for a GPU where there is one.
-        marked: whether images carry the mark of synthetic ones (docs/provenance.md), where they are large enough.
 
     Raises:
         InputError: see :func:`nodule_plugin.diffusion.model.load_model`; or if images are larger than a page allows.
     """
 
-    def __init__(self, source: Source, device: torch.device | None = None, marked: bool = True) -> None:
-        self.model, self.marked = load_model(source), marked
+    def __init__(self, source: Source, device: torch.device | None = None) -> None:
+        self.model = load_model(source)
         whole_number("image_size", self.model.image_size, most=LARGEST)
         self.window_hu = window(self.model)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -230,7 +229,7 @@ class Studio:
         return Path(shutil.make_archive(str(folder), "zip", folder))
 
     def _mark(self, size: int) -> NoiseMark | None:
-        return noise_mark(self.marked, None, self.model.sha256, latent_shape(self.model.vae, size))
+        return noise_mark(True, None, self.model.sha256, latent_shape(self.model.vae, size))
 
     def _sampler(self, steps: int) -> GuidedSampler:
         return GuidedSampler(self.model.scheduler, self.model.vae, steps, scheduler_class=None)

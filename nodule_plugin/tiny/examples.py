@@ -38,13 +38,7 @@ class Examples:
     source: str
 
 
-def load_examples(
-    datalist: Path,
-    split: str,
-    fold: str | None = None,
-    templates: Sequence[str] = (),
-    dataset_dir: Path | None = None,
-) -> Examples:
+def load_examples(datalist: Path, split: str, fold: str | None = None, templates: Sequence[str] = ()) -> Examples:
     """The images of one split of a data list that lie wholly inside their slices.
 
     Args:
@@ -52,12 +46,11 @@ def load_examples(
         split: of it.
         fold: :data:`CONDITIONING` or :data:`JUDGING`, to take only their patients, see :func:`fold_of`.
         templates: each image comes again with its prompt in each of these wordings.
-        dataset_dir: see :func:`nodule_plugin.data.datalist.load_datalist`.
 
     Raises:
         InputError: see :func:`nodule_plugin.data.datalist.load_datalist`; or if the split is empty.
     """
-    items = real_items(datalist=datalist, split=split, dataset_dir=dataset_dir)
+    items = real_items(datalist=datalist, split=split)
     if fold is not None:
         items = [item for item in items if fold_of(item["patient_id"]) == fold]
     load = LoadSetImaged((IMAGE_SIZE, IMAGE_SIZE), kernel=datalist_kernel(datalist))

@@ -23,26 +23,24 @@ PREDICTION_TYPE = "sample"
 pass on: after 350 steps what it painted was grain."""
 
 
-def save_inpainting_model(
-    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, card: str, grid: Grid = GRID
-) -> None:
+def save_inpainting_model(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, card: str) -> None:
     """Write a model that :class:`nodule_plugin.insertion.inpainter.NoduleInpainter` reads.
 
     Args:
         folder: replaced as a whole.
         unet, text_encoder: trained or not.
         card: text of its README.md.
-        grid: that it sees.
     """
-    parts = {"vae": build_pixel_autoencoder(grid), "text_encoder": text_encoder, "unet": unet}
-    save_base_model(folder, parts, card, {"grid.json": asdict(grid)}, PREDICTION_TYPE)
+    vae = PixelAutoencoder(GRID.shape[0], SHIFT, SCALING, SKETCH)
+    parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+    save_base_model(folder, parts, card, {"grid.json": asdict(GRID)}, PREDICTION_TYPE)
 
 
-def build_inpainting_unet(grid: Grid = GRID) -> UNet2DConditionModel:
+def build_inpainting_unet() -> UNet2DConditionModel:
     """An untrained U-Net of 5 million parameters whose channels are slices, told the nodule's diameter beside."""
-    slices, latents, widths = grid.shape[0], grid.shape[0] * PATCH**2, (64, 96, 128)
+    slices, latents, widths = GRID.shape[0], GRID.shape[0] * PATCH**2, (64, 96, 128)
     return UNet2DConditionModel(
-        sample_size=[side // PATCH for side in grid.shape[1:]],
+        sample_size=[side // PATCH for side in GRID.shape[1:]],
         in_channels=2 * latents + slices,
         out_channels=latents,
         block_out_channels=widths,
@@ -55,8 +53,3 @@ def build_inpainting_unet(grid: Grid = GRID) -> UNet2DConditionModel:
         class_embed_type="timestep",
         use_linear_projection=True,
     )
-
-
-def build_pixel_autoencoder(grid: Grid = GRID) -> PixelAutoencoder:
-    """What stands in the place of an autoencoder."""
-    return PixelAutoencoder(grid.shape[0], SHIFT, SCALING, SKETCH)

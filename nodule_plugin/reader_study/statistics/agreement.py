@@ -14,6 +14,8 @@ from nodule_plugin.lidc.agreement import weighted_kappa
 from nodule_plugin.reader_study.statistics.crossed import mean_squares
 
 NOMINAL, ORDINAL = "nominal", "ordinal"
+UPPER_END = 0.975
+"""Quantile at which a two-sided 95 % interval ends."""
 
 
 def krippendorff_alpha(table: np.ndarray, level: str = ORDINAL) -> float:
@@ -73,13 +75,12 @@ class Correlation:
     high: float
 
 
-def intraclass_correlation(table: np.ndarray, level: float = 0.95) -> Correlation:
+def intraclass_correlation(table: np.ndarray) -> Correlation:
     """ICC(2,1): absolute agreement of single readers, readers and images random (Shrout and Fleiss 1979, Psychol Bull
-    86:420-428), with the interval of McGraw and Wong (1996, Psychol Methods 1:30-46).
+    86:420-428), with the 95 % interval of McGraw and Wong (1996, Psychol Methods 1:30-46).
 
     Args:
         table: (readers, images); images with a gap do not count.
-        level: of the interval.
 
     Returns:
         All NaN where nothing varies or too little is left.
@@ -95,7 +96,7 @@ def intraclass_correlation(table: np.ndarray, level: float = 0.95) -> Correlatio
         return Correlation(value, math.nan, math.nan)
     a, b = k * value / (n * (1 - value)), 1 + k * value * (n - 1) / (n * (1 - value))
     df = (a * columns + b * error) ** 2 / ((a * columns) ** 2 / (k - 1) + (b * error) ** 2 / ((n - 1) * (k - 1)))
-    upper, lower = fisher.ppf((1 + level) / 2, n - 1, df), fisher.ppf((1 + level) / 2, df, n - 1)
+    upper, lower = fisher.ppf(UPPER_END, n - 1, df), fisher.ppf(UPPER_END, df, n - 1)
     rest = k * columns + (k * n - k - n) * error
     low = n * (rows - upper * error) / (upper * rest + n * rows)
     high = n * (lower * rows - error) / (rest + n * lower * rows)
@@ -103,14 +104,9 @@ def intraclass_correlation(table: np.ndarray, level: float = 0.95) -> Correlatio
 
 
 def bootstrap_interval(
-    measure: Callable[[np.ndarray], float],
-    table: np.ndarray,
-    cases: np.ndarray,
-    draws: int,
-    seed: int,
-    level: float = 0.95,
+    measure: Callable[[np.ndarray], float], table: np.ndarray, cases: np.ndarray, draws: int, seed: int
 ) -> tuple[float, float]:
-    """The percentile interval of an agreement when cases are drawn anew, each with all of its images.
+    """The 95 % percentile interval of an agreement when cases are drawn anew, each with all of its images.
 
     Args:
         measure: of a (readers, images) table.
@@ -118,7 +114,6 @@ def bootstrap_interval(
         cases: (images,) which case an image belongs to.
         draws: how many.
         seed: of the draws.
-        level: of the interval.
     """
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(cases == case) for case in np.unique(cases)]
@@ -129,5 +124,5 @@ def bootstrap_interval(
     known = np.array(values)[~np.isnan(values)]
     if len(known) < draws / 2:
         return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(known, [1 - UPPER_END, UPPER_END])
     return float(low), float(high)
