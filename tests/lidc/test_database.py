@@ -3,7 +3,6 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nodule_plugin.errors import InputError
@@ -41,23 +40,6 @@ def test_ratings_are_as_the_reader_gave_them() -> None:
     annotation = next(a for scan in load_scans() for a in scan.annotations if a.id == "3761")
     assert annotation.ratings["internal_structure"] == 5
     assert len(annotation.ratings) == 9
-
-
-def test_single_patients_scans_equal_those_of_the_whole() -> None:
-    wanted = "LIDC-IDRI-0132"
-    chosen = load_scans(patient_ids=[wanted])
-    same = [scan for scan in load_scans() if scan.patient_id == wanted]
-    assert [scan.series_instance_uid for scan in chosen] == [scan.series_instance_uid for scan in same]
-    assert len(chosen) == 2
-    for one, other in zip(chosen, same):
-        assert [a.id for a in one.annotations] == [a.id for a in other.annotations]
-        for a, b in zip(one.annotations, other.annotations):
-            assert a.ratings == b.ratings
-            assert all(np.array_equal(c.points, d.points) and c.z == d.z for c, d in zip(a.contours, b.contours))
-
-
-def test_unknown_patient_has_no_scans() -> None:
-    assert load_scans(patient_ids=["nobody"]) == []
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
