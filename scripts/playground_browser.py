@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from nodule_plugin.cli.options import find_bundle
 from nodule_plugin.data.window import unit_to_hu
 from nodule_plugin.diffusion.model import Source
-from nodule_plugin.playground.drawing import START, Order, Studio, usual_guidance
+from nodule_plugin.playground.drawing import START, START_SEED, Order, Studio
 
 DRAWN, SLICES = ".viewer:not(.slices)", ".slices"
 """The viewers of drawn nodules and of a series' slices."""
@@ -74,7 +74,7 @@ def hounsfield(page: Page) -> np.ndarray:
 
 def check_values(page: Page, studio: Studio, seed: int) -> None:
     """The image is the one that Python draws."""
-    order = Order(START.to_dict(), guidance=usual_guidance(studio.model), seed=seed, size=studio.model.image_size)
+    order = Order(START.to_dict(), guidance=studio.model.guidance_scale, seed=seed, size=studio.model.image_size)
     (drawing,) = studio.draw(order.one(), order)
     difference = np.abs(hounsfield(page) - np.rint(unit_to_hu(drawing.unit, studio.window_hu)).flatten()).max()
     print(f"largest difference from Python: {difference:g} HU", flush=True)
@@ -170,8 +170,9 @@ def check_insertion(page: Page, output: Path) -> None:
     expect(save).to_be_enabled(timeout=PATIENCE_MS)
     with zipfile.ZipFile(_save(page, save, output / "inserted.zip")) as archive:
         names = archive.namelist()
-    for name in ("manifest.json", "seed0/ct/000001.dcm", "seed0/report.dcm", "seed0/segmentation_binary.dcm"):
-        assert name in names, names
+    assert "manifest.json" in names, names
+    for name in ("ct/000001.dcm", "report.dcm", "segmentation_binary.dcm"):
+        assert f"seed{START_SEED}/{name}" in names, names
     page.get_by_role("slider", name="Slice").press("Home")
     expect(page.locator(f"{SLICES} figcaption").last).to_have_text("slice 1, after: not changed", timeout=PATIENCE_MS)
     before = across.input_value()

@@ -68,6 +68,11 @@ class FineTunedModel:
     preprocessing: Mapping[str, Any]
 
     @property
+    def guidance_scale(self) -> float:
+        """That training chose; 3, the middle of what inference.json displays, where it chose none."""
+        return float(self.preprocessing.get("guidance", {}).get("scale", 3.0))
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of an image's latents."""
         return latent_shape(self.vae, self.image_size)

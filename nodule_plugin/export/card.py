@@ -28,8 +28,6 @@ _BASE_LICENCES = {
     r"stable-diffusion-2": "openrail++",
 }
 """Of published models, by what their hub id holds: the Hub's identifiers."""
-GUIDANCE_SCALE = 3.0
-"""Of the card's example, for weights whose training chose none: the middle of what inference.json displays."""
 _LIBRARIES = {"onnx": "onnx", "pt2": "pytorch"}
 _ENVIRONMENT = Environment(
     loader=PackageLoader(__package__, ""), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -87,7 +85,6 @@ def write_card(
         title=title,
         form=form,
         model=model,
-        guidance_scale=model.preprocessing.get("guidance", {}).get("scale", GUIDANCE_SCALE),
         base_name=base_model if at_hub else Path(base_model).name,
         metadata=metadata,
         licence=licence,

@@ -152,11 +152,13 @@ class NoduleInpainter:
             size = torch.full((count,), float(asked.diameter_mm), device=latents.device)
             return self.network(told.channels(noisy).expand(count, -1, -1, -1), timesteps, context, size)
 
+        # One that forgets: the model's own remembers every prompt, and a page that is served meets too many.
+        conditioner = TextConditioner(self.conditioner.tokenizer, self.conditioner.text_encoder)
         images = sampler(
             noise,
             network,
-            context=self.conditioner([asked.prompt]),
-            unconditional=self.conditioner([""]),
+            context=conditioner([asked.prompt]),
+            unconditional=conditioner([""]),
             guidance_scale=asked.guidance_scale,
             seeds=[asked.seed],
         )

@@ -143,11 +143,6 @@ def window(model: FineTunedModel) -> tuple[float, float]:
     return checked_window(model.preprocessing.get("window_hu", DEFAULT_WINDOW_HU))
 
 
-def usual_guidance(model: FineTunedModel) -> float:
-    """The guidance scale that training chose; 3 where it chose none."""
-    return float(model.preprocessing.get("guidance", {}).get("scale", 3.0))
-
-
 def sizes(side: int) -> list[int]:
     """Sides of an image that a page offers, pixels: the training images' and, where it is allowed, twice that."""
     return [size for size in (side, 2 * side) if size <= LARGEST]

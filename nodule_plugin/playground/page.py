@@ -28,7 +28,6 @@ from nodule_plugin.playground.drawing import (
     TrainingImages,
     read_order,
     sizes,
-    usual_guidance,
     worded,
 )
 from nodule_plugin.playground.viewer import image, next_job, shown
@@ -206,7 +205,7 @@ def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
     controls["prompt"] = gr.Textbox(
         get_template(template).render(START), label="Prompt", lines=3, interactive=False, max_length=2000
     )
-    controls["guidance"] = gr.Slider(0, 60, usual_guidance(studio.model), step=0.5, label="Guidance scale")
+    controls["guidance"] = gr.Slider(0, 60, studio.model.guidance_scale, step=0.5, label="Guidance scale")
     controls["seed"] = gr.Number(START_SEED, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     controls["count"] = gr.Slider(1, MOST_IMAGES, 8, step=1, label="Images in a grid", info="seeds counted up")
     with gr.Accordion("Steps and size", open=False):

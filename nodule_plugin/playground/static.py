@@ -36,7 +36,6 @@ from nodule_plugin.playground.drawing import (
     START,
     START_SEED,
     USUAL_STEPS,
-    usual_guidance,
     window,
     worded,
 )
@@ -133,7 +132,7 @@ def describe_model(model: FineTunedModel, template: str) -> dict[str, Any]:
         "ratings": {name: {"labels": SCALES[name].labels, "ordinal": SCALES[name].ordinal} for name in ratings},
         "steps_of": {name: [step[name] for step in rating_steps(start, name, template)] for name in ratings},
         "start": {name: start[name] for name in ratings},
-        "defaults": {"guidance": usual_guidance(model), "steps": str(USUAL_STEPS), "seed": START_SEED},
+        "defaults": {"guidance": model.guidance_scale, "steps": str(USUAL_STEPS), "seed": START_SEED},
         "guidance_scales": list(GUIDANCE_SCALES),
     }
 

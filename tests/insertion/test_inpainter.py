@@ -48,6 +48,11 @@ def paint(inpainter: NoduleInpainter, **changes: Any) -> torch.Tensor:
     return inpainter(host, mask, replace(Asked(PROMPT, 6.0, guidance_scale=1.5, steps=3, seed=5), **changes))
 
 
+def test_prompts_are_not_kept(inpainter: NoduleInpainter) -> None:
+    paint(inpainter, prompt="a prompt of one visitor")
+    assert inpainter.conditioner._known == {}
+
+
 def test_what_is_not_painted_is_the_host(inpainter: NoduleInpainter) -> None:
     host, mask = host_and_mask()
     painted = paint(inpainter)
