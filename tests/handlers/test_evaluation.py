@@ -139,7 +139,7 @@ def test_several_processes_with_uneven_shares_equal_one(clip_folder: Path, tmp_p
         numbers = [row["values"][key]["value"] for row in rows for key in ("fd", "kd")]
         results[processes] = [number for number in numbers if number is not None]
         results[processes] += [float(text) for text in (output / "values.txt").read_text().split()]
-    assert len(results[1]) == 7
+    assert len(results[1]) == 6
     assert results[2] == pytest.approx(results[1], rel=1e-4)
 
 
