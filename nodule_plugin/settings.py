@@ -9,6 +9,7 @@ what was typed.
 from __future__ import annotations
 
 import ast
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -258,13 +259,15 @@ def as_number(name: str, given: Any) -> float | int:
         InputError: if it is none, not finite, or its size is 2**63 or above.
     """
     value = given
-    if isinstance(value, str):
+    if isinstance(value, str) and "_" not in value:  # Python takes 1_0 for 10; whoever types it may mean 1.0
         try:
             value = int(value) if re.fullmatch(r"[+-]?\d+", value) else float(value)
         except ValueError as error:
             raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10") from error
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10")
+    if not math.isfinite(value):
+        raise InputError(f"{name}: a finite number is needed, not {value}")
     if not abs(value) < 2**63:
         raise InputError(f"{name}: a number below 2**63 is needed, not {value}")
     return value

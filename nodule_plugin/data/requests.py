@@ -77,16 +77,18 @@ def generation_requests(
     Raises:
         InputError: naming what was given and cannot be used.
     """
-    given = [name for name, value in [("prompts", prompts), ("findings", findings), ("datalist", datalist)] if value]
+    # An empty one is given, and refused below: whoever gave it meant something by it.
+    kinds = {"prompts": prompts, "findings": findings, "datalist": datalist}
+    given = [name for name, value in kinds.items() if value is not None]
     if len(given) != 1:
         raise InputError(f"give exactly one of prompts, findings and datalist, not {' and '.join(given) or 'none'}")
     scales = [_checked_scale(value) for value in as_numbers("guidance_scales", guidance_scales)]
     starts = as_seeds("seeds", seeds)
     if isinstance(roi_mm, bool) or not isinstance(roi_mm, (int, float)) or not 0 < roi_mm <= LIMITS["roi_mm"][1]:
         raise InputError(f"roi_mm: a number above 0, up to {LIMITS['roi_mm'][1]:g} mm, is needed, not {roi_mm!r}")
-    if prompts:
+    if prompts is not None:
         subjects = _from_prompts(_read_prompts(prompts), float(roi_mm))
-    elif findings:
+    elif findings is not None:
         subjects = _from_findings(_read_findings(findings), template, float(roi_mm))
     else:
         subjects = _from_datalist(str(datalist), split, limit, dataset_dir, as_flag("unique_prompts", unique_prompts))
@@ -224,9 +226,22 @@ def checked_prompt(name: str, prompt: Any) -> str:
     return text
 
 
+def findings_content(name: str, findings: Any) -> Any:
+    """Findings as they were given, or what the .json file holds that a text names.
+
+    Raises:
+        InputError: naming the setting, if there is no such file or it is not JSON.
+    """
+    if not isinstance(findings, (str, Path)):
+        return findings
+    try:
+        return read_json(Path(findings), "give {'sphericity': 3, ...}, or a .json file that holds it")
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
 def _read_findings(findings: Any) -> list[Any]:
-    if isinstance(findings, (str, Path)):
-        findings = read_json(Path(findings))
+    findings = findings_content("findings", findings)
     if isinstance(findings, Mapping):
         return [findings]
     if not isinstance(findings, (list, tuple)) or not findings:

@@ -16,6 +16,7 @@ are not seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +109,14 @@ def find_lungs(host: Host) -> Lungs:
 
 
 def random_places(
-    lungs: Lungs, count: int, radius_mm: float, pleura_mm: float, vessel_mm: float, apart_mm: float, seed: int
+    lungs: Lungs,
+    count: int,
+    radius_mm: float,
+    pleura_mm: float,
+    vessel_mm: float,
+    apart_mm: float,
+    seed: int,
+    accept: Callable[[np.ndarray], bool] = lambda index: True,
 ) -> list[np.ndarray]:
     """Middles of nodules, drawn evenly from where there is room for them.
 
@@ -119,6 +127,7 @@ def random_places(
         pleura_mm, vessel_mm: least distances from a nodule's surface to the lung's and to vessels.
         apart_mm: least distance between two middles.
         seed: the same one gives the same places.
+        accept: of a place that keeps all distances, whether it is taken; another one is drawn where it is not.
 
     Returns:
         (slice, row, column) of each.
@@ -133,7 +142,8 @@ def random_places(
     for index in order:
         if len(chosen) == count:
             break
-        if all(np.linalg.norm(in_mm[index] - in_mm[other]) >= apart_mm for other in chosen):
+        apart = all(np.linalg.norm(in_mm[index] - in_mm[other]) >= apart_mm for other in chosen)
+        if apart and accept(candidates[index]):
             chosen.append(int(index))
     if len(chosen) < count:
         raise InputError(

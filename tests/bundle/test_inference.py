@@ -189,6 +189,8 @@ def test_datalist(config: str, bundle: Path, tmp_path: Path) -> None:
         ({"base_model": "no/such/folder"}, "base_model: there is no folder 'no/such/folder'"),
         ({"weights": "none.pt"}, "weights: there is no file none.pt"),
         ({"guidance_scales": -1}, "guidance_scales: .* not -1"),
+        ({"findings": {}}, r"findings\[0\]: .*'sphericity' is missing"),
+        ({"findings": []}, r"findings: a dictionary of ratings or a list of them is needed, not \[\]"),
         ({"prompts": "nodule " * 99}, "prompt: .* tokens"),
         ({"output_dir": "/dev/null/made"}, "output_dir: /dev/null/made"),
         ({"steps": 0}, "num_inference_steps: .* not 0"),

@@ -18,6 +18,7 @@ from nodule_plugin.insertion.host import Host, read_host
 from nodule_plugin.insertion.lesions import place_lesions, read_lesions
 from nodule_plugin.insertion.lungs import Lungs, find_lungs, random_places
 from nodule_plugin.insertion.mask_shapes import draw_mask
+from nodule_plugin.insertion.place import Place
 from nodule_plugin.insertion.sources import CopyPaste
 
 GIVEN: dict[str, Any] = {"diameter_mm": 10, "findings": FINDINGS}
@@ -86,7 +87,18 @@ def test_a_folder_in_use_is_left_alone(host: Path, insert: Any, tmp_path: Path) 
         ({"position": "1,1,3", "diameter_mm": -4}, "a number above 0"),
         ({"position": "1,1,3", "prompt": "A nodule."}, "findings or a prompt, and not both"),
         ({"position": "1,1,3", "findings": {"sphericity": 9}}, "is missing"),
+        (
+            {"position": "1,1,3", "findings": "sphericity=3"},
+            "position: findings: sphericity=3: cannot be read .*or a",
+        ),
         ({"random": 0.5}, "random: a whole number"),
+        ({"random": 0}, "random: a whole number of 1 or above is needed, not 0"),
+        ({"position": "1_0,1,3"}, "'1_0' is not a number"),
+        ({"position": "1,nan,3"}, "position: a finite number is needed, not nan"),
+        ({"lesions": [{"position": [1, 2, 3], "diameter": 4}]}, "lesion 1: there is no key 'diameter' .* diameter_mm"),
+        ({"lesions": [{"position": [1, 2, 3], "margin": 4}]}, "lesion 1: there is no key 'margin' to read"),
+        ({"lesions": [{"position": [1, 2, 3], "findings": {"margin": 4}}]}, "lesion 1: findings: .* is missing"),
+        ({"lesions": [{"position": [1, 2, 3], "findings": {**FINDINGS, "margin": 9}}]}, "lesion 1: margin: .* not 9"),
         ({"lesions": "missing.csv"}, "missing.csv: cannot be read"),
     ],
 )
@@ -104,12 +116,34 @@ def test_lists_of_lesions(tmp_path: Path) -> None:
     assert first.findings is not None
     assert first.findings.sphericity == 3
     assert (second.diameter_mm, second.prompt, second.findings) == (10, "A strange nodule.", None)
-    table.write_text("x,y,z,size\n1,2,3,4\n")
-    with pytest.raises(InputError, match="lesion 1: there is no column 'size'"):
-        read_lesions(lesions=table, **GIVEN)
-    table.write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="lines below a head of x, y, z"):
-        read_lesions(lesions=table, **GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y,z,size\n1,2,3,4\n", "lesion 1: there is no column 'size'"),
+        ("a,b\n1,2\n", "lines below a head of x, y, z.*its head is 'a,b'"),
+        ("x;y;z\n1;2;3\n", "divided by commas, are needed; its head is 'x;y;z'"),
+        ("X,Y,Z\n1,2,3\n", "its head is 'X,Y,Z'"),
+        ("", "its head is ''"),
+        ("x,y,z\n", "no line below its head"),
+        ("x,y,z,x\n1,2,3,4\n", "the column 'x' is there twice"),
+        ("x,y,z\n1,2,3\n1,2,3,4\n", "lesion 2: it has 1 more cells than the head"),
+        ("x,y,z\n1,,3\n", "lesion 1: y is empty"),
+        ("x,y,z\n1,2\n", "lesion 1: z is empty"),
+        ("x,y,z\n1,up,3\n", "lesion 1: y: 'up' is not a number"),
+    ],
+)
+def test_tables_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "lesions.csv").write_text(text)
+    with pytest.raises(InputError, match=f"^{tmp_path}/lesions.csv: .*{message}") as error:
+        read_lesions(lesions=tmp_path / "lesions.csv", **GIVEN)
+    assert "\n" not in str(error.value)
+
+
+def test_a_position_can_be_an_array() -> None:
+    (lesion,) = read_lesions(position=np.array([0.0, 2.5, 3.0]), **GIVEN)
+    assert lesion.position == (0, 2.5, 3)
 
 
 def test_a_prompt_in_the_templates_words_has_findings() -> None:
@@ -192,3 +226,35 @@ def test_random_places_keep_their_distances(series: tuple[Host, Lungs]) -> None:
     assert random_places(lungs, 6, 4, 3, 2, 13, seed=6)[0].tolist() != places[0].tolist()
     with pytest.raises(InputError, match="there is room for"):
         random_places(lungs, 500, 4, 3, 2, 13, seed=5)
+
+
+def test_seeds_share_no_nodules(series: tuple[Host, Lungs], crops: Path) -> None:
+    source, lesions = CopyPaste.from_folder(crops), read_lesions(random=3, diameter_mm=5, findings=FINDINGS)
+    placed = [place_lesions(lesions, *series, source, source.draw_mask, seed=seed) for seed in (0, 1, 2)]
+    assert [places[0].seed for places in placed] == [0, 1, 2]
+    assert len({place.seed for places in placed for place in places}) == 9
+    again = place_lesions(lesions, *series, source, source.draw_mask, seed=1)
+    assert [place.seed for place in again] == [place.seed for place in placed[1]]
+
+
+def test_a_random_place_that_touches_is_drawn_again(
+    series: tuple[Host, Lungs], crops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Place] = []
+
+    def touches(place: Place, other: Place) -> bool:
+        asked.append(place)
+        return len(asked) == 1
+
+    monkeypatch.setattr(Place, "touches", touches)
+    source, lesions = CopyPaste.from_folder(crops), read_lesions(random=2, diameter_mm=5, findings=FINDINGS)
+    places = place_lesions(lesions, *series, source, source.draw_mask, seed=0)
+    assert len(places) == len(asked) == 2
+    assert asked[0] is not places[1] is asked[1]
+
+
+@pytest.mark.parametrize("margin", ["pleura_mm", "vessel_mm"])
+def test_margins_are_not_negative(margin: str, series: tuple[Host, Lungs], crops: Path) -> None:
+    source, lesions = CopyPaste.from_folder(crops), read_lesions(random=1, diameter_mm=5, findings=FINDINGS)
+    with pytest.raises(InputError, match=f"^{margin}: a number of 0 or above is needed, not -1$"):
+        place_lesions(lesions, *series, source, source.draw_mask, seed=0, **{margin: -1.0})
