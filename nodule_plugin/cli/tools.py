@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 # What a command needs is imported where it runs: none waits for torch that does not use it.
 
+_MARK_TEXT = (
+    "Look for the mark of synthetic images. Status 0 if a file carries one, 1 if none does, 2 if one cannot be read."
+)
+_VERIFY_TEXT = (
+    "Say what C2PA manifests claim. Status 0 if all hold (and are trusted), 1 if not, 2 if a file cannot be read."
+)
 REAL_NOTICE = "Rows named real: LIDC-IDRI (CC BY 3.0). Rows named generated: synthetic. For research only."
 
 
@@ -157,25 +163,40 @@ def _scales(generated: GeneratedSet) -> list[float]:
 
 
 def detect_mark(words: Sequence[str]) -> None:
-    """Look for the mark of synthetic images; the command ends with status 1 where no file carries one."""
+    """Look for the mark of synthetic images; status 1 where no file carries one, 2 where one cannot be read."""
     from nodule_plugin.provenance.codebook import read_key
     from nodule_plugin.provenance.files import described, detect_file
     from nodule_plugin.provenance.inversion import Inversion
 
-    parser = _parser("detect-mark", "Look for the mark of synthetic images. Status 0 if a file carries one, else 1.")
+    parser = _parser("detect-mark", _MARK_TEXT)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG, JPEG, TIFF, BMP, NIfTI or DICOM")
     parser.add_argument("--mark-key", "--mark_key", type=Path, metavar="FILE", help="default: the public key")
     parser.add_argument("--json", action="store_true", help="one object a line")
     _add_model_options(parser)
     given = parser.parse_args(words)
-    key, inversion, found = read_key(given.mark_key), Inversion(_source(given)), False
-    for file in given.files:
+    key, inversion = read_key(given.mark_key), Inversion(_source(given))
+
+    def look(file: Path) -> bool:
         if not file.is_file():
             raise InputError(f"{file}: there is no such file; give pictures, NIfTI or DICOM files")
         detection = detect_file(file, inversion, key)
-        found = found or detection.found
         print(described(file, detection, given.json), flush=True)
-    raise SystemExit(0 if found else 1)
+        return detection.found
+
+    answers = _of_each(given.files, look)
+    raise SystemExit(2 if None in answers else 0 if any(answers) else 1)
+
+
+def _of_each(files: Sequence[Path], look: Callable[[Path], bool]) -> list[bool | None]:
+    """What is said of each file; None, and a line on stderr, where one cannot be read: the others are looked at."""
+    answers: list[bool | None] = []
+    for file in files:
+        try:
+            answers.append(look(file))
+        except InputError as error:
+            answers.append(None)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    return answers
 
 
 def sign(words: Sequence[str]) -> None:
@@ -197,8 +218,8 @@ def sign(words: Sequence[str]) -> None:
 
 
 def verify(words: Sequence[str]) -> None:
-    """Say what C2PA manifests claim; the command ends with status 1 where one does not hold or there is none."""
-    parser = _parser("verify", "Say what C2PA manifests claim. Status 0 if all hold (and are trusted), else 1.")
+    """Say what C2PA manifests claim; status 1 where one does not hold or there is none, 2 where one cannot be read."""
+    parser = _parser("verify", _VERIFY_TEXT)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="PNG, JPEG and others of C2PA's")
     parser.add_argument("--trust", type=Path, metavar="PEM", help="certificates of authorities (default: none)")
     parser.add_argument("--json", action="store_true", help="one object a line, with all of the manifest")
@@ -207,12 +228,14 @@ def verify(words: Sequence[str]) -> None:
     from nodule_plugin.provenance.content_credentials import HOLDS, TRUSTED, described, read_certificates, read_manifest
 
     anchors = [] if given.trust is None else read_certificates("trust", given.trust)
-    all_hold = True
-    for file in given.files:
+
+    def look(file: Path) -> bool:
         reading = read_manifest(file, anchors)
-        all_hold = all_hold and reading is not None and reading.state in ((TRUSTED,) if anchors else HOLDS)
         print(described(file, reading, given.json), flush=True)
-    raise SystemExit(0 if all_hold else 1)
+        return reading is not None and reading.state in ((TRUSTED,) if anchors else HOLDS)
+
+    answers = _of_each(given.files, look)
+    raise SystemExit(2 if None in answers else 0 if all(answers) else 1)
 
 
 def export(words: Sequence[str]) -> None:

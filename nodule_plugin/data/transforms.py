@@ -68,6 +68,7 @@ def _read_dicom(path: Path, axes: str) -> np.ndarray:
         BrokenFile,
         check_decoder,
         check_inflated_size,
+        check_rescale,
         check_size,
     )
 
@@ -75,12 +76,15 @@ def _read_dicom(path: Path, axes: str) -> np.ndarray:
         check_inflated_size(path)
         instance = pydicom.dcmread(path)
         check_size(instance)
+        check_rescale(instance)
         check_decoder(instance.file_meta.TransferSyntaxUID)
         pixels = instance.pixel_array.astype(np.float32)
         hu = pixels * float(instance.RescaleSlope) + float(instance.RescaleIntercept)
     except BrokenFile as error:
         raise InputError(f"{path}: {error}") from error
-    except (InvalidDicomError, RuntimeError, OSError, MemoryError, *RAISED_BY_DAMAGE) as error:
+    except InvalidDicomError as error:  # its own text is for programmers
+        raise InputError(f"{path} cannot be read as a DICOM image: it is none; check the path") from error
+    except (RuntimeError, OSError, MemoryError, *RAISED_BY_DAMAGE) as error:
         raise InputError(f"{path} cannot be read as a DICOM image: {error}") from error
     if hu.ndim != 2:
         raise InputError(f"{path} has pixels of shape {hu.shape}; one slice is needed")

@@ -163,6 +163,19 @@ def check_size(dataset: Dataset) -> None:
         raise BrokenFile(f"{rows} x {columns} pixels, which no slice of CT has")
 
 
+def check_rescale(dataset: Dataset) -> None:
+    """Whether a header says how stored values become Hounsfield units.
+
+    Raises:
+        BrokenFile: if not.
+    """
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        if dataset.get(tag) is None:
+            raise BrokenFile(f"{tag} is missing, without which stored values are not Hounsfield units")
+        if not np.isfinite(float(dataset[tag].value)) or (tag == "RescaleSlope" and dataset.RescaleSlope == 0):
+            raise BrokenFile(f"{tag} is {dataset[tag].value}, which makes no Hounsfield units")
+
+
 @lru_cache
 def _missing_decoder(syntax: UID) -> str | None:
     """What to do about a transfer syntax that cannot be decoded; None where it can."""
@@ -279,11 +292,7 @@ def _slice_header(dataset: FileDataset) -> SliceHeader | None:
     for tag in ("SeriesInstanceUID", "Rows", "Columns"):
         if not dataset.get(tag):
             raise BrokenFile(f"{tag} is missing")
-    for tag in ("RescaleSlope", "RescaleIntercept"):
-        if dataset.get(tag) is None:
-            raise BrokenFile(f"{tag} is missing, without which stored values are not Hounsfield units")
-        if not np.isfinite(float(dataset[tag].value)) or (tag == "RescaleSlope" and dataset.RescaleSlope == 0):
-            raise BrokenFile(f"{tag} is {dataset[tag].value}, which makes no Hounsfield units")
+    check_rescale(dataset)
     thickness = dataset.get("SliceThickness")
     return SliceHeader(
         patient_id=str(dataset.get("PatientID", "")),

@@ -45,12 +45,14 @@ class Detection:
         payload: first hexadecimal digits of the model's hash; None where they cannot be read.
         key: name of the key.
         part_of: side of the image that this is a part of; None for a whole one.
+        possible: False where no image could carry a mark, see :func:`can_carry`.
     """
 
     log10_p: float
     payload: str | None
     key: str
     part_of: int | None = None
+    possible: bool = True
 
     @property
     def found(self) -> bool:
@@ -76,7 +78,7 @@ def detect(image: np.ndarray, inversion: Inversion, key: MarkKey = PUBLIC, parts
         found.append(_nearest(_in_all_positions(_as_part(unit, inversion)), key, inversion.image_size))
     if not any(one.found for one in found):
         found += detect_all([image], inversion, key, WINDOWS_HU[1:])
-    if _can_carry(image, inversion) and not any(one.found for one in found):
+    if can_carry(image, inversion) and not any(one.found for one in found):
         found.append(_nearest(_set_upright(image, inversion), key, None))
     return min(found, key=_chance)
 
@@ -99,7 +101,7 @@ def detect_all(
     """
     best = [Detection(0.0, None, key.name)] * len(images)
     for window_hu in windows_hu:
-        left = [index for index, one in enumerate(best) if not one.found and _can_carry(images[index], inversion)]
+        left = [index for index, one in enumerate(best) if not one.found and can_carry(images[index], inversion)]
         for start in range(0, len(left), _AT_ONCE):
             chosen = left[start : start + _AT_ONCE]
             units = torch.stack([_whole(images[index], window_hu, inversion.image_size) for index in chosen])
@@ -112,13 +114,14 @@ def _chance(detection: Detection) -> float:
     return detection.log10_p
 
 
-def _can_carry(image: np.ndarray, inversion: Inversion) -> bool:
+def can_carry(image: np.ndarray, inversion: Inversion) -> bool:
+    """Whether an image (rows, columns) is large enough for a mark, and not all of one value."""
     return min(image.shape) >= 2 * inversion.pixels_per_latent and np.ptp(image) > 0
 
 
 def _may_be_a_part(image: np.ndarray, inversion: Inversion) -> bool:
     size = inversion.image_size
-    return _can_carry(image, inversion) and _LEAST_PART * size <= min(image.shape) < size >= max(image.shape)
+    return can_carry(image, inversion) and _LEAST_PART * size <= min(image.shape) < size >= max(image.shape)
 
 
 def _whole(image: np.ndarray, window_hu: tuple[float, float], size: int) -> Tensor:

@@ -19,7 +19,7 @@ from nodule_plugin.data.transforms import read_slice
 from nodule_plugin.data.window import hu_to_unit
 from nodule_plugin.errors import InputError
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
-from nodule_plugin.provenance.detection import WINDOWS_HU, Detection, detect, detect_all, p_text
+from nodule_plugin.provenance.detection import WINDOWS_HU, Detection, can_carry, detect, detect_all, p_text
 from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
 from nodule_plugin.weights import some
 
@@ -43,9 +43,12 @@ def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, p
     Raises:
         InputError: if the file is missing or cannot be read as an image.
     """
-    findings = [detect(image, inversion, key, parts) for image in _slices(Path(path))]
+    findings, possible = [], False
+    for image in _slices(Path(path)):
+        findings.append(detect(image, inversion, key, parts))
+        possible = possible or can_carry(image, inversion)
     best = min(findings, key=lambda one: one.log10_p)
-    return replace(best, log10_p=min(best.log10_p + float(np.log10(len(findings))), 0.0))
+    return replace(best, log10_p=min(best.log10_p + float(np.log10(len(findings))), 0.0), possible=possible)
 
 
 def _slices(path: Path) -> Iterator[np.ndarray]:
@@ -55,12 +58,23 @@ def _slices(path: Path) -> Iterator[np.ndarray]:
         yield read_picture(path)
     elif name.endswith(NIFTI):
         voxels = np.asarray(read_voxels(path), np.float32)
-        if voxels.ndim not in (2, 3) or not np.isfinite(voxels).all():
-            raise InputError(f"image: {path} has shape {voxels.shape} or values that are not finite; give slices in HU")
-        for index in range(voxels[..., None].shape[2]):
-            yield hu_to_unit(voxels[..., None][:, :, index].squeeze().T)
+        if voxels.ndim not in (2, 3) or not voxels.size:
+            raise InputError(f"image: {path} has shape {voxels.shape}; give one slice, or a volume (x, y, z)")
+        if not np.isfinite(voxels).all():
+            raise InputError(f"image: {path} has values that are not finite; give Hounsfield units")
+        for plane in np.moveaxis(voxels.reshape(*voxels.shape[:2], -1), 2, 0):
+            yield hu_to_unit(plane.T)
+    elif path.is_file() and not _is_dicom(path):
+        known = ", ".join((*PICTURES, *NIFTI))
+        raise InputError(f"image: {path} is no DICOM file, and its name ends on none of {known}; convert it to PNG")
     else:
         yield hu_to_unit(read_slice(path, None))
+
+
+def _is_dicom(path: Path) -> bool:
+    from nodule_plugin.lidc.dicom_header import has_dicom_preamble  # pictures need no DICOM reader
+
+    return has_dicom_preamble(path)
 
 
 def described(path: str | Path, detection: Detection, as_json: bool = False) -> str:
@@ -68,10 +82,13 @@ def described(path: str | Path, detection: Detection, as_json: bool = False) -> 
     p_value = p_text(detection.log10_p)
     if as_json:
         about = {"file": str(path), "marked": detection.found, "p_value": p_value, "key": detection.key}
+        about |= {} if detection.possible else {"possible": False}
         about |= (
             {"project": PROJECT, "model": detection.payload, "part_of": detection.part_of} if detection.found else {}
         )
         return json.dumps(about)
+    if not detection.possible:
+        return f"{path}: too small, or too much of one grey, to carry a mark; nothing can be said"
     if not detection.found:
         return f"{path}: no mark found by the {detection.key} key (p {p_value})"
     part = f", a part of {detection.part_of} x {detection.part_of} pixels" if detection.part_of else ""

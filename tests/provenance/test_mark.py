@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicom_files import write_slice
 from PIL import Image
 from tiny_sd import make_tiny_sd
 
@@ -33,7 +34,7 @@ from nodule_plugin.provenance.codebook import (
     words,
 )
 from nodule_plugin.provenance.detection import Detection, detect, p_text
-from nodule_plugin.provenance.files import detect_file, refuse_marked, warn_of_marked
+from nodule_plugin.provenance.files import described, detect_file, refuse_marked, warn_of_marked
 from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
 from nodule_plugin.provenance.marking import noise_mark
 from nodule_plugin.provenance.noise import band, cosines, mark_noise, positions
@@ -283,8 +284,55 @@ def test_detect_mark_reads_files(folder: Path, images: Images, capsys: pytest.Ca
     assert "no mark found by the public key" in capsys.readouterr().out
     with pytest.raises(InputError, match="no file"):
         detect_file(folder / "absent.png", bundled_inversion(MODELS))
-    with pytest.raises(InputError, match=r"absent\.nii: there is no such file; give pictures, NIfTI or DICOM files"):
-        detect_mark([str(folder / "absent.nii")])
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_file_that_cannot_be_read_stops_nothing(
+    options: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "text.png").write_text("no picture")
+    names = ("absent.nii", "text.png", "a.png")
+    with pytest.raises(SystemExit) as ended:
+        detect_mark([*(str(folder / name) for name in names), *options])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    absent, text = (line for line in said.err.splitlines() if line.startswith("error: "))
+    assert absent == f"error: {folder}/absent.nii: there is no such file; give pictures, NIfTI or DICOM files"
+    assert text.startswith(f"error: image: {folder}/text.png cannot be read as a picture")
+    (line,) = said.out.splitlines()
+    assert "a.png" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "voxels", "message"),
+    [
+        ("a.webp", None, r"a.webp is no DICOM file, and its name ends on none of .png, .*; convert it to PNG$"),
+        ("a.nii", np.zeros((9, 9, 2, 2)), r"has shape \(9, 9, 2, 2\); give one slice, or a volume"),
+        ("a.nii", np.full((9, 9, 2), np.nan), "has values that are not finite; give Hounsfield units"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_named(name: str, voxels: np.ndarray | None, message: str, tmp_path: Path) -> None:
+    if voxels is None:
+        (tmp_path / name).write_bytes(b"RIFF")
+    else:
+        nibabel.save(nibabel.Nifti1Image(voxels.astype(np.float32), np.eye(4)), tmp_path / name)
+    with pytest.raises(InputError, match=message):
+        detect_file(tmp_path / name, bundled_inversion(MODELS))
+
+
+def test_a_dicom_file_without_units_is_named(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "a.dcm", 0, RescaleSlope=None)
+    with pytest.raises(InputError, match="RescaleSlope is missing, without which stored values are not Hounsfield"):
+        detect_file(path, bundled_inversion(MODELS))
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (64, 64, 1), (64, 64)])
+def test_images_that_can_carry_no_mark(shape: tuple[int, ...], tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.full(shape, -500, np.int16), np.eye(4)), tmp_path / "a.nii")
+    detection = detect_file(tmp_path / "a.nii", bundled_inversion(MODELS))
+    assert not detection.found
+    assert "to carry a mark; nothing can be said" in described("a.nii", detection)
+    assert json.loads(described("a.nii", detection, as_json=True))["possible"] is False
 
 
 def test_an_evaluation_refuses_marked_images_as_real_ones(folder: Path) -> None:
