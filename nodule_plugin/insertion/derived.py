@@ -83,7 +83,8 @@ def derived_slices(
     """The slices of a new series.
 
     Slices whose pixels are the host's keep their transfer syntax; changed ones are explicit VR little endian, and all
-    voxels that were not changed keep their stored values.
+    voxels that were not changed keep their stored values. Texts are UTF-8. Slices are numbered by position where the
+    host does not number them, or twice by one number.
 
     Args:
         host: the series.
@@ -95,6 +96,8 @@ def derived_slices(
         number: of the series among the run's, from 1.
     """
     slices = []
+    numbers = [source.get("InstanceNumber") for source in host.slices]
+    numbered = None not in numbers and len(set(numbers)) == len(numbers)
     for index, source in enumerate(host.slices):
         if belonging.patient == "keep":
             derived = _patients(source, identity, belonging, number)
@@ -104,6 +107,9 @@ def derived_slices(
         else:
             derived = _nobodys(source, identity, number)
             identity.mark(derived, request)
+        if not numbered:  # viewers order by it
+            _delete(derived, ("InstanceNumber",))  # which may be the source's, as below
+            derived.InstanceNumber = index + 1
         if not np.array_equal(stored[index], host.stored[index]):
             _set_pixels(derived, stored[index])
         _mark(derived, source, prompts)
@@ -114,21 +120,26 @@ def derived_slices(
 def _patients(source: Dataset, identity: RunIdentity, belonging: Belonging, number: int) -> Dataset:
     """A copy that stays the patient's."""
     derived = copy.deepcopy(source)  # setting an attribute of a shallow copy sets the source's
+    derived.decode()  # by the host's own character set; the prompts need one that has every character
+    derived.SpecificCharacterSet = "ISO_IR 192"
+    derived.SOPClassUID = source.get("SOPClassUID") or CTImageStorage
     derived.SeriesInstanceUID = identity.uid("series", str(source.SeriesInstanceUID), str(number))
     derived.SOPInstanceUID = identity.uid("image", str(source.SOPInstanceUID), str(number))
     derived.file_meta.MediaStorageSOPInstanceUID = derived.SOPInstanceUID
     derived.SeriesNumber = 100 * (source.get("SeriesNumber") or 0) + number
     derived.SeriesDescription = long_string(f"SYNTHETIC nodule in: {source.get('SeriesDescription') or 'CT'}")
     if belonging.study == "new":
-        derived.StudyInstanceUID = identity.uid("study", str(source.StudyInstanceUID))
+        derived.StudyInstanceUID = identity.uid("study", str(source.get("StudyInstanceUID") or ""))
         derived.StudyDescription = long_string(f"SYNTHETIC: {source.get('StudyDescription') or 'CT'}")
         derived.AccessionNumber = ""
         _delete(derived, _OF_THE_ORDER)
-    if "FrameOfReferenceUID" not in derived:
+    elif not derived.get("StudyInstanceUID"):
+        raise InputError("study: host: the series has no StudyInstanceUID; give study new")
+    if not derived.get("FrameOfReferenceUID"):
         derived.FrameOfReferenceUID = identity.uid("frame of reference")
     _delete(derived, _STALE)
     reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = derived.SOPClassUID, source.SOPInstanceUID
     reference.PurposeOfReferenceCodeSequence = [_item(codes.DCM.SourceImageForImageProcessingOperation)]
     derived.SourceImageSequence = [reference]
     return derived

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from nodule_plugin.data.hounsfield import not_hounsfield
 from nodule_plugin.errors import InputError
@@ -72,6 +74,13 @@ class Host:
     stored: Sequence[np.ndarray]
     geometry: Geometry
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """Which series it is, as manifests hold it, and whether it says of itself that it is synthetic."""
+        synthetic = any(item.get("SyntheticData") == "YES" for item in self.slices)
+        uid = str(self.slices[0].SeriesInstanceUID)
+        return {"series_instance_uid": uid, "slices": len(self.slices), "synthetic": synthetic}
+
     @cached_property
     def _rescale(self) -> np.ndarray:
         """(2, slices): slope and intercept of each."""
@@ -125,10 +134,12 @@ def read_host(folder: str | Path | None) -> Host:
 
     Raises:
         InputError: if there is none or more than one series, a file is damaged or cannot be decoded, slices are
-            missing, doubled, unevenly spaced or of different sizes, or the values cannot be Hounsfield units.
+            missing, doubled, unevenly spaced, of different sizes, in colour, without an identifier of their own or in
+            several frames of reference, or the values cannot be Hounsfield units.
     """
     series = read_series(folder)
-    slices = [read_file(item.path) for item in series.slices]
+    slices = [_little_endian(read_file(item.path)) for item in series.slices]
+    _check_instances([item.path for item in series.slices], slices)
     geometry = series_geometry(series, slices)
     host = Host(slices, [_pixels(item.path, data) for item, data in zip(series.slices, slices)], geometry)
     if fault := not_hounsfield(host.hu):
@@ -158,6 +169,42 @@ def read_series(folder: str | Path | None) -> Series:
             f" {series.duplicates[0].name}; remove them, or give the folder of one reconstruction"
         )
     return series
+
+
+def _little_endian(dataset: Dataset) -> Dataset:
+    """A slice in explicit VR big endian, which has been retired and nothing here writes, as little endian."""
+    if dataset.file_meta.TransferSyntaxUID != ExplicitVRBigEndian:
+        return dataset
+    for element in dataset.iterall():
+        if element.VR == "OW" and isinstance(element.value, bytes):  # others are numbers by now
+            element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
+    little = Dataset(dataset)
+    little.file_meta = dataset.file_meta
+    little.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return little
+
+
+def _check_instances(paths: Sequence[Path], slices: Sequence[Dataset]) -> None:
+    """Refuse slices that cannot be told apart, lie in several spaces, or are no grey values."""
+    first: dict[str, Path] = {}
+    for path, item in zip(paths, slices):
+        uid = str(item.get("SOPInstanceUID") or "")
+        if not uid:
+            raise InputError(f"series: {path}: SOPInstanceUID is missing; get the file anew")
+        if uid in first:
+            raise InputError(
+                f"series: {path} has the SOPInstanceUID of {first[uid].name}, so that who refers to one means both; get"
+                " the series anew"
+            )
+        first[uid] = path
+        if (samples := item.get("SamplesPerPixel", 1)) != 1:
+            raise InputError(f"series: {path}: SamplesPerPixel is {samples}, as in colour; give a CT in grey values")
+    frames = dict.fromkeys(str(item.get("FrameOfReferenceUID") or "none") for item in slices)
+    if len(frames) > 1:
+        raise InputError(
+            f"series: {paths[0].parent}: its slices have {len(frames)} values of FrameOfReferenceUID"
+            f" ({', '.join(frames)}), so that nothing says how they lie to each other; give those of one"
+        )
 
 
 def series_geometry(series: Series, slices: Sequence[Dataset]) -> Geometry:
@@ -219,7 +266,9 @@ def _pixels(path: Path, dataset: Dataset) -> np.ndarray:
         return dataset.pixel_array
     except (RuntimeError, *RAISED_BY_DAMAGE) as error:  # what decoders raise on damage depends on the decoder
         reason = " ".join(str(error).split())
-        raise InputError(f"series: {path}: its pixels cannot be decoded ({reason}); store them uncompressed") from error
+        compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+        remedy = "store them uncompressed" if compressed else "get the file anew"
+        raise InputError(f"series: {path}: its pixels cannot be decoded ({reason}); {remedy}") from error
 
 
 def _padded(dataset: Dataset, stored: np.ndarray) -> np.ndarray:

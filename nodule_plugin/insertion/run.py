@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -19,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from nodule_plugin import __version__
 from nodule_plugin.data.generated import NOTICE
 from nodule_plugin.dicom.identity import RunIdentity, long_string, parse_created
+from nodule_plugin.errors import InputError
 from nodule_plugin.files import new_folder, write_json
 from nodule_plugin.insertion.derived import Belonging, derived_slices
 from nodule_plugin.insertion.host import Host, read_host
@@ -28,6 +30,8 @@ from nodule_plugin.insertion.segmentation import KINDS, Segment, segmentation
 from nodule_plugin.insertion.voxels import VoxelInsertion
 
 FORMAT, VERSION, MANIFEST = "nodule-plugin insertion", 1, "manifest.json"
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,11 @@ class Insertion(VoxelInsertion):
             InputError: naming what was given and cannot be used; nothing is written then.
         """
         created = parse_created(self.created or datetime.now(timezone.utc).isoformat())
+        _refuse_within(Path(output), series)
         with new_folder(Path(output)) as folder:
             host = read_host(series)
+            if host.described["synthetic"]:
+                _logger.warning("series: %s says that it is synthetic itself: its nodules may be nobody's, too", series)
             chosen = self.place(host, lesions, seeds)
             identity = RunIdentity(self.settings, created, made_from=_fingerprint(host, chosen))
             written = []
@@ -78,7 +85,7 @@ class Insertion(VoxelInsertion):
                 "patient": self.belonging.patient,
                 "study": self.belonging.study,
                 "mark": None,  # in no pixel: an ROI at native scale holds too little of it, see docs/provenance.md
-                "host": {"series_instance_uid": str(host.slices[0].SeriesInstanceUID), "slices": len(host.slices)},
+                "host": host.described,
                 "series": written,
             }
             write_json(folder / MANIFEST, manifest)
@@ -120,6 +127,12 @@ class Insertion(VoxelInsertion):
             "changed_voxels": inserted.changed_voxels,
             "nodules": inserted.requests,
         }
+
+
+def _refuse_within(output: Path, series: str | Path | None) -> None:
+    """The next reading of the host's folder would find two series."""
+    if series is not None and output.resolve().is_relative_to(Path(series).resolve()):
+        raise InputError(f"output_dir: {output} lies in the series' own folder {series}; choose one outside of it")
 
 
 def _fingerprint(host: Host, chosen: Sequence[Sequence[Place]]) -> str:

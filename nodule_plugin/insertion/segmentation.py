@@ -24,7 +24,7 @@ from nodule_plugin.dicom.identity import MANUFACTURER, long_string
 KINDS = ("BINARY", "LABELMAP")
 _TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
-    "AccessionNumber", "ReferringPhysicianName",
+    "AccessionNumber", "ReferringPhysicianName", "SliceThickness",
 )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def _description(
 
 
 def _completed(image: Dataset) -> Dataset:
-    """A slice with all attributes of patient and study that may be empty, but not missing; many files lack some."""
+    """A slice with all attributes that highdicom lets be empty, but not missing; many files lack some."""
     completed = copy.copy(image)
     for keyword in _TYPE_2:
         if keyword not in completed:

@@ -123,7 +123,7 @@ def index_series(root: Path, index_file: Path | None = None, num_workers: int | 
     series, odd = _group(slices)
     return SeriesIndex(
         series=series,
-        broken={Path(error.filename): f"cannot be read ({error.strerror}); change its permissions" for error in errors}
+        broken={Path(error.filename): f"cannot be read ({error.strerror}); {_remedy(error)}" for error in errors}
         | {path: result for path, result in results.items() if isinstance(result, str)}
         | odd,
         xml_files=tuple(path for path in files if path.suffix.lower() == ".xml"),
@@ -151,6 +151,11 @@ def _walk(root: Path, errors: list[OSError] | None = None) -> Iterator[Path]:
                 folders.append(Path(entry.path))
             elif entry.is_file() or not Path(entry.path).exists():  # reading a dangling link says what is wrong
                 yield Path(entry.path)
+
+
+def _remedy(error: OSError) -> str:
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return "give the path of a folder" if missing else "change its permissions"
 
 
 def _key(path: Path, root: Path) -> Key:

@@ -45,5 +45,7 @@ def test_negative_coordinates_are_values() -> None:
 
 
 def test_extract_says_what_is_missing(host: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: cannot be read \(No such file or directory\); give the path of a"):
+        main(["extract", "--dataset-dir", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path / "out")])
     with pytest.raises(InputError, match="CT series is annotated"):
         main(["extract", "--dataset-dir", str(host), "--output-dir", str(tmp_path / "out")])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from ct_hosts import SLICES, write_host
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.insertion.derived import Belonging
+from nodule_plugin.insertion.derived import PATIENTS, Belonging
+from nodule_plugin.insertion.lesions import read_lesions
 
 TELLING = re.compile(rb"Doe|Jane|TEST-0001|19500101|20200102|Physician|Hospital|2\.25\.100\d{0,9}(?!\d)")
 """What of the host's files would tell whose they are. Its UIDs are short; a derived one may begin like one."""
@@ -67,6 +70,55 @@ def test_every_file_is_marked(which: str, request: pytest.FixtureRequest) -> Non
             assert item.DerivationCodeSequence[0].CodeMeaning == "Pixel by pixel addition"
             assert "not for diagnosis" in item.ImageComments
     assert len({(item.StudyInstanceUID, item.PatientID) for item in datasets}) == 1
+
+
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [("ISO_IR 100", "Müller^Jörg"), (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう")],
+)
+def test_kept_names_and_prompts_keep_their_characters(
+    characters: str | list[str], name: str, insert: Any, tmp_path: Path
+) -> None:
+    write_host(tmp_path / "host", SpecificCharacterSet=characters, PatientName=name)
+    lesions = read_lesions(position=(30, 12, 2), diameter_mm=10, prompt="größe 结节")
+    out = insert(tmp_path / "host", tmp_path / "out", lesions=lesions, belonging=Belonging("keep", "new"))
+    for item in map(pydicom.dcmread, files(out)):
+        assert str(item.PatientName) == name
+        assert item.SpecificCharacterSet == "ISO_IR 192"
+    assert str(first(out).ImageComments).endswith("größe 结节")
+
+
+def test_a_kept_host_may_lack_attributes(insert: Any, tmp_path: Path) -> None:
+    missing = dict.fromkeys(("StudyInstanceUID", "SliceThickness", "FrameOfReferenceUID"))
+    for path in write_host(tmp_path / "host", **missing):
+        dataset = pydicom.dcmread(path)
+        del dataset.SOPClassUID  # the file meta information names it all the same
+        dataset.save_as(path)
+    with pytest.raises(InputError, match="study: host: the series has no StudyInstanceUID; give study new"):
+        insert(tmp_path / "host", tmp_path / "out", belonging=Belonging("keep", "host"))
+    assert [path.name for path in tmp_path.iterdir()] == ["host"]
+    datasets = [*map(pydicom.dcmread, files(insert(tmp_path / "host", tmp_path / "out", belonging=Belonging("keep"))))]
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        assert len({item[keyword].value for item in datasets if keyword in item}) == 1, keyword
+    assert all(item.SOPClassUID == item.file_meta.MediaStorageSOPClassUID for item in datasets)
+
+
+@pytest.mark.parametrize("patient", PATIENTS)
+@pytest.mark.parametrize("given", [None, 7])
+def test_slices_without_numbers_of_their_own_are_numbered(
+    given: int | None, patient: str, insert: Any, tmp_path: Path
+) -> None:
+    write_host(tmp_path / "host", InstanceNumber=given)
+    out = insert(tmp_path / "host", tmp_path / "out", belonging=Belonging(patient))
+    assert [pydicom.dcmread(path).InstanceNumber for path in files(out / "seed0" / "ct")] == [*range(1, SLICES + 1)]
+
+
+def test_a_synthetic_host_is_named(host: Path, inserted: Path, insert: Any, tmp_path: Path, caplog: Any) -> None:
+    assert json.loads((inserted / "manifest.json").read_text())["host"]["synthetic"] is False
+    assert caplog.text == ""
+    out = insert(inserted / "seed0" / "ct", tmp_path / "out")
+    assert json.loads((out / "manifest.json").read_text())["host"]["synthetic"] is True
+    assert "says that it is synthetic itself" in caplog.text
 
 
 def test_a_study_has_one_patient() -> None:

@@ -69,6 +69,13 @@ def test_nothing_half_written_stays(host: Path, insert: Any, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["l.json"]
 
 
+def test_the_series_own_folder_is_left_alone(host: Path, insert: Any) -> None:
+    before = sorted(host.iterdir())
+    with pytest.raises(InputError, match=f"^output_dir: {host}/out lies in the series' own folder {host}; choose one"):
+        insert(host, host / "out")
+    assert sorted(host.iterdir()) == before
+
+
 def test_a_folder_in_use_is_left_alone(host: Path, insert: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="already there"):
@@ -167,6 +174,16 @@ def broken(folder: Path, what: str) -> None:
         dataset.SeriesInstanceUID = "2.25.77"
     elif what == "doubled":
         dataset.InstanceNumber = 99
+    elif what == "in another frame":
+        dataset.FrameOfReferenceUID = "2.25.77"
+    elif what == "without an identifier":
+        dataset.SOPInstanceUID = ""
+    elif what == "with another's identifier":
+        dataset.SOPInstanceUID = pydicom.dcmread(paths[3]).SOPInstanceUID
+    elif what == "in colour":
+        dataset.SamplesPerPixel, dataset.PixelData = 3, 3 * dataset.PixelData
+    elif what == "without bits":
+        del dataset.BitsStored
     elif what == "uneven":
         dataset.ImagePositionPatient = [*dataset.ImagePositionPatient[:2], dataset.ImagePositionPatient[2] + 0.7]
     elif what == "size":
@@ -187,6 +204,11 @@ def broken(folder: Path, what: str) -> None:
         ("size", "number and size"),
         ("damaged", "truncated"),
         ("one", "its only slice"),
+        ("in another frame", r"2 values of FrameOfReferenceUID \(2.25.1002, 2.25.77\)"),
+        ("without an identifier", "000052.dcm: SOPInstanceUID is missing"),
+        ("with another's identifier", r"000052.dcm has the SOPInstanceUID of 000024.dcm"),
+        ("in colour", "000052.dcm: SamplesPerPixel is 3"),
+        ("without bits", r"cannot be decoded \(.*Bits ?Stored.*\); get the file anew"),
     ],
 )
 def test_series_that_cannot_be_a_host(what: str, message: str, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pydicom
 import pytest
 from ct_hosts import chest, write_host
 from dicom_files import COMPRESSED
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from nodule_plugin.insertion.derived import Belonging
 from nodule_plugin.insertion.place import FEATHER_MM
 
 PLACE = np.array([30.0, 12.0, 2.0])
@@ -85,6 +86,24 @@ def test_only_the_nodules_voxels_change(name: str, tmp_path: Path, insert: Any) 
     assert nodule["measured_diameter_mm"] == pytest.approx(10, rel=0.1)
     loose = 0.4 if float(new.SliceThickness) > 2.5 else 0.15  # as wide as asked in thick slices is larger in all
     assert nodule["measured_volume_mm3"] == pytest.approx(4 / 3 * np.pi * 5**3, rel=loose)
+
+
+@pytest.mark.parametrize("patient", ["replace", "keep"])
+def test_big_endian_hosts_are_written_as_little_endian(patient: str, tmp_path: Path, insert: Any) -> None:
+    for path in write_host(tmp_path / "host"):
+        dataset = pydicom.dcmread(path)
+        swapped = dataset.pixel_array.astype(">u2").tobytes()
+        big = pydicom.Dataset(dataset)
+        big.file_meta = dataset.file_meta
+        big.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        big.PixelData = swapped
+        big.save_as(path, enforce_file_format=True)
+    out = insert(tmp_path / "host", tmp_path / "out", belonging=Belonging(patient))
+    before, after = read(tmp_path / "host"), read(out / "seed0" / "ct")
+    assert {item.file_meta.TransferSyntaxUID for item in after.values()} == {ExplicitVRLittleEndian}
+    changed = [int((after[where].pixel_array != before[where].pixel_array).sum()) for where in before]
+    assert 0 < sum(changed) < 2000
+    assert changed.count(0) > len(changed) / 3
 
 
 def test_values_are_cut_off_at_the_bits_that_are_stored(tmp_path: Path, insert: Any) -> None:

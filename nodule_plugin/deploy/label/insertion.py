@@ -84,7 +84,7 @@ class InsertionService:
             "synthetic": True,
             "notice": NOTICE,
             **read.insertion.settings,
-            "host": {"series_instance_uid": str(host.slices[0].SeriesInstanceUID), "slices": len(host.slices)},
+            "host": host.described,
             "result": result,
             "changed_voxels": inserted.changed_voxels,
             "nodules": inserted.requests,
