@@ -39,6 +39,10 @@ _NOTHING = ("null", "None")
 _TEXTS = ("path", "text", "paths", "texts", "findings", "flag or path")
 _SEVERAL = ("paths", "texts")
 _PLAIN = (str, int, float, PurePath, list, tuple)
+LARGEST_SIDE = 4096
+"""Pixels a side of an image; a larger one would take all memory before anything failed."""
+_LIMITS = {"batch_size": (1, None), "image_size": (1, LARGEST_SIDE), "steps": (1, None), "val_batch_size": (1, None)}
+"""Of whole numbers that others would refuse late, at length or by another name."""
 _OPTION = re.compile(r"--|-[A-Za-z]")
 
 
@@ -78,13 +82,17 @@ class Setting:
         if kind == "flag" or (kind == "flag or path" and str(given).lower() in ("true", "false")):
             return as_flag(self.name, given)
         if kind in _TEXTS and not (kind == "findings" and isinstance(given, (Mapping, list, tuple))):
-            return _as_typed(typed, kind in _SEVERAL) if typed and typed.strip() else self._text(kind, given)
+            text = _as_typed(typed, kind in _SEVERAL) if typed and typed.strip() else self._text(kind, given)
+            return as_device(self.name, text) if self.name == "device" else text
         if kind in ("number", "whole number") and not isinstance(given, Mapping):
             return self._number(kind, given)
         return given
 
     def _number(self, kind: str, given: Any) -> float | int:
-        return as_number(self.name, given) if kind == "number" else as_whole_number(self.name, given)
+        if kind == "number":
+            return as_number(self.name, given)
+        number = as_whole_number(self.name, given)
+        return whole_number(self.name, number, *_LIMITS[self.name]) if self.name in _LIMITS else number
 
     def _text(self, kind: str, given: Any) -> Any:
         if not isinstance(given, _PLAIN):
@@ -177,7 +185,7 @@ def _refuse_unread(parser: ConfigParser, typed: Mapping[str, str]) -> None:
     for name, value in parser.get().items():
         if name in read or name in DEFAULT_MLFLOW_SETTINGS["configs"] or not _is_plain(value):
             continue
-        known = [setting for setting in table if setting in resolver.items]
+        known = [setting for setting in table if setting in resolver.items and setting != name]
         if name in table:
             theirs, files = _configurations(name, str(parser.get("bundle_root", "."))), typed.get("config_file")
             if f"{name}s" in read:  # guidance_scale is one of insert's: here it would do nothing where it is meant
@@ -326,6 +334,27 @@ def whole_number(name: str, value: Any, least: int = 1, most: int | None = None)
         allowed = f"of {least} or above" if most is None else f"from {least} to {most}"
         raise InputError(f"{name}: a whole number {allowed} is needed, not {value!r}")
     return value
+
+
+def as_device(name: str, given: Any) -> Any:
+    """A device that this machine has, as it was given.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    import torch  # a command's help needs none
+
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    try:
+        device = torch.device(given)
+        there = device.type != "cuda" or (device.index or 0) < len(cards)
+        if device.type not in ("cpu", "cuda"):
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+        there = False
+    if not there:
+        raise InputError(f"{name}: this machine has no {str(given)!r}; give {' or '.join(['cpu', *cards])}")
+    return given
 
 
 def in_bundle(bundle_root: str, name: str) -> str:

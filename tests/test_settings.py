@@ -145,6 +145,12 @@ def test_settings_of_python_calls(repository: Path, name: str, given: Any, value
         (["--steps", "3,"], {}, r"steps: \(3,\) is not a number"),
         (["--overwrite", "yes"], {}, "overwrite: true or false is needed, not 'yes'"),
         (["--steps", "ten"], {}, "steps: 'ten' is not a number"),
+        (["--steps", "0"], {}, "steps: a whole number of 1 or above is needed, not 0"),
+        (["--batch_size", "0"], {}, "batch_size: a whole number of 1 or above is needed, not 0"),
+        (["--image_size", "100000"], {}, "image_size: a whole number from 1 to 4096 is needed, not 100000"),
+        (["--device", "gpu"], {}, "device: this machine has no 'gpu'; give cpu"),
+        (["--device", "cuda:77"], {}, "device: this machine has no 'cuda:77'; give cpu"),
+        ([], {"device": torch.device("cuda:77")}, "device: this machine has no 'cuda:77'; give cpu"),
         (["--steps", "2.5"], {}, "steps: a whole number is needed, not 2.5"),
         (
             ["--guidance_scale", "3"],
@@ -197,6 +203,13 @@ def test_a_typed_setting_of_another_configuration_is_refused(repository: Path) -
     given = ["--bundle_root", bundle["bundle_root"], "--base_model", "a", "--scorer", "b", "--output_dir", "c"]
     parser = parsed(repository, "train", given)  # now nothing refers to bundle_root, which is its setting all the same
     read_settings(parser, ["--config_file", "configs/train.json", *given])
+
+
+def test_a_refused_setting_is_not_what_was_meant(repository: Path) -> None:
+    bundle = {"bundle_root": str(repository / "bundle")}
+    parser = parsed(repository, "insert", ["--guidance_scales", "3"], **bundle)
+    with pytest.raises(InputError, match=r"^guidance_scales: nothing reads it here; .*mean guidance_scale\?$"):
+        read_settings(parser, ["--config_file", "configs/insert.json", "--guidance_scales", "3"])
 
 
 @pytest.mark.parametrize("config", [*CONFIGS, "train+sd15+lora", "train+from_scratch", "train+low_memory",

@@ -119,7 +119,8 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
     """A command line of ``nodule`` as one of ``python -m monai.bundle``.
 
     Raises:
-        InputError: if there is no such bundle or overlay, or a text would be evaluated as code.
+        InputError: if there is no such bundle or overlay, a text would be evaluated as code, or a word belongs to no
+            option.
     """
     words = [re.sub(r"^--[\w-]+", lambda option: "--" + option[0][2:].replace("-", "_"), word) for word in words]
     words = _joined(words)
@@ -128,6 +129,7 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
     chosen, words = where.parse_known_args(words)
     bundle = find_bundle(chosen.bundle)
     given, others = config_parser(command, bundle).parse_known_args(words)
+    _refuse_stray(command, others)
     names = [CONFIGS[command][0], *LAID_OVER.get(command, []), *getattr(given, "overlay", [])]
     files = [str(_config_file(bundle, name)) for name in names]
     texts = {name: text for name, text in vars(given).items() if name in settings_table()}
@@ -136,6 +138,18 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
             raise InputError(f"{name}: {text!r} would be code to MONAI; prompts can come from a file")
     options = [f"--{name}={text}" for name, text in texts.items()]
     return ["run", f"--config_file={files}", f"--bundle_root={bundle}", *options, *others]
+
+
+def _refuse_stray(command: str, others: Sequence[str]) -> None:
+    """Refuse a word that follows neither an option nor ``--``: MONAI would take it for the name of a list to run."""
+    for before, word in zip(["", *others], others):
+        if word == "--":  # python-fire's own options follow
+            return
+        if not word.startswith("-") and not (before.startswith("-") and "=" not in before):
+            raise InputError(
+                f"{word!r} belongs to no setting; nodule {command} --help lists them, and a value of several words"
+                " stands in quotes"
+            )
 
 
 def _joined(words: Sequence[str]) -> list[str]:

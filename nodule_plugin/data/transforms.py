@@ -22,14 +22,12 @@ from nodule_plugin.data.orientation import SHOWN, turned
 from nodule_plugin.data.roi import roi_bounds
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, hu_to_unit
 from nodule_plugin.errors import InputError
-from nodule_plugin.settings import whole_number
+from nodule_plugin.settings import LARGEST_SIDE, whole_number
 
 AIR_HU = -1000.0
 """What fills a region of interest where the image ends first."""
 LOWEST_HU = -1024.0
 """Lower values mark what lies outside the scanner's round field of view (-2048, -3024): they are no attenuation."""
-LARGEST_SIDE = 4096
-"""Pixels a side of an image; a larger one would take all memory before anything failed."""
 
 
 def read_slice(path: Path, slice_index: int | None, axes: str = SHOWN) -> np.ndarray:

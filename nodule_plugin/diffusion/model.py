@@ -18,6 +18,7 @@ from nodule_plugin.diffusion.latent_space import latent_shape, pixels_per_latent
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.provenance import read_record
 from nodule_plugin.diffusion.sampling import derive_scheduler
+from nodule_plugin.settings import LARGEST_SIDE, whole_number
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Source:
         scheduler_class: diffusers' scheduler that it samples with.
         image_size: side of the images, pixels; None for that of the training images where ``model.json`` beside the
             weights says it, else the base model's own.
+
+    Raises:
+        InputError: if ``image_size`` is no side of an image.
     """
 
     base_model: str
@@ -41,6 +45,10 @@ class Source:
     zero_terminal_snr: bool = False
     scheduler_class: str = "DPMSolverMultistepScheduler"
     image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None:
+            whole_number("image_size", self.image_size, most=LARGEST_SIDE)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,13 @@ def test_an_overlay_and_a_bundle_of_ones_own(bundle: Path, tmp_path: Path) -> No
     assert find_bundle() == bundle
 
 
+@pytest.mark.parametrize("words", [["stray", "--steps", "3"], ["--steps=3", "stray"], ["--x", "y", "stray"]])
+def test_a_word_that_belongs_to_no_option_is_named(words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^'stray' belongs to no setting; nodule inference --help lists them"):
+        monai_arguments("inference", words)
+    assert monai_arguments("inference", ["--tracking", "mlflow", "--", "--trace"])[-3:] == ["mlflow", "--", "--trace"]
+
+
 def test_a_command_may_lay_a_configuration_over_anothers(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(bundle / "configs" / f"{name}.json") for name in ("evaluate", "sensitivity", "lora")]
     words = monai_arguments("sensitivity", ["--halvings", "4", "--overlay", "lora"])

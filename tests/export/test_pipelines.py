@@ -129,5 +129,7 @@ def test_nothing_is_overwritten(
 
 
 def test_a_size_the_model_cannot_make_is_refused(small: Sampled) -> None:
+    with pytest.raises(InputError, match=r"^image_size: a whole number from 1 to 4096 is needed, not 100000$"):
+        Source(base_model="none", image_size=100000)
     with pytest.raises(InputError, match="image_size: a multiple of 2 is needed for this base model, not 63"):
         load_model(replace(small.source, image_size=63))
