@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +175,8 @@ def detect_mark(words: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="one object a line")
     _add_model_options(parser)
     given = parser.parse_args(words)
-    key, inversion = read_key(given.mark_key), Inversion(_source(given))
+    with _status_2():
+        key, inversion = read_key(given.mark_key), Inversion(_source(given))
 
     def look(file: Path) -> bool:
         if not file.is_file():
@@ -185,6 +187,16 @@ def detect_mark(words: Sequence[str]) -> None:
 
     answers = _of_each(given.files, look)
     raise SystemExit(2 if None in answers else 0 if any(answers) else 1)
+
+
+@contextmanager
+def _status_2() -> Iterator[None]:
+    """End with status 2 where something that was given cannot be used: 1 is an answer of these commands."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from error
 
 
 def _of_each(files: Sequence[Path], look: Callable[[Path], bool]) -> list[bool | None]:
@@ -227,7 +239,8 @@ def verify(words: Sequence[str]) -> None:
     check_installed("c2pa", "c2pa")
     from nodule_plugin.provenance.content_credentials import HOLDS, TRUSTED, described, read_certificates, read_manifest
 
-    anchors = [] if given.trust is None else read_certificates("trust", given.trust)
+    with _status_2():
+        anchors = [] if given.trust is None else read_certificates("trust", given.trust)
 
     def look(file: Path) -> bool:
         reading = read_manifest(file, anchors)

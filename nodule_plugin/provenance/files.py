@@ -62,7 +62,9 @@ def _slices(path: Path) -> Iterator[np.ndarray]:
             raise InputError(f"image: {path} has shape {voxels.shape}; give one slice, or a volume (x, y, z)")
         if not np.isfinite(voxels).all():
             raise InputError(f"image: {path} has values that are not finite; give Hounsfield units")
-        for plane in np.moveaxis(voxels.reshape(*voxels.shape[:2], -1), 2, 0):
+        volume = voxels.reshape(*voxels.shape, *(1,) * (3 - voxels.ndim))
+        through = volume.shape.index(1) if 1 in volume.shape else 2  # one slice, however it lies
+        for plane in np.moveaxis(volume, through, 0):
             yield hu_to_unit(plane.T)
     elif path.is_file() and not _is_dicom(path):
         known = ", ".join((*PICTURES, *NIFTI))

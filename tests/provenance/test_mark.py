@@ -301,6 +301,10 @@ def test_a_file_that_cannot_be_read_stops_nothing(
     assert text.startswith(f"error: image: {folder}/text.png cannot be read as a picture")
     (line,) = said.out.splitlines()
     assert "a.png" in line
+    with pytest.raises(SystemExit) as ended:
+        detect_mark([str(folder / "a.png"), "--mark-key", str(folder / "absent.key"), *options])
+    assert ended.value.code == 2
+    assert "absent.key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -326,7 +330,14 @@ def test_a_dicom_file_without_units_is_named(tmp_path: Path) -> None:
         detect_file(path, bundled_inversion(MODELS))
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64), (64, 64, 1), (64, 64)])
+@pytest.mark.parametrize("shape", [(1, 64, 64), (64, 1, 64), (64, 64, 1), (64, 64)])
+def test_one_slice_may_lie_anyhow(shape: tuple[int, ...], images: Images, tmp_path: Path) -> None:
+    hu = np.rint(unit_to_hu(images.public / 127.5 - 1)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(hu.T.reshape(shape), np.eye(4)), tmp_path / "a.nii")
+    assert detect_file(tmp_path / "a.nii", bundled_inversion(MODELS), parts=False).found
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (64, 64, 1), (64, 64), (1, 2, 64)])
 def test_images_that_can_carry_no_mark(shape: tuple[int, ...], tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.full(shape, -500, np.int16), np.eye(4)), tmp_path / "a.nii")
     detection = detect_file(tmp_path / "a.nii", bundled_inversion(MODELS))
