@@ -69,8 +69,9 @@ def test_nothing_half_written_stays(host: Path, insert: Any, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["l.json"]
 
 
-def test_the_series_own_folder_is_left_alone(host: Path, insert: Any) -> None:
-    before = sorted(host.iterdir())
+def test_the_series_own_folder_is_left_alone(insert: Any, tmp_path: Path) -> None:
+    host = tmp_path / "host"
+    before = sorted(write_host(host))
     with pytest.raises(InputError, match=f"^output_dir: {host}/out lies in the series' own folder {host}; choose one"):
         insert(host, host / "out")
     assert sorted(host.iterdir()) == before
