@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ COORDINATES = ("patient", "voxel")
 _LEAST_IN_LUNG = 0.9
 """Of a nodule's voxels; the rest may touch what the lung's closed surface leaves out."""
 _AXES = ("x", "y", "z")
+_TRIES = 20
+"""Random places in a row at which a nodule does not fit: then it fits nowhere, and its error is shown."""
 _COLUMNS = (*_AXES, "diameter_mm", "prompt", *SCALES)
 _KEYS = ("position", "diameter_mm", "findings", "prompt")
 """Of a lesion in a list of objects."""
@@ -190,8 +192,8 @@ def place_lesions(
             :func:`lesion_seed`.
         coordinates: of positions: "patient" (x, y, z to the left, the back and the head, mm) or "voxel" (column, row
             and slice, from 0; slices from below).
-        pleura_mm, vessel_mm: of random places, from the nodule's surface, 0 or above. A place where the nodule drawn
-            would touch another is drawn again.
+        pleura_mm, vessel_mm: of random places, from the nodule's surface, 0 or above. A place where the nodule as
+            drawn does not fit, or would touch another, is drawn again.
 
     Raises:
         InputError: if a nodule lies outside the series, the body or the lung, is larger than the source's grid, or
@@ -219,13 +221,32 @@ def place_lesions(
     if any(lesion.position is None for lesion in lesions):
         diameter = lesions[0].diameter_mm
         wanted = (len(lesions), diameter / 2, pleura_mm, vessel_mm, diameter + 2 * FEATHER_MM, seed)
-        random_places(lungs, *wanted, accept=lambda index: put(index) is None)
+        random_places(lungs, *wanted, accept=_lenient(put))
         return places
     for lesion in lesions:
         index = _voxel(lesion, host.geometry, coordinates)
         if other := put(index):
             raise InputError(f"{_name(lesion, index, host)} touches lesion {other}; move them apart")
     return places
+
+
+def _lenient(put: Callable[[np.ndarray], int | None]) -> Callable[[np.ndarray], bool]:
+    """Whether a place will do, without an error where it will not, but after :data:`_TRIES` places in a row."""
+    failed = 0
+
+    def accept(index: np.ndarray) -> bool:
+        nonlocal failed
+        try:
+            accepted = put(index) is None
+        except InputError:  # the nodule as drawn is larger than the ball that has room there
+            failed += 1
+            if failed == _TRIES:
+                raise
+            return False
+        failed = 0
+        return accepted
+
+    return accept
 
 
 def lesion_seed(seed: int, number: int) -> int:

@@ -276,6 +276,19 @@ def test_a_random_place_that_touches_is_drawn_again(
     assert asked[0] is not places[1] is asked[1]
 
 
+def test_a_random_place_that_does_not_fit_is_drawn_again(
+    series: tuple[Host, Lungs], crops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, lesions = CopyPaste.from_folder(crops), read_lesions(random=1, diameter_mm=5, findings=FINDINGS)
+    (first,) = place_lesions(lesions, *series, source, source.draw_mask, seed=0)
+    cut = iter([True, False])
+    monkeypatch.setattr(Place, "is_cut", property(lambda place: next(cut, True)))
+    (second,) = place_lesions(lesions, *series, source, source.draw_mask, seed=0)
+    assert second.centre.tolist() != first.centre.tolist()
+    with pytest.raises(InputError, match=r"random .* reaches beyond the series or what the model sees"):
+        place_lesions(lesions, *series, source, source.draw_mask, seed=0)
+
+
 @pytest.mark.parametrize("margin", ["pleura_mm", "vessel_mm"])
 def test_margins_are_not_negative(margin: str, series: tuple[Host, Lungs], crops: Path) -> None:
     source, lesions = CopyPaste.from_folder(crops), read_lesions(random=1, diameter_mm=5, findings=FINDINGS)
