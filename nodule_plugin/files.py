@@ -208,16 +208,26 @@ def read_json(path: Path, remedy: str = "correct the file") -> Any:
         remedy: what helps where it cannot be used, for the error.
 
     Raises:
-        InputError: if it is missing, larger than :data:`LARGEST_JSON`, not JSON, or nested too deeply.
+        InputError: if it is missing, larger than :data:`LARGEST_JSON`, not JSON, nested too deeply, or says a thing
+            twice.
     """
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise ValueError(f"larger than {LARGEST_JSON >> 20} MiB")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); {remedy}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return content
 
 
 def visible_files(folder: Path) -> list[Path]:

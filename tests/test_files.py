@@ -174,6 +174,7 @@ def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path: Path) -> None
         (b"[" * 100_000, r"not JSON \(maximum recursion depth"),
         (b'{"a":' * 100_000, r"not JSON \(maximum recursion depth"),
         (b"{", "not JSON"),
+        (b'[{"a": 1, "b": 2, "a": 3}]', "not JSON .'a' stands twice in one object"),
         (b"\xff", "not JSON .*utf-8"),
         (b"9" * 5000, "not JSON"),
         (None, r"cannot be read \(No such file"),
