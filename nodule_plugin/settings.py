@@ -41,8 +41,14 @@ _SEVERAL = ("paths", "texts")
 _PLAIN = (str, int, float, PurePath, list, tuple)
 LARGEST_SIDE = 4096
 """Pixels a side of an image; a larger one would take all memory before anything failed."""
-_LIMITS = {"batch_size": (1, None), "image_size": (1, LARGEST_SIDE), "steps": (1, None), "val_batch_size": (1, None)}
+_LIMITS = {
+    **dict.fromkeys(("batch_size", "epochs", "steps", "val_batch_size"), (1, None)),
+    **dict.fromkeys(("patience", "overfit_patience"), (0, None)),
+    "image_size": (1, LARGEST_SIDE),
+}
 """Of whole numbers that others would refuse late, at length or by another name."""
+_ABOVE_0 = ("learning_rate",)
+"""The same of numbers."""
 _OPTION = re.compile(r"--|-[A-Za-z]")
 
 
@@ -90,7 +96,10 @@ class Setting:
 
     def _number(self, kind: str, given: Any) -> float | int:
         if kind == "number":
-            return as_number(self.name, given)
+            value = as_number(self.name, given)
+            if self.name in _ABOVE_0 and value <= 0:
+                raise InputError(f"{self.name}: a number above 0 is needed, not {value}")
+            return value
         number = as_whole_number(self.name, given)
         return whole_number(self.name, number, *_LIMITS[self.name]) if self.name in _LIMITS else number
 

@@ -130,7 +130,10 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
     bundle = find_bundle(chosen.bundle)
     given, others = config_parser(command, bundle).parse_known_args(words)
     _refuse_stray(command, others)
-    names = [CONFIGS[command][0], *LAID_OVER.get(command, []), *getattr(given, "overlay", [])]
+    overlays = getattr(given, "overlay", [])
+    if workflows := {config for config, _ in CONFIGS.values()}.intersection(overlays):
+        raise InputError(f"overlay: {min(workflows)} is a workflow of its own, and would run in the place of {command}")
+    names = [CONFIGS[command][0], *LAID_OVER.get(command, []), *overlays]
     files = [str(_config_file(bundle, name)) for name in names]
     texts = {name: text for name, text in vars(given).items() if name in settings_table()}
     for name, text in texts.items():

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import math
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,11 @@ def _add_nodule(nodules: NoduleSet, row: Row, synthetic: bool, selection: Select
     if diameter_mm > _LARGEST_DIAMETER_MM:
         raise InputError(f"diameter_mm is {row['diameter_mm']!r}; mm are needed, at most {_LARGEST_DIAMETER_MM}")
     readers = int(_number(row, "readers")) if row.get("readers") else 1
+    # The same letters may be spelt in two ways; they are one patient, who belongs in one split.
+    patient_id = unicodedata.normalize("NFC", row["patient_id"])
     nodule_id, image, masks = _nodule_id(row), nodules.root / row["image"], nodules.root / "masks"
     if not image.resolve().is_relative_to(nodules.root.resolve()):
-        raise InputError(f"image {row['image']!r} is not below {nodules.root}; move it there")
+        raise InputError(f"image {row['image']!r} is not below {nodules.root}, links followed; move it there")
     objection = selection.objection(readers, diameter_mm)
     if objection is not None:
         nodules.skipped.append(Skipped(nodule_id, objection))
@@ -120,7 +123,7 @@ def _add_nodule(nodules: NoduleSet, row: Row, synthetic: bool, selection: Select
     nodules.nodules.append(
         Nodule(
             id=nodule_id,
-            patient_id=row["patient_id"],
+            patient_id=patient_id,
             series_instance_uid=row.get("series_instance_uid") or "",
             image=image,
             slice_index=slice_index,

@@ -5,6 +5,7 @@ No pixels are copied: an item names the file, where in it the nodule lies, and w
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -136,9 +137,10 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
         The file.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: if the file cannot be written, or is there and no data list.
     """
     file = Path(path)
+    check_replaceable(file)
     try:
         write_json(file, content)
     except OSError as error:
@@ -146,6 +148,23 @@ def write_datalist(content: Mapping[str, Any], path: str | Path) -> Path:
             f"{file}: cannot be written ({error.strerror}); give another path as datalist, or make room"
         ) from error
     return file
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Refuse to write a data list over a file that is none: the user's own table, say.
+
+    Raises:
+        InputError: if there is such a file.
+    """
+    file = Path(path)
+    if not file.is_file() or not file.stat().st_size:
+        return
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not set(SPLITS) <= set(content):
+        raise InputError(f"datalist: {file} is there and no data list; give another path, or remove it")
 
 
 def ensure_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Path:

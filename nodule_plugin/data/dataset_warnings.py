@@ -60,6 +60,14 @@ def _of_the_split(content: Mapping[str, Any], examples: Mapping[str, Sequence[It
         sentences.append(
             f"{_listed(divided)} {verb} in more than one split: no test on such a division can be trusted."
         )
+    spelt: dict[str, set[str]] = {}
+    for patient in splits_of:
+        spelt.setdefault(patient.casefold(), set()).add(patient)
+    sentences += [
+        f"{' and '.join(sorted(names))} count as different patients: is it one, spelt in two ways?"
+        for names in spelt.values()
+        if len(names) > 1
+    ]
     sentences += [f"The {split} split has no example." for split in SPLITS if not examples[split]]
     left_out = [item["diameter_mm"] for split in SPLITS for item in content[split] if item["padding"]]
     kept = [item["diameter_mm"] for split in SPLITS for item in examples[split]]

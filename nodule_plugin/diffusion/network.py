@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from nodule_plugin.diffusion.components import load_unet
+from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
 from nodule_plugin.settings import as_flag, whole_number
 
@@ -60,6 +61,10 @@ class DiffusionUNet(nn.Module):
             InputError: if there is no such model, a setting is none, or peft is needed and missing.
         """
         unet = cls.load(base_model, revision, variant)
+        if lora_rank is None and lora_alpha is not None:
+            raise InputError(
+                f"lora_alpha: {lora_alpha} scales low-rank updates, and there are none; give lora_rank, too"
+            )
         if lora_rank is not None:
             add_lora(unet, lora_rank, lora_alpha)
         if as_flag("gradient_checkpointing", gradient_checkpointing):

@@ -149,6 +149,22 @@ class ImageSetCollector:
         picture = self._pictures()
         self.image_sets = [self._set(key, indices, picture) for key, indices in by_set.items()]
 
+    def identical_sentences(self) -> list[str]:
+        """A sentence for each generated set in which images are real ones, to the last bit."""
+        keys: dict[SetKey, list[bytes]] = {}
+        for item in self.items:
+            keys.setdefault(item["set"], []).append(self._keys[item["index"]])
+        real = {key for images, found in keys.items() if images.kind == REAL for key in found}
+        equal = {
+            images: sum(key in real for key in found) for images, found in keys.items() if images.kind == GENERATED
+        }
+        return [
+            f"{count} of the {len(keys[images])} images of {images.model} equal a real image to the last bit: "
+            "distances to the real images flatter them. Is one folder part of the other?"
+            for images, count in equal.items()
+            if count
+        ]
+
     def _pictures(self) -> Callable[[Mapping[str, Any]], torch.Tensor]:
         """From an item to its image, (3, H, W) uint8; the latest stay in memory, as many as :data:`KEPT_BYTES` hold."""
 

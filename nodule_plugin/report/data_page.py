@@ -50,10 +50,16 @@ def page_file(page: bool | str | Path | None, datalist: str | Path, samples: int
         return None
     name = str(page)
     if name.lower() in ("true", "false"):
-        return Path(datalist).with_suffix(".html") if as_flag("page", name) else None
-    if not name.endswith(".html"):
+        if not as_flag("page", name):
+            return None
+        file = Path(datalist).with_suffix(".html")
+    elif name.endswith(".html"):
+        file = Path(name)
+    else:
         raise InputError(f"page: true, false or a name that ends in .html is needed, not {name!r}")
-    return Path(name)
+    if file.resolve() == Path(datalist).resolve():
+        raise InputError(f"page: {file} would take the data list's place; give another name to one of them")
+    return file
 
 
 def write_data_page(

@@ -88,7 +88,7 @@ class EvaluationReport:
         chosen = chosen_on_sentences(
             reference, self.settings.get("generated", []), self.settings.get("training_datalist")
         )
-        warnings = [*chosen, *flat, *self.converted]
+        warnings = [*self.collector.identical_sentences(), *chosen, *flat, *self.converted]
         self.results = build_results(
             rows, self.measures, self.settings, phantoms, seen, studies, shared, warnings, privacy=self.privacy
         )

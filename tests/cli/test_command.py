@@ -106,6 +106,10 @@ def test_an_overlay_and_a_bundle_of_ones_own(bundle: Path, tmp_path: Path) -> No
         assert root == f"--bundle_root={bundle}"
     with pytest.raises(InputError, match=r"^overlay: there is neither .*sd3\.json nor a file sd3"):
         monai_arguments("train", ["--overlay", "sd3"])
+    with pytest.raises(
+        InputError, match=r"^overlay: inference is a workflow of its own, and would run in the place of train"
+    ):
+        monai_arguments("train", ["--overlay", "sd15", "inference"])
     with pytest.raises(InputError, match=rf"^bundle: there is none in {tmp_path}; give --bundle DIR"):
         monai_arguments("train", ["--bundle", str(tmp_path)])
     assert find_bundle() == bundle

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ def test_nodule(tmp_path: Path) -> None:
     assert nodule.spacing == pytest.approx((0.7, 0.5))
     assert (nodule.diameter_mm, nodule.readers, nodule.synthetic) == (6.5, 3, False)
     assert (nodule.findings.margin, nodule.findings.calcification, nodule.findings.malignancy) == (4, 6, 3)
+
+
+def test_a_patient_spelt_in_two_ways_is_one(tmp_path: Path) -> None:
+    ids = [
+        nodules_from_crops(write_crops(tmp_path / form, patient_id=unicodedata.normalize(form, "Zoé"))).nodules
+        for form in ("NFC", "NFD")
+    ]
+    assert ids[0][0].patient_id == ids[1][0].patient_id
 
 
 def test_without_masks_the_middle_is_the_centre(tmp_path: Path) -> None:

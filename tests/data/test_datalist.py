@@ -163,6 +163,18 @@ def test_unknown_split(written: Path) -> None:
         load_datalist(written, "train")
 
 
+@pytest.mark.parametrize("content", ["image,patient_id\na.nii.gz,P0\n", '{"name": "settings"}'])
+def test_a_file_that_is_no_data_list_is_not_replaced(nodules: NoduleSet, tmp_path: Path, content: str) -> None:
+    table = tmp_path / "nodules.csv"
+    table.write_text(content)
+    with pytest.raises(InputError, match=r"^datalist: \S+nodules\.csv is there and no data list; give another path"):
+        write_datalist(build_datalist(nodules), table)
+    assert table.read_text() == content
+    table.write_text("")
+    for _ in range(2):  # an empty file, then a data list
+        write_datalist(build_datalist(nodules), table)
+
+
 def test_failed_write_leaves_nothing(nodules: NoduleSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"datalist\.json: cannot be written"):

@@ -154,6 +154,10 @@ def test_nothing_is_said_to_be_missing_where_nothing_is() -> None:
             _many("test", 1, patient_id="P-training-0"),
             "P-training-0 is in more than one split: no test on such a division",
         ),
+        (
+            _many("test", 1, patient_id="p-TRAINING-0"),
+            "P-training-0 and p-TRAINING-0 count as different patients: is it one, spelt in two ways?",
+        ),
         ([], "1 training example with 1 different prompt, of 1,250 that the template 'reference' can write."),
         ([], "Prompts of a single example: 1, with fewer than 10: 1."),
         ([], "Prompts do not mention lobulation, malignancy, subtlety and internal structure:"),

@@ -36,6 +36,8 @@ def randomise(module: Any) -> None:
 @pytest.fixture(scope="module")
 def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights of a low-rank training whose alpha is not its rank."""
+    with pytest.raises(InputError, match=r"^lora_alpha: 2 scales low-rank updates, and there are none; give lora_rank"):
+        DiffusionUNet.from_base(str(base), lora_alpha=2)
     network = DiffusionUNet.from_base(str(base), lora_rank=4, lora_alpha=2)
     randomise(network)
     weights = tmp_path_factory.mktemp("run") / "models" / "model.pt"

@@ -80,6 +80,16 @@ def test_every_image_is_encoded_once_whatever_its_size(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
+def test_images_that_are_real_ones_are_warned_of(tmp_path: Path) -> None:
+    real = _items(REAL, 7, 8)
+    generated = _items(GENERATED, 6, 8)
+    copied = [item | {"image": original["image"]} for item, original in zip(generated[:2], real)]
+    report = _run([*real, *copied, *generated[2:]], _measures(MeanFeatures()), tmp_path / "copied")
+    assert "2 of the 6 images of generated equal a real image to the last bit" in " ".join(report.results["warnings"])
+    report = _run([*real, *generated], _measures(MeanFeatures()), tmp_path / "own")
+    assert "to the last bit" not in " ".join(report.results["warnings"])
+
+
 def test_a_run_says_what_it_computes_and_ends_with_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run([*_items(REAL, 7, 8), *_items(GENERATED, 6, 8)], _measures(MeanFeatures()), tmp_path)
     out, err = capsys.readouterr()

@@ -166,13 +166,15 @@ def test_where_the_page_goes(page: bool | str | None, file: str | None) -> None:
     ("settings", "message"),
     [
         ({"page": "a/list.json"}, "page: true, false or a name that ends in .html is needed, not 'a/list.json'"),
+        ({"page": "a/../list.html", "datalist": "list.html"}, "page: a/../list.html would take the data list's place"),
+        ({"page": True, "datalist": "list.html"}, "page: list.html would take the data list's place"),
         ({"page": True, "samples": -1}, "page_samples: a whole number of 0 or above is needed, not -1"),
         ({"page": True, "samples": "6"}, "page_samples: a whole number of 0 or above is needed, not '6'"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        page_file(datalist="a/list.json", **settings)
+        page_file(**{"datalist": "a/list.json", **settings})
 
 
 def test_no_page_leaves_no_file(datalist: Path) -> None:
