@@ -5,11 +5,13 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 from packaging.requirements import Requirement
 from warm import run_python
 
@@ -53,14 +55,24 @@ def test_the_metadata_names_the_pinned_versions(repository: Path) -> None:
     metadata = json.loads((repository / "bundle" / "configs" / "metadata.json").read_text())
     lines = (repository / "constraints.txt").read_text().splitlines()
     pins = {canonical(name): pin for name, pin in (line.strip().split("==") for line in lines)}
-    packages = metadata["required_packages_version"] | metadata["optional_packages_version"]
-    for name, wanted in packages.items():
+    for name, wanted in metadata["required_packages_version"].items():
         assert pins[name] == wanted
     assert metadata["version"] in metadata["changelog"]
     assert metadata["version"] == version("nodule-plugin")
     assert metadata["monai_version"] == pins["monai"]
     assert metadata["pytorch_version"] == pins["torch"]
     assert metadata["numpy_version"] == pins["numpy"]
+
+
+def test_monai_reads_the_metadata_as_they_stand(repository: Path) -> None:
+    """It puts what stands under older names in the place of what stands under the new ones."""
+    file = repository / "bundle" / "configs" / "metadata.json"
+    parser = ConfigParser({})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parser.read_meta(file)
+        parser.parse()
+    assert parser.get("_meta_") == json.loads(file.read_text())
 
 
 def test_the_listed_packages_are_all_that_the_plugin_needs(repository: Path) -> None:
