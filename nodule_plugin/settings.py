@@ -283,7 +283,7 @@ def as_number(name: str, given: Any) -> float | int:
             raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10") from error
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{name}: {value!r} is not a number; give such as 5 or 1,5,10")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name}: a finite number is needed, not {value}")
     if not abs(value) < 2**63:
         raise InputError(f"{name}: a number below 2**63 is needed, not {value}")

@@ -124,7 +124,7 @@ def test_an_error_leaves_the_next_request_alone(service: ImageService) -> None:
         ({"prompt": "a\nb"}, "prompt: one line makes one image"),
         ({"guidance_scale": -1}, "guidance_scale: a number of 0 or above is needed, not -1"),
         ({"guidance_scale": "1, 3"}, "guidance_scale: '1, 3' is not a number"),
-        ({"guidance_scale": "nan"}, "guidance_scale: a number below"),
+        ({"guidance_scale": "nan"}, "guidance_scale: a finite number is needed, not nan"),
         ({"guidance_scale": 10**400}, "guidance_scale: a number below"),
         ({"guidance_scale": True}, "guidance_scale: True is not a number"),
         ({"guidance_scale": [3]}, r"guidance_scale: \[3\] is not a number"),
