@@ -11,7 +11,7 @@ from typing import Any
 
 import nodule_plugin
 from nodule_plugin.errors import InputError
-from nodule_plugin.settings import CODE, settings_table
+from nodule_plugin.settings import CODE, settings_table, typed_settings
 
 CONFIGS = {
     "prepare": ("prepare", "findings to prompts, nodules to a data list"),
@@ -130,6 +130,9 @@ def monai_arguments(command: str, words: Sequence[str]) -> list[str]:
     bundle = find_bundle(chosen.bundle)
     given, others = config_parser(command, bundle).parse_known_args(words)
     _refuse_stray(command, others)
+    tracking = typed_settings(others).get("tracking", "mlflow")
+    if tracking != "mlflow" and not Path(tracking).is_file():
+        raise InputError(f"tracking: mlflow or a file with settings of MONAI's tracking is needed, not {tracking!r}")
     overlays = getattr(given, "overlay", [])
     if workflows := {config for config, _ in CONFIGS.values()}.intersection(overlays):
         raise InputError(f"overlay: {min(workflows)} is a workflow of its own, and would run in the place of {command}")

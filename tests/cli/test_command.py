@@ -119,6 +119,9 @@ def test_an_overlay_and_a_bundle_of_ones_own(bundle: Path, tmp_path: Path) -> No
 def test_a_word_that_belongs_to_no_option_is_named(words: list[str]) -> None:
     with pytest.raises(InputError, match=r"^'stray' belongs to no setting; nodule inference --help lists them"):
         monai_arguments("inference", words)
+    for given in (["--tracking", "wandb"], ["--tracking=wandb"]):
+        with pytest.raises(InputError, match=r"^tracking: mlflow or a file .* is needed, not 'wandb'"):
+            monai_arguments("inference", given)
     assert monai_arguments("inference", ["--tracking", "mlflow", "--", "--trace"])[-3:] == ["mlflow", "--", "--trace"]
 
 
