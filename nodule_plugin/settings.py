@@ -354,15 +354,17 @@ def as_device(name: str, given: Any) -> Any:
     import torch  # a command's help needs none
 
     cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    message = f"{name}: this machine has no {str(given)!r}; give {' or '.join(['cpu', *cards])}"
     try:
         device = torch.device(given)
         there = device.type != "cuda" or (device.index or 0) < len(cards)
         if device.type not in ("cpu", "cuda"):
             torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
-        there = False
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        # No device's name, a back end that PyTorch was built without, one that holds no tensors, no text at all.
+        raise InputError(message) from error
     if not there:
-        raise InputError(f"{name}: this machine has no {str(given)!r}; give {' or '.join(['cpu', *cards])}")
+        raise InputError(message)
     return given
 
 

@@ -331,7 +331,7 @@ def derive_scheduler(base: Any, name: str) -> Any:
     try:
         return getattr(diffusers, name).from_config(base.config)
     except ImportError as error:
-        missing = re.search(r"pip install -?-?U?p?g?r?a?d?e? ?([\w-]+)", str(error))
+        missing = re.search(r"pip install (?:-U |--upgrade )?([\w-]+)", str(error))
         remedy = f"pip install {missing[1]}, or choose another scheduler" if missing else "choose another scheduler"
         raise InputError(f"scheduler_class: {name} needs a package that is not installed; {remedy}") from error
     except (TypeError, ValueError, NotImplementedError) as error:

@@ -40,7 +40,9 @@ def terminal_text(results: Mapping[str, Any], report: Path) -> str:
         lines.append(_line(name if len(name) <= NAME else f"{name[: NAME - 1]}…", scale, cells))
     lines += ["", *textwrap.wrap(" ".join(results["verdict"]), WIDTH), ""]
     for light in results["lights"]:
-        lines += textwrap.wrap(light_line(light), WIDTH, subsequent_indent="  ", max_lines=3, placeholder=" …")
+        lines += textwrap.wrap(
+            light_line(light), WIDTH, subsequent_indent="  "
+        )  # whole: what it cannot see stands last
     return "\n".join([*lines, "", f"Report: {report}"])
 
 

@@ -25,6 +25,7 @@ from nodule_plugin.metrics.results_table import FLOOR, Row
 from nodule_plugin.metrics.studies import NO_STUDIES
 from nodule_plugin.report.figures import noise_power_panels
 from nodule_plugin.report.files import write_report
+from nodule_plugin.report.lights import light_line
 from nodule_plugin.report.numbers import rate_text, with_error, with_interval
 from nodule_plugin.report.page import render_page
 from nodule_plugin.report.pictures import shown_rows
@@ -419,6 +420,17 @@ def test_the_terminal_table_fits_a_hundred_columns(name: str) -> None:
     assert last == "Report: /out/report.html"
     assert max(map(len, lines)) <= WIDTH == 100
     assert "5   0.50 ± 0.10 0.200 ± 0.010" in "\n".join(lines)
+
+
+def test_the_terminal_says_of_every_rating_what_its_measures_cannot_see() -> None:
+    results = _results()
+    for light in results["lights"]:
+        light["evidence"] = [
+            {**one, "name": f"{one['name']}, {'a long name ' * 9}"} for one in light["evidence"] for _ in range(4)
+        ]
+    text = " ".join(terminal_text(results, Path("/out/report.html")).split())
+    for light in results["lights"]:
+        assert " ".join(light_line(light).split()) in text
 
 
 def test_real_images_are_shown_only_when_asked_for() -> None:
