@@ -23,6 +23,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from monai.bundle import ConfigParser
+from small_models.autoencoder import COMPRESSION, train_autoencoder
+from small_models.base_model import build_unet, save_base_model
+from small_models.examples import IMAGE_SIZE, load_examples
+from small_models.patches import crop_patches
 from transformers import CLIPTextModel
 
 from nodule_plugin.data.datalist import load_datalist
@@ -36,10 +40,6 @@ from nodule_plugin.metrics.grey_values import GreyValueFeatures, histogram_dista
 from nodule_plugin.metrics.imagenet import ImageNetFeatures
 from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
 from nodule_plugin.metrics.noise_power import NoisePowerFeatures, noise_power_distance
-from nodule_plugin.tiny.autoencoder import COMPRESSION, train_autoencoder
-from nodule_plugin.tiny.base_model import build_unet, save_base_model
-from nodule_plugin.tiny.examples import IMAGE_SIZE, load_examples
-from nodule_plugin.tiny.patches import crop_patches
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 AUTOENCODERS: Mapping[str, str | dict[str, Any]] = {

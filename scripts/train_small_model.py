@@ -21,10 +21,18 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from small_models.autoencoder import COMPRESSION, train_autoencoder
+from small_models.base_model import build_unet, save_base_model
+from small_models.conditioner import train_text_encoder
+from small_models.examples import CONDITIONING, IMAGE_SIZE, JUDGING, load_examples
+from small_models.inpainting import build_inpainting_unet, save_inpainting_model
+from small_models.neighbours import enlarge_training
+from small_models.patches import crop_patches
+from small_models.scorer import save_scorer, train_scorer
+from small_models.scorer_card import evaluate_scorer, model_card
 from transformers import CLIPTextModel
 
 from nodule_plugin.data.datalist import datalist_kernel, load_datalist, write_datalist
-from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.diffusion.components import freeze
 from nodule_plugin.diffusion.fine_tuned import load_weights
 from nodule_plugin.diffusion.network import DiffusionUNet
@@ -32,14 +40,6 @@ from nodule_plugin.errors import InputError, show_input_errors
 from nodule_plugin.files import replacing, write_json
 from nodule_plugin.handlers.recipe import differences
 from nodule_plugin.insertion.network import InpaintingUNet
-from nodule_plugin.tiny.autoencoder import COMPRESSION, train_autoencoder
-from nodule_plugin.tiny.base_model import build_unet, save_base_model
-from nodule_plugin.tiny.conditioner import train_text_encoder
-from nodule_plugin.tiny.examples import CONDITIONING, IMAGE_SIZE, JUDGING, load_examples
-from nodule_plugin.tiny.inpainting import build_inpainting_unet, save_inpainting_model
-from nodule_plugin.tiny.patches import crop_patches
-from nodule_plugin.tiny.scorer import save_scorer, train_scorer
-from nodule_plugin.tiny.scorer_card import evaluate_scorer, model_card
 from nodule_plugin.weights import save_tensors
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 SLOW = (
-    *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "tiny/", "test_packaging.py"),
+    *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "small_models/", "test_packaging.py"),
     *("diffusion/test_iteration.py", "diffusion/test_training.py", "insertion/test_train_insertion.py"),
     *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from small_models.base_model import build_scheduler
 from tiny_sd import make_tiny_sd
 
 from nodule_plugin.insertion.grid import Grid
 from nodule_plugin.insertion.network import PixelAutoencoder
-from nodule_plugin.tiny.base_model import build_scheduler
 
 GRID = Grid((2.0, 1.0, 1.0), (4, 16, 16), (-1024, 976))
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from small_models.base_model import MODEL_INDEX
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
-from nodule_plugin.tiny.base_model import MODEL_INDEX
 
 
 def make_tiny_sd(

@@ -17,10 +17,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from nodule_plugin.tiny.base_model import MODEL_INDEX
-
-TOKENIZER = Path(__file__).resolve().parents[2] / "bundle" / "models" / "tiny" / "tokenizer"
-"""CLIP's vocabulary, as the small model has it: open_clip, which carries it too, is not on a bare machine."""
+SMALL_MODEL = Path(__file__).resolve().parents[2] / "bundle" / "models" / "tiny"
+"""Its tokenizer has CLIP's vocabulary: open_clip, which carries it too, is not on a bare machine."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def build_base_model(name: str, folder: Path, seed: int = 0) -> Path:
         architecture.vae().save_pretrained(folder / "vae")
         architecture.text_encoder().save_pretrained(folder / "text_encoder")
     pad_token = "!" if architecture.prediction_type == "v_prediction" else "<|endoftext|>"
-    CLIPTokenizer.from_pretrained(TOKENIZER, pad_token=pad_token).save_pretrained(folder / "tokenizer")
+    CLIPTokenizer.from_pretrained(SMALL_MODEL / "tokenizer", pad_token=pad_token).save_pretrained(folder / "tokenizer")
     PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -136,7 +134,8 @@ def build_base_model(name: str, folder: Path, seed: int = 0) -> Path:
         steps_offset=1,
         prediction_type=architecture.prediction_type,
     ).save_pretrained(folder / "scheduler")
-    index.write_text(json.dumps(MODEL_INDEX | {"scheduler": ["diffusers", "PNDMScheduler"]}))
+    content = json.loads((SMALL_MODEL / "model_index.json").read_text())
+    index.write_text(json.dumps(content | {"scheduler": ["diffusers", "PNDMScheduler"]}))
     return folder
 
 

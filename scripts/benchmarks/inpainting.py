@@ -50,7 +50,6 @@ from nodule_plugin.insertion.sources import Asked
 from nodule_plugin.metrics.imagenet import ImageNetFeatures
 from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
 from nodule_plugin.parallel import fit_threads
-from nodule_plugin.tiny.inpainting import SKETCH
 
 SHOWN_HU = (-1000, 400)
 CORE = 0.9
@@ -92,7 +91,7 @@ def main() -> None:
         "real": [hounsfield(sample, window_hu) for sample in samples],
         "painted": [paint(index) for index in tqdm(range(len(samples)), desc="painting")],
         "copy-paste": [pasted(sample, training, window_hu) for sample in samples],
-        "sketch": [sketched(sample, window_hu) for sample in samples],
+        "sketch": [sketched(sample, window_hu, inpainter.vae.config.sketch) for sample in samples],
     }
     for name in ("painted", "copy-paste"):
         volumes[f"{name}, soft edge"] = [
@@ -138,10 +137,10 @@ def softened(made: Tensor, real: Tensor, sample: Sample, spacing_mm: tuple[float
     return real + torch.from_numpy(sample_weight(sample["nodule"].numpy(), spacing_mm)) * (made - real)
 
 
-def sketched(sample: Sample, window_hu: tuple[float, float]) -> Tensor:
-    """The surroundings with the sketch."""
+def sketched(sample: Sample, window_hu: tuple[float, float], inside: float) -> Tensor:
+    """The surroundings with what the model sketches a nodule with."""
     image, nodule, region, known = (sample[name][None] for name in ("image", "nodule", "region", "known"))
-    sketch = sketch_nodule(image * (known & ~region), nodule, region & known, known, SKETCH)
+    sketch = sketch_nodule(image * (known & ~region), nodule, region & known, known, inside)
     return torch.from_numpy(unit_to_hu(torch.where(region, sketch, image)[0].numpy(), window_hu)).float()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
+from small_models.examples import load_examples
 from torch.nn.functional import interpolate
 
 from nodule_plugin.data.crops import nodules_from_crops
@@ -27,7 +28,6 @@ from nodule_plugin.downstream.tasks import TASKS, load_pictures
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.phantom import load_subjects, write_phantom_crops
 from nodule_plugin.report import data_page
-from nodule_plugin.tiny.examples import load_examples
 
 TORCH_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 SIZE = 64

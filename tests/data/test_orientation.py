@@ -9,11 +9,11 @@ import pytest
 from crops_folder import write_crops, write_volume
 from dicom_files import nodule_xml, write_message, write_series
 from pydicom import dcmread
+from small_models.neighbours import enlarge_training
 
 from nodule_plugin.data.crops import nodules_from_crops
 from nodule_plugin.data.datalist import build_datalist
 from nodule_plugin.data.lidc_tree import nodules_from_lidc
-from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.data.orientation import directions, slice_directions
 from nodule_plugin.data.transforms import nodule_transform, read_slice
 from nodule_plugin.errors import InputError

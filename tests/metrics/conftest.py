@@ -5,9 +5,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from small_models.scorer import save_scorer
 from tiny_inception import make_inception
-
-from nodule_plugin.tiny.scorer import save_scorer
 
 SMALL = {
     "embed_dim": 16,

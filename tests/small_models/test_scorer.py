@@ -7,13 +7,13 @@ import open_clip
 import pytest
 import torch
 from safetensors import safe_open
+from small_models.contrast import degrade, random_view
+from small_models.examples import Examples
+from small_models.scorer import MODEL_CONFIG, save_scorer, train_scorer
+from small_models.scorer_card import evaluate_scorer, model_card
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.alignment import CLIPScorer
-from nodule_plugin.tiny.contrast import degrade, random_view
-from nodule_plugin.tiny.examples import Examples
-from nodule_plugin.tiny.scorer import MODEL_CONFIG, save_scorer, train_scorer
-from nodule_plugin.tiny.scorer_card import evaluate_scorer, model_card
 
 SMALL = {
     "embed_dim": 16,

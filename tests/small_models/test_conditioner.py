@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models.conditioner import train_text_encoder
+from small_models.examples import CONDITIONING, JUDGING, Examples, fold_of, load_examples
 from transformers import CLIPTextModel
 
 from nodule_plugin.data.datalist import build_datalist, write_datalist
 from nodule_plugin.data.sources import load_nodules
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
-from nodule_plugin.tiny.conditioner import train_text_encoder
-from nodule_plugin.tiny.examples import CONDITIONING, JUDGING, Examples, fold_of, load_examples
 
 ROUND, LINEAR = "The nodule is round in shape.", "The nodule is linear in shape."
 

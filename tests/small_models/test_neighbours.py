@@ -6,8 +6,8 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from small_models.neighbours import enlarge_training
 
-from nodule_plugin.data.neighbours import enlarge_training
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
 

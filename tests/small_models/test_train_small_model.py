@@ -1,22 +1,21 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+import train_small_model
+from small_models.inpainting import GRID
 from warm import run_python
 
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.lidc.phantom import write_phantom_crops
-from nodule_plugin.tiny.inpainting import GRID
 
 QUICK = {
     "patches": 40,
@@ -33,30 +32,20 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantom_crops(tmp_path_factory.mktemp("crops") / "phantoms", nodules=60)
 
 
-def load_script(repository: Path) -> Any:
-    """scripts/train_small_model.py as a module."""
-    spec = importlib.util.spec_from_file_location("train_small_model", repository / "scripts" / "train_small_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-def run_script(repository: Path, crops: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_script(crops: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The script in this process, the bundle's commands that it gives in warm ones."""
-    script = load_script(repository)
     overlay = folder / "overlay.json"
     overlay.write_text(json.dumps(OVERLAY))
     settings = {"crops": crops, "work": folder / "work", "output": folder / "models", "overlay": overlay, **QUICK}
     options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["train_small_model.py", *options])
-    monkeypatch.setattr(script, "subprocess", SimpleNamespace(run=lambda command: run_python(command, folder)))
-    script.main()
+    monkeypatch.setattr(
+        train_small_model, "subprocess", SimpleNamespace(run=lambda command: run_python(command, folder))
+    )
+    train_small_model.main()
 
 
-def test_stages_of_other_settings_are_not_taken(repository: Path, tmp_path: Path) -> None:
-    check_settings = load_script(repository).check_settings
+def test_stages_of_other_settings_are_not_taken(tmp_path: Path) -> None:
     given = {
         "patches": 40,
         "autoencoder_steps": 2,
@@ -66,19 +55,20 @@ def test_stages_of_other_settings_are_not_taken(repository: Path, tmp_path: Path
         "seed": 0,
     }
     for options in (given, given | {"threads": 2}):
-        check_settings(Namespace(work=tmp_path, crops=tmp_path, **options))
+        train_small_model.check_settings(Namespace(work=tmp_path, crops=tmp_path, **options))
     with pytest.raises(InputError, match="made with autoencoder_steps 2, not 3; seed 0, not 1; give these"):
-        check_settings(Namespace(work=tmp_path, crops=tmp_path, **given | {"autoencoder_steps": 3, "seed": 1}))
+        train_small_model.check_settings(
+            Namespace(work=tmp_path, crops=tmp_path, **given | {"autoencoder_steps": 3, "seed": 1})
+        )
 
 
 def test_one_command_trains_all_models_and_leaves_out_what_is_done(
-    repository: Path,
     crops: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run_script(repository, crops, tmp_path, monkeypatch)
+    run_script(crops, tmp_path, monkeypatch)
     models = tmp_path / "models"
     assert {path.name for path in models.iterdir()} == {
         *("tiny", "tiny_scorer", "inpainter", "model.pt", "model.json", "training_patients.json")
@@ -92,6 +82,6 @@ def test_one_command_trains_all_models_and_leaves_out_what_is_done(
     assert not set(patients["training"]) & set(patients["validation"])
     parts = ("vae", "text_encoder", "untrained", "tiny_scorer", "training/models", "inpainter")
     before = {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts}
-    run_script(repository, crops, tmp_path, monkeypatch)
+    run_script(crops, tmp_path, monkeypatch)
     assert {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts} == before
     assert capsys.readouterr().out.count("wrote") == 2

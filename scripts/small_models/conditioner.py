@@ -16,10 +16,10 @@ from transformers import CLIPTextModel
 
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 from nodule_plugin.extras import Extra
-from nodule_plugin.tiny.base_model import TEXT_WIDTH, build_text_encoder
-from nodule_plugin.tiny.contrast import train_pair
-from nodule_plugin.tiny.examples import Examples
-from nodule_plugin.tiny.scorer import MODEL_CONFIG
+from small_models.base_model import TEXT_WIDTH, build_text_encoder
+from small_models.contrast import train_pair
+from small_models.examples import Examples
+from small_models.scorer import MODEL_CONFIG
 
 open_clip = Extra("open_clip", "evaluate")
 
@@ -50,7 +50,7 @@ def train_text_encoder(examples: Examples, seed: int = 0, **settings: Any) -> CL
     Args:
         examples: of the conditioning fold.
         seed: of initial weights, batches and views.
-        settings: see :func:`nodule_plugin.tiny.contrast.train_pair`.
+        settings: see :func:`small_models.contrast.train_pair`.
     """
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()

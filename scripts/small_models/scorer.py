@@ -18,8 +18,8 @@ from torch import nn
 
 from nodule_plugin.extras import Extra
 from nodule_plugin.files import write_json
-from nodule_plugin.tiny.contrast import train_pair
-from nodule_plugin.tiny.examples import IMAGE_SIZE, Examples
+from small_models.contrast import train_pair
+from small_models.examples import IMAGE_SIZE, Examples
 
 open_clip = Extra("open_clip", "evaluate")
 
@@ -48,7 +48,7 @@ def train_scorer(
         examples: image-prompt pairs.
         config: architecture in open_clip's terms.
         seed: of initial weights, batches and views.
-        settings: see :func:`nodule_plugin.tiny.contrast.train_pair`.
+        settings: see :func:`small_models.contrast.train_pair`.
     """
     torch.manual_seed(seed)
     return train_pair(open_clip.CLIP(**config), open_clip.SimpleTokenizer(), examples, seed=seed, **settings)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from small_models.autoencoder import balance_channels, begin_as_resampling, build_autoencoder, train_autoencoder
+from small_models.base_model import build_text_encoder, build_unet, save_base_model
 from torch.nn.functional import avg_pool2d, interpolate
 
 from nodule_plugin.diffusion.components import TextConditioner, load_text_encoder, load_tokenizer, load_vae
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.tiny.autoencoder import balance_channels, begin_as_resampling, build_autoencoder, train_autoencoder
-from nodule_plugin.tiny.base_model import build_text_encoder, build_unet, save_base_model
 
 
 def test_the_saved_folder_is_a_stable_diffusion_model(tmp_path: Path) -> None:

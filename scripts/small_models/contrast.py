@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nodule_plugin.diffusion import sampling
 from nodule_plugin.errors import InputError
-from nodule_plugin.tiny.examples import IMAGE_SIZE, Examples
+from small_models.examples import IMAGE_SIZE, Examples
 
 MAX_LOGIT_SCALE = 100.0
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
-
-from nodule_plugin.tiny.patches import crop_patches
+from small_models.patches import crop_patches
 
 
 def test_patches_lie_within_the_image_and_repeat_with_the_seed(tmp_path: Path) -> None:

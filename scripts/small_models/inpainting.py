@@ -10,7 +10,7 @@ from transformers import CLIPTextModel
 
 from nodule_plugin.insertion.grid import Grid
 from nodule_plugin.insertion.network import PATCH, PixelAutoencoder
-from nodule_plugin.tiny.base_model import TEXT_WIDTH, save_base_model
+from small_models.base_model import TEXT_WIDTH, save_base_model
 
 GRID = Grid(spacing_mm=(2.0, 0.7, 0.7), shape=(10, 40, 40), window_hu=(-1024, 976))
 """20 x 28 x 28 mm. LIDC-IDRI's median pixel has 0.7 mm; its slices lie 1.25 or 2.5 mm apart in most series, and 2 mm
