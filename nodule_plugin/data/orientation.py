@@ -52,6 +52,16 @@ def turned(voxels: np.ndarray, axes: str) -> np.ndarray:
     return apply_orientation(voxels, ornt_transform(axcodes2ornt(axes), axcodes2ornt(SHOWN)))
 
 
+def shown(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """A volume (slices, rows, columns) whose axes run as :data:`SHOWN`; a view.
+
+    Args:
+        volume: (slices, rows, columns) as stored.
+        affine: from (column, row, slice) to NIfTI's coordinates; one that places no voxel leaves the volume as it is.
+    """
+    return turned(volume.transpose(2, 1, 0), directions(affine) or SHOWN).transpose(2, 1, 0)
+
+
 def turned_slice(centre: Pair, spacing: Pair, shape: tuple[int, int], axes: str) -> tuple[Pair, Pair, tuple[int, int]]:
     """A point, the spacing and the shape of a stored axial slice, as they are once it is turned.
 

@@ -91,6 +91,12 @@ class Host:
         """(slices, rows, columns) float32 Hounsfield units."""
         return self.rescaled(self.stored)
 
+    @property
+    def has_whole_hu(self) -> bool:
+        """Whether steps of the stored values are Hounsfield units, and all of these are whole."""
+        slope, intercept = self._rescale
+        return bool((slope == 1).all() and (intercept == np.rint(intercept)).all())
+
     @cached_property
     def padding(self) -> np.ndarray:
         """(slices, rows, columns) bool: what the scanner did not fill (Pixel Padding Value, PS3.3 C.7.5.1.1.2)."""
@@ -104,23 +110,31 @@ class Host:
         hu += intercept
         return hu
 
-    def to_stored(self, hu: np.ndarray) -> list[np.ndarray]:
+    def to_stored(self, hu: np.ndarray, parity: np.ndarray | None = None) -> list[np.ndarray]:
         """(slices, rows, columns) Hounsfield units as stored values.
 
         A voxel that equals the host's keeps its stored value; others are rounded, and cut off where Bits Stored end. A
         slice without a changed voxel is the host's own array.
-        """
-        return [self._stored(index, plane) for index, plane in enumerate(hu)]
 
-    def _stored(self, index: int, hu: np.ndarray) -> np.ndarray:
-        changed = hu != self.hu[index]
+        Args:
+            hu: of the whole series.
+            parity: of the same shape; 0 where the stored value is to be even, 1 where odd, another number elsewhere.
+        """
+        free = np.full(hu.shape[1:], -1, np.int8)
+        return [self._stored(index, plane, free if parity is None else parity[index]) for index, plane in enumerate(hu)]
+
+    def _stored(self, index: int, hu: np.ndarray, parity: np.ndarray) -> np.ndarray:
+        marked = parity >= 0
+        changed = (hu != self.hu[index]) | marked
         if not changed.any():
             return self.stored[index]
         slope, intercept = self._rescale[:, index]
         bits, signed = int(self.slices[index].BitsStored), bool(self.slices[index].PixelRepresentation)
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        stored = self.stored[index].copy()
-        stored[changed] = np.clip(np.rint((hu[changed] - intercept) / slope), low, high)
+        stored, exact = self.stored[index].copy(), (hu - intercept) / slope
+        stored[changed] = np.clip(np.rint(exact[changed]), low, high)
+        odd = parity[marked].astype(int)  # of the ends the lower is even and the upper odd
+        stored[marked] = np.clip(2 * np.rint((exact[marked] - odd) / 2) + odd, low + odd, high - 1 + odd)
         return stored
 
 

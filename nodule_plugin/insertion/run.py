@@ -28,6 +28,7 @@ from nodule_plugin.insertion.measurements import insertion_report
 from nodule_plugin.insertion.place import Lesion, Place
 from nodule_plugin.insertion.segmentation import KINDS, Segment, segmentation
 from nodule_plugin.insertion.voxels import VoxelInsertion
+from nodule_plugin.settings import as_flag
 
 FORMAT, VERSION, MANIFEST = "nodule-plugin insertion", 1, "manifest.json"
 
@@ -68,8 +69,11 @@ class Insertion(VoxelInsertion):
             host = read_host(series)
             if host.described["synthetic"]:
                 _logger.warning("series: %s says that it is synthetic itself: its nodules may be nobody's, too", series)
+            settings = self.settings_for(host)
+            if as_flag("mark", self.mark) and settings["mark"] is None:
+                _logger.warning("series: %s: its stored values are no whole HU and can carry no mark", series)
             chosen = self.place(host, lesions, seeds)
-            identity = RunIdentity(self.settings, created, made_from=_fingerprint(host, chosen))
+            identity = RunIdentity(settings, created, made_from=_fingerprint(host, chosen))
             written = []
             for number, (seed, places) in enumerate(zip(seeds, chosen), start=1):
                 name = f"seed{seed}"
@@ -81,10 +85,9 @@ class Insertion(VoxelInsertion):
                 "synthetic": True,
                 "notice": NOTICE,
                 "created": created.isoformat(timespec="seconds"),
-                **self.settings,
+                **settings,
                 "patient": self.belonging.patient,
                 "study": self.belonging.study,
-                "mark": None,  # in no pixel: an ROI at native scale holds too little of it, see docs/provenance.md
                 "host": host.described,
                 "series": written,
             }
@@ -118,7 +121,7 @@ class Insertion(VoxelInsertion):
         for file, dataset in files.items():
             dataset.save_as(folder / f"{file}.dcm", enforce_file_format=True)
         for kind in ("volume", "mask"):
-            (folder / f"{kind}.nii.gz").write_bytes(inserted.nifti(kind, self.settings))
+            (folder / f"{kind}.nii.gz").write_bytes(inserted.nifti(kind))
         return {
             "series_instance_uid": str(slices[0].SeriesInstanceUID),
             "ct": f"{name}/ct",

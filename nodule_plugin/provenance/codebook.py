@@ -77,16 +77,17 @@ def word_of(key: MarkKey, seed: int) -> int:
 @lru_cache(maxsize=4)
 def words(key: MarkKey, length: int) -> Tensor:
     """(WORDS, length) signs, -1 or 1: SHAKE-256 of the key, equal on every machine."""
-    return _signs(key, "words", WORDS, length)
+    return signs(key, "words", WORDS, length)
 
 
 @lru_cache(maxsize=4)
 def payloads(key: MarkKey, length: int) -> Tensor:
     """(256, length) signs, a row for each payload."""
-    return _signs(key, "payloads", 16**PAYLOAD_DIGITS, length)
+    return signs(key, "payloads", 16**PAYLOAD_DIGITS, length)
 
 
-def _signs(key: MarkKey, purpose: str, count: int, length: int) -> Tensor:
+def signs(key: MarkKey, purpose: str, count: int, length: int) -> Tensor:
+    """(count, length) signs, -1 or 1, that follow from a key and the name of their purpose."""
     drawn = hashlib.shake_256(key.secret + purpose.encode()).digest(-(-count * length // 8))
     bits = np.unpackbits(np.frombuffer(drawn, np.uint8), count=count * length)
     return torch.from_numpy(bits.reshape(count, length).astype(np.float32) * 2 - 1)

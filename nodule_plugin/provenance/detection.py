@@ -46,6 +46,7 @@ class Detection:
         key: name of the key.
         part_of: side of the image that this is a part of; None for a whole one.
         possible: False where no image could carry a mark, see :func:`can_carry`.
+        inserted: whether the mark is that of an inserted nodule (:mod:`nodule_plugin.provenance.voxel_mark`).
     """
 
     log10_p: float
@@ -53,6 +54,7 @@ class Detection:
     key: str
     part_of: int | None = None
     possible: bool = True
+    inserted: bool = False
 
     @property
     def found(self) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nodule_plugin.data.nifti import NIFTI, read_voxels
-from nodule_plugin.data.orientation import SHOWN
+from nodule_plugin.data.nifti import NIFTI, open_nifti, read_voxels
+from nodule_plugin.data.orientation import SHOWN, shown, slice_directions
 from nodule_plugin.data.picture import PICTURES, read_picture
 from nodule_plugin.data.transforms import read_slice
 from nodule_plugin.data.window import hu_to_unit
@@ -21,17 +21,23 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
 from nodule_plugin.provenance.detection import WINDOWS_HU, Detection, can_carry, detect, detect_all, p_text
 from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
+from nodule_plugin.provenance.voxel_mark import detect_in_voxels
 from nodule_plugin.weights import some
 
 PROJECT = "nodule-plugin"
 LOOKED_AT = 16
 """Images of a set, before an evaluation or a training."""
+_SCHEMES = 2
+"""In noise and in voxels; each has half of the p-value."""
 
 logger = logging.getLogger(__name__)
 
 
 def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
-    """The likeliest mark in a file, its p-value corrected for the number of slices.
+    """The likeliest mark in a file, in the noise that images are made from or in whole numbers of voxels.
+
+    Its p-value is corrected for the number of slices and for the two kinds. Whole numbers are looked at first: they
+    need no model, and where they carry a mark a volume's slices need not be looked at one by one.
 
     Args:
         path: a picture, a NIfTI file of any number of slices, or (whatever it is called) one DICOM instance. Hounsfield
@@ -43,12 +49,39 @@ def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, p
     Raises:
         InputError: if the file is missing or cannot be read as an image.
     """
-    findings, possible = [], False
+    in_voxels = _corrected(_in_voxels(Path(path), key), _SCHEMES)
+    if in_voxels.found:
+        return in_voxels
+    findings, possible = [], in_voxels.possible
     for image in _slices(Path(path)):
         findings.append(detect(image, inversion, key, parts))
         possible = possible or can_carry(image, inversion)
-    best = min(findings, key=lambda one: one.log10_p)
-    return replace(best, log10_p=min(best.log10_p + float(np.log10(len(findings))), 0.0), possible=possible)
+    best = _corrected(min(findings, key=lambda one: one.log10_p), _SCHEMES * len(findings))
+    return replace(min(best, in_voxels, key=lambda one: one.log10_p), possible=possible)
+
+
+def _corrected(detection: Detection, tried: int) -> Detection:
+    return replace(detection, log10_p=min(detection.log10_p + float(np.log10(tried)), 0.0))
+
+
+def _in_voxels(path: Path, key: MarkKey) -> Detection:
+    """See :func:`nodule_plugin.provenance.voxel_mark.detect_in_voxels`; pictures hold no Hounsfield units."""
+    name = path.name.lower()
+    if name.endswith(PICTURES) or (path.is_file() and not name.endswith(NIFTI) and not _is_dicom(path)):
+        return Detection(0.0, None, key.name, possible=False)
+    if name.endswith(NIFTI):
+        return detect_in_voxels(shown(_volume(path).transpose(2, 1, 0), open_nifti(path).affine), key)
+    return detect_in_voxels(read_slice(path, None, _axes(path))[None], key)
+
+
+def _axes(path: Path) -> str:
+    """How the axes of a DICOM instance run; as they are shown where its header does not say."""
+    from nodule_plugin.lidc.dicom_header import BrokenFile, read_slice_header
+
+    with contextlib.suppress(BrokenFile):
+        if header := read_slice_header(path):
+            return slice_directions(header.orientation)
+    return SHOWN
 
 
 def _slices(path: Path) -> Iterator[np.ndarray]:
@@ -57,12 +90,7 @@ def _slices(path: Path) -> Iterator[np.ndarray]:
     if name.endswith(PICTURES):
         yield read_picture(path)
     elif name.endswith(NIFTI):
-        voxels = np.asarray(read_voxels(path), np.float32)
-        if voxels.ndim not in (2, 3) or not voxels.size:
-            raise InputError(f"image: {path} has shape {voxels.shape}; give one slice, or a volume (x, y, z)")
-        if not np.isfinite(voxels).all():
-            raise InputError(f"image: {path} has values that are not finite; give Hounsfield units")
-        volume = voxels.reshape(*voxels.shape, *(1,) * (3 - voxels.ndim))
+        volume = _volume(path)
         through = volume.shape.index(1) if 1 in volume.shape else 2  # one slice, however it lies
         for plane in np.moveaxis(volume, through, 0):
             yield hu_to_unit(plane.T)
@@ -71,6 +99,16 @@ def _slices(path: Path) -> Iterator[np.ndarray]:
         raise InputError(f"image: {path} is no DICOM file, and its name ends on none of {known}; convert it to PNG")
     else:
         yield hu_to_unit(read_slice(path, None))
+
+
+def _volume(path: Path) -> np.ndarray:
+    """(x, y, z) of a NIfTI file, as stored; one slice has an axis of one."""
+    voxels = read_voxels(path)
+    if voxels.ndim not in (2, 3) or not voxels.size:
+        raise InputError(f"image: {path} has shape {voxels.shape}; give one slice, or a volume (x, y, z)")
+    if not np.isfinite(voxels).all():
+        raise InputError(f"image: {path} has values that are not finite; give Hounsfield units")
+    return voxels.reshape(*voxels.shape, *(1,) * (3 - voxels.ndim))
 
 
 def _is_dicom(path: Path) -> bool:
@@ -85,9 +123,9 @@ def described(path: str | Path, detection: Detection, as_json: bool = False) -> 
     if as_json:
         about = {"file": str(path), "marked": detection.found, "p_value": p_value, "key": detection.key}
         about |= {} if detection.possible else {"possible": False}
-        about |= (
-            {"project": PROJECT, "model": detection.payload, "part_of": detection.part_of} if detection.found else {}
-        )
+        if detection.found:
+            about |= {"project": PROJECT, "model": detection.payload, "part_of": detection.part_of}
+            about |= {"inserted": detection.inserted}
         return json.dumps(about)
     if not detection.possible:
         return f"{path}: too small, or too much of one grey, to carry a mark; nothing can be said"
@@ -96,7 +134,8 @@ def described(path: str | Path, detection: Detection, as_json: bool = False) -> 
     part = f", a part of {detection.part_of} x {detection.part_of} pixels" if detection.part_of else ""
     weights = "weights that cannot be read" if detection.payload is None else f"weights {detection.payload}..."
     model = f"by {PROJECT}, {weights}, {detection.key} key"
-    return f"{path}: marked as synthetic (p {p_value}): {model}{part}"
+    what = "holds an inserted nodule, marked as synthetic" if detection.inserted else "marked as synthetic"
+    return f"{path}: {what} (p {p_value}): {model}{part}"
 
 
 def refuse_marked(

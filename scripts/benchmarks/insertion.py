@@ -61,7 +61,7 @@ from nodule_plugin.prompts import findings_to_prompt
 SMALLEST_MM = 5.0
 _APART_MM = 15.0
 START = {"sphericity": 4, "margin": 4, "texture": 5, "spiculation": 1, "calcification": 6}
-"""Where every rating stands while another one moves."""
+"""Where every rating stands while another one moves; ``--start`` changes some."""
 MOVED = ("texture", "margin", "spiculation", "calcification")
 MOVED_MM, PLEURA_MM = 10.0, 4.0
 """Diameter of the nodules in which one moves, and their distance from the lung's surface: spicules reach far."""
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--largest-mm", type=float, default=20.0, help="a model's grid may hold less: the small one 16")
     parser.add_argument("--count", type=int, default=50, help="nodules into each series, patches, or places")
     parser.add_argument("--dose-response", type=Path, metavar="DATALIST", help="of the crops that it is read with")
+    parser.add_argument("--start", type=json.loads, default={}, help='ratings that stand elsewhere, as {"margin": 2}')
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     if given.dose_response and not (given.series and given.inpainter):
@@ -168,7 +169,7 @@ def moved(given: argparse.Namespace, inpainter: NoduleInpainter) -> list[dict[st
     for host, lungs in read_series(given.series):
         for index in random_places(lungs, given.count, MOVED_MM / 2, PLEURA_MM, 0.0, _APART_MM, seed=1):
             seed = 1000 + len({record.seed for record in records})
-            for codes in dose_response(START, ratings=MOVED):
+            for codes in dose_response(START | given.start, ratings=MOVED):
                 findings = Findings.from_dict(codes)
                 point = tuple(host.geometry.to_patient(index).tolist())
                 lesion = Lesion("trial", point, MOVED_MM, findings_to_prompt(findings), findings)

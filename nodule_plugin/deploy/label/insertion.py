@@ -77,13 +77,13 @@ class InsertionService:
             host = read_host(series)
             [places] = read.insertion.place(host, read.lesions, read.seeds)
             inserted = read.insertion.insert(host, places)
-            content = inserted.nifti(result, read.insertion.settings)
+            content = inserted.nifti(result)
         with tempfile.NamedTemporaryFile(prefix="synthetic_nodule_", suffix=".nii.gz", delete=False) as file:
             file.write(content)
         description = {
             "synthetic": True,
             "notice": NOTICE,
-            **read.insertion.settings,
+            **inserted.settings,
             "host": host.described,
             "result": result,
             "changed_voxels": inserted.changed_voxels,
