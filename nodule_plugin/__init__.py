@@ -19,6 +19,10 @@ __all__ = ["BiomedCLIPScorer", "Findings", "InputError", "findings_to_prompt"]
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # Imported on demand: findings and prompts must not cost the seconds that torch and open_clip take to import.
     if name == "BiomedCLIPScorer":

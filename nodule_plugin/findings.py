@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from typing import Any
 
 from nodule_plugin.errors import InputError
@@ -56,9 +57,19 @@ CALCIFICATION_ABSENT = 6
 
 @dataclass(frozen=True)
 class Findings:
-    """One nodule's ratings.
+    """One nodule's ratings, whole numbers on :data:`SCALES`; :meth:`from_dict` makes them of a dictionary.
 
-    The first five appear in the reference method's prompts and are required; None in the others means "not rated".
+    The first five appear in the reference method's prompts; None in the others means "not rated".
+
+    Attributes:
+        sphericity: 1 (linear) to 5 (round).
+        margin: 1 (poorly defined) to 5 (sharp).
+        texture: 1 (ground-glass) to 5 (solid).
+        spiculation, lobulation: 1 (none) to 5 (marked).
+        calcification: 1 popcorn, 2 laminated, 3 solid, 4 non-central, 5 central, 6 absent.
+        malignancy: 1 (highly unlikely) to 5 (highly suspicious).
+        subtlety: 1 (extremely subtle) to 5 (obvious).
+        internal_structure: 1 soft tissue, 2 fluid, 3 fat, 4 air.
 
     Raises:
         InputError: if a rating is not a code of its scale, see :data:`SCALES`.
@@ -80,8 +91,9 @@ class Findings:
             if value is None and field.name in OPTIONAL_RATINGS:
                 continue
             codes = SCALES[field.name].codes
-            if isinstance(value, bool) or not isinstance(value, int) or value not in codes:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value not in codes:
                 raise InputError(f"{field.name}: whole numbers {codes[0]} to {codes[-1]} are ratings, not {value!r}")
+            object.__setattr__(self, field.name, int(value))  # NumPy's and pandas' are whole numbers, but no JSON
 
     @property
     def calcified(self) -> bool:

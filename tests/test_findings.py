@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
+import nodule_plugin
 from nodule_plugin import Findings, InputError
 from nodule_plugin.findings import OPTIONAL_RATINGS, REQUIRED_RATINGS, SCALES
 
@@ -13,6 +17,16 @@ RATINGS = {"sphericity": 3, "margin": 4, "texture": 5, "spiculation": 1, "calcif
 def test_ratings_off_their_scale_are_named(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"{name}: .*{value!r}"):
         Findings.from_dict(RATINGS | {name: value})
+
+
+def test_whole_numbers_of_a_table_are_ratings() -> None:
+    """A row of NumPy or pandas holds no int of Python's, and its JSON must not tell."""
+    findings = Findings(**{name: np.int64(value) for name, value in RATINGS.items()})
+    assert json.dumps(findings.to_dict()) == json.dumps(RATINGS)
+
+
+def test_everything_public_is_listed() -> None:
+    assert set(nodule_plugin.__all__) <= set(dir(nodule_plugin))
 
 
 @pytest.mark.parametrize("name", REQUIRED_RATINGS)
