@@ -12,6 +12,8 @@ from nodule_plugin.errors import InputError
 
 Images = Tensor | Sequence[Image.Image]
 """A (B, 3, H, W) tensor in [-1, 1], or pictures."""
+LARGEST = 2.0
+"""Absolute value that an overshoot stays below; above it lie Hounsfield units and grey values of 8 bits."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -20,17 +22,23 @@ def to_uint8(images: Tensor) -> Tensor:
     Generated images are stored with 8 bits; rounding the real ones too keeps a network from telling them by that.
 
     Raises:
-        InputError: if the shape is another or a value is not finite.
+        InputError: if it is another kind of array, its shape is another, or a value is not finite or is on another
+            scale; what a little overshoots is cut off.
     """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = getattr(images, "dtype", None) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images: a tensor of floats from -1 to 1, or a list of pictures, is needed, not {kind}")
     if images.ndim != 4 or images.shape[1] != 3:
         raise InputError(f"images: a tensor of shape (images, 3, rows, columns) is needed, not {tuple(images.shape)}")
     if not torch.isfinite(images).all():
         raise InputError("images: there are values that are not finite; values from -1 to 1 are needed")
+    if images.numel() and (largest := float(images.abs().max())) > LARGEST:
+        raise InputError(f"images: values from -1 to 1 are needed, not {largest:g}; divide by 127.5 and subtract 1")
     return images.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_pictures(images: Images) -> list[Image.Image]:
     """Images as RGB pictures; see :func:`to_uint8`."""
-    if isinstance(images, Tensor):
-        return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in to_uint8(images.detach().cpu())]
-    return [picture.convert("RGB") for picture in images]
+    if isinstance(images, Sequence):
+        return [picture.convert("RGB") for picture in images]
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in to_uint8(images).detach().cpu()]

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 
-from nodule_plugin.data.pixels import to_uint8
+from nodule_plugin.data.pixels import to_pictures, to_uint8
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.features import (
     BackboneFeatures,
@@ -53,7 +55,19 @@ def test_eight_bits_are_kept_exactly() -> None:
     values = torch.arange(256, dtype=torch.uint8)
     images = (values.float() / 127.5 - 1).reshape(1, 1, 16, 16).expand(-1, 3, -1, -1)
     assert torch.equal(to_uint8(images)[0, 0].flatten(), values)
-    assert to_uint8(torch.full((1, 3, 1, 1), 7.0)).max() == 255
+    assert to_uint8(torch.full((1, 3, 1, 1), 1.5)).max() == 255
+
+
+@pytest.mark.parametrize(
+    ("images", "named"),
+    [(torch.full((1, 3, 2, 2), 255.0), "not 255"), (torch.zeros(1, 3, 2, 2, dtype=torch.uint8), "not torch.uint8"),
+     (np.zeros((1, 3, 2, 2), np.float32), "not ndarray"), (torch.full((1, 3, 2, 2), -1000.0), "not 1000")],
+)  # fmt: skip
+def test_images_on_another_scale_are_refused(images: Any, named: str) -> None:
+    """Cut off at the ends, grey values of 8 bits would be white, and their scores numbers like any other."""
+    for taken in (to_uint8, to_pictures):
+        with pytest.raises(InputError, match=f"^images: .*-1 to 1.*{named}"):
+            taken(images)
 
 
 def _resnet() -> torch.nn.Module:
