@@ -66,10 +66,17 @@ def _check_source(base_model: str, part: str, revision: str | None) -> None:
         raise InputError(f"base_model: there is no folder {base_model!r}, and it is not a hub id (owner/name) either")
     elif revision is None:
         raise InputError(
-            f"base_model: there is no folder {base_model!r}, and as a hub id it needs a revision, since what an id "
-            "holds can change; give the commit (on the model's page: Files and versions, History"
+            f"base_model: there is no folder {base_model!r}{_from_here(path)}, and as a hub id it needs a revision, "
+            "since what an id holds can change; give the commit (on the model's page: Files and versions, History"
             f"{''.join(f'; in the cache: {commit}' for commit in _cached_commits(base_model))})"
         )
+
+
+def _from_here(path: Path) -> str:
+    """What a path that begins with the bundle's own folder of models most likely lacks: the folder of the bundle."""
+    if path.parts[0] != "models":
+        return ""
+    return f" in {Path.cwd()} (if it is the bundle's own, give the bundle's folder as bundle_root, or work in it)"
 
 
 def _other_layout(folder: Path) -> str:

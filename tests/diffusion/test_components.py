@@ -80,6 +80,8 @@ def test_a_folder_that_does_not_exist_is_named(missing: str) -> None:
 
 
 def test_a_hub_id_needs_a_revision() -> None:
+    with pytest.raises(InputError, match=r"no folder 'models/tiny' in .* give the bundle's folder as bundle_root"):
+        load_unet("models/tiny")
     with pytest.raises(InputError, match="no folder 'owner/model', and as a hub id it needs a revision"):
         load_unet("owner/model")
 
