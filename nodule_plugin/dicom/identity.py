@@ -81,12 +81,21 @@ class RunIdentity:
         dataset.TimezoneOffsetFromUTC = "+0000"
         self.mark_instance(dataset, request)
 
-    def mark_instance(self, dataset: Dataset, request: Mapping[str, Any]) -> None:
-        """Say it in SOP Common alone: study and patient are others' too."""
-        offset = dataset.get("TimezoneOffsetFromUTC") or "+0000"
-        when = self.created.astimezone(datetime.strptime(offset, "%z").tzinfo)
+    def mark_instance(self, dataset: Dataset, request: Mapping[str, Any], offset: str | None = None) -> None:
+        """Say it in SOP Common alone, and when series and content began: study and patient are others' too.
+
+        Args:
+            dataset: to be marked.
+            request: see :meth:`parameters`.
+            offset: the study's from UTC, where ``dataset`` does not say it itself.
+        """
+        if offset:
+            dataset.TimezoneOffsetFromUTC = offset
+        when = self.created.astimezone(datetime.strptime(dataset.get("TimezoneOffsetFromUTC") or "+0000", "%z").tzinfo)
         dataset.SyntheticData = "YES"
-        dataset.InstanceCreationDate, dataset.InstanceCreationTime = when.date(), when.time()
+        for name in ("InstanceCreation", "Series", "Content"):
+            setattr(dataset, f"{name}Date", when.date())
+            setattr(dataset, f"{name}Time", when.time())
         dataset.ContributingEquipmentSequence = [self._generator(request)]
 
     def _generator(self, request: Mapping[str, Any]) -> ContributingEquipment:

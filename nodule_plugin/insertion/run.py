@@ -116,7 +116,7 @@ class Insertion(VoxelInsertion):
         masks = _segmentations(slices, segments, identity, shared, number)
         low, high = _extent(segments)
         report = insertion_report(slices[low:high], masks["BINARY"], segments, inserted.requests, identity, number)
-        identity.mark_instance(report, shared)
+        identity.mark_instance(report, shared, slices[0].get("TimezoneOffsetFromUTC"))
         files = {"segmentation_binary": masks["BINARY"], "segmentation_labelmap": masks["LABELMAP"], "report": report}
         for file, dataset in files.items():
             dataset.save_as(folder / f"{file}.dcm", enforce_file_format=True)
@@ -167,7 +167,6 @@ def _segmentations(
         version=__version__,
         source="nodule-plugin",
     )
-    dates = {name: value for name, value in identity.arguments.items() if name.startswith(("series_", "content_"))}
     made = {}
     for order, kind in enumerate(KINDS, start=1):
         made[kind] = segmentation(
@@ -181,7 +180,6 @@ def _segmentations(
             instance_number=1,
             series_description=f"SYNTHETIC: masks of inserted nodules ({kind})",
             transfer_syntax_uid=ExplicitVRLittleEndian,
-            **dates,
         )
-        identity.mark_instance(made[kind], request)
+        identity.mark_instance(made[kind], request, slices[0].get("TimezoneOffsetFromUTC"))
     return made

@@ -72,6 +72,21 @@ def test_every_file_is_marked(which: str, request: pytest.FixtureRequest) -> Non
     assert len({(item.StudyInstanceUID, item.PatientID) for item in datasets}) == 1
 
 
+@pytest.mark.parametrize("patient", PATIENTS)
+def test_series_and_content_begin_when_they_are_made(patient: str, insert: Any, tmp_path: Path) -> None:
+    """In the study's own time zone, which all files of it then name."""
+    acquired = {f"{name}Date": "20200102" for name in ("Acquisition", "Series", "Content")}
+    acquired |= {f"{name}Time": "090000" for name in ("Acquisition", "Series", "Content")}
+    write_host(tmp_path / "host", TimezoneOffsetFromUTC="+0900", **acquired)
+    made = {"belonging": Belonging(patient), "created": "2026-01-31T20:00:00"}
+    offset, day, hour = ("+0900", "20260201", "050000") if patient == "keep" else ("+0000", "20260131", "200000")
+    for item in map(pydicom.dcmread, files(insert(tmp_path / "host", tmp_path / "out", **made))):
+        assert item.TimezoneOffsetFromUTC == offset
+        for name in ("InstanceCreation", "Series", "Content"):
+            assert (item[f"{name}Date"].value, item[f"{name}Time"].value) == (day, hour), (item.Modality, name)
+        assert patient == "replace" or item.get("AcquisitionDate", "20200102") == "20200102"
+
+
 @pytest.mark.parametrize(
     ("characters", "name"),
     [("ISO_IR 100", "Müller^Jörg"), (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう")],
