@@ -148,6 +148,10 @@ class NoduleROId(Transform):
     Loads the one slice that the item points to, never the whole series, and resamples its region of interest, see
     :func:`nodule_plugin.data.roi.roi_bounds` and :func:`resample_roi`. Of the item's other fields ``prompt`` and ``id``
     are kept. Made by :func:`nodule_transform`; what it cannot read raises :func:`read_slice`'s errors.
+
+    An item needs ``image``, ``slice_index`` and, unless the file's axes run as they are shown, ``axes``, all as
+    :func:`read_slice` takes them; ``centre`` (row, column) in pixels of the slice as shown; ``spacing`` (row, column)
+    in mm; ``roi_mm``, the side of the square.
     """
 
     image_size: tuple[int, int]
