@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -115,19 +116,22 @@ def _extract(
         return []
     if "nifti" in formats:
         (folder / f"{name}.nii.gz").write_bytes(_nifti(segments, geometry))
+    now = datetime.now()  # of which the UIDs tell, too: a file with another date must not carry an old one
     for order, kind in enumerate(KINDS if "seg" in formats else (), start=1):
         made = segmentation(
             kind,
             slices,
             segments,
             None,
-            series_instance_uid=_uid("series", scan.series_instance_uid, kind, str(level)),
+            series_instance_uid=_uid("series", scan.series_instance_uid, kind, str(level), now.isoformat()),
             series_number=1000 + order,
-            sop_instance_uid=_uid("instance", scan.series_instance_uid, kind, str(level)),
+            sop_instance_uid=_uid("instance", scan.series_instance_uid, kind, str(level), now.isoformat()),
             instance_number=1,
             content_description="Where readers of LIDC-IDRI agree on a nodule",
             series_description=f"LIDC-IDRI nodules, {level:.0%} of the readers ({kind})",
             transfer_syntax_uid=ExplicitVRLittleEndian,
+            content_date=now.date(),
+            content_time=now.time(),
         )
         made.ImageComments = ATTRIBUTION
         made.save_as(folder / f"{name}_{kind.lower()}.dcm", enforce_file_format=True)

@@ -41,6 +41,17 @@ def test_real_nodules_are_the_readers_consensus(real_data: Path, tmp_path: Path)
     assert manifest["nodules"] == nodules
 
 
+def test_masks_of_another_time_have_uids_of_their_own(real_data: Path, tmp_path: Path) -> None:
+    """Their dates differ; the nodules that they follow are the same."""
+    made = []
+    for run in ("first", "second"):
+        extract_masks(real_data / "lidc_idri" / "LIDC-IDRI-0001", tmp_path / run, ["seg"])
+        made.append(highdicom.seg.segread(tmp_path / run / "LIDC-IDRI-0001_binary.dcm"))
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "ContentTime"):
+        assert made[0][keyword].value != made[1][keyword].value, keyword
+    assert made[0].get_tracking_ids() == made[1].get_tracking_ids() != []
+
+
 def test_what_cannot_be_extracted(host: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of its 1 CT series is annotated"):
         extract_masks(host, tmp_path / "out")
