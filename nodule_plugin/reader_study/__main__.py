@@ -22,7 +22,7 @@ def _design(options: argparse.Namespace) -> None:
 
     if options.part:
         raise InputError("--part: is called --split now")
-    readers = options.readers.split(",")
+    readers = [name.strip() for name in options.readers.split(",")]
     if options.readers.isdecimal():
         readers = [f"R{number}" for number in range(1, int(options.readers) + 1)]
     plan = Plan(options.margin, options.auc_margin, options.alpha, options.primary)

@@ -37,6 +37,8 @@ ENOUGH = 0.8
 """Readers who answered a smaller fraction of the images are left out where readers and cases must be crossed."""
 ALL_MODELS = "all models"
 BOOTSTRAP_SEED = 0
+LARGEST_LOG_ODDS = 700.0
+"""An interval that ends beyond, of few answers that an arm's name tells apart, is no estimate: its odds overflow."""
 Line = dict[str, Any]
 
 
@@ -238,10 +240,11 @@ def ordinal_lines(first: pd.DataFrame, models: Sequence[str]) -> list[Line]:
         deviations = dict(zip(("reader", "reader x arm", "case", "image"), fit.deviations.tolist()))
         for model, beta, error in zip(models, fit.beta, fit.standard_errors):
             line: Line = {**blank, "model": model, "log_odds": beta, "standard_error": error, "deviations": deviations}
-            if fit.converged and math.isfinite(error) and error > 0:
-                log_odds = Estimate(beta, error, math.inf)
+            log_odds = Estimate(beta, error, math.inf)
+            ends = log_odds.interval()
+            if fit.converged and error > 0 and max(map(abs, ends)) < LARGEST_LOG_ODDS:  # none of these is so with NaN
                 line |= {"odds_ratio": math.exp(beta), "p": log_odds.p_difference()}
-                line |= dict(zip(("low", "high"), map(math.exp, log_odds.interval())))
+                line |= dict(zip(("low", "high"), map(math.exp, ends)))
             else:
                 line["reason"] = "the model did not converge"
             lines.append(line)

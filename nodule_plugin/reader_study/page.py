@@ -34,6 +34,7 @@ from nodule_plugin.reader_study.words import (
     reference_name,
 )
 from nodule_plugin.report.html import data_url, environment
+from nodule_plugin.settings import whole_number
 
 _logger = logging.getLogger(__name__)
 
@@ -58,9 +59,13 @@ def write_analysis(
         The page.
 
     Raises:
-        InputError: if the key, the study or the answers are not what was sealed and stored, or there is no answer.
+        InputError: if the key, the study or the answers are not what was sealed and stored, there is no answer, or
+            ``output`` lies in the study's folder, where it would tell the server what is sealed.
     """
+    whole_number("bootstrap", draws)
     study = load_study(folder)
+    if {Path(output).resolve(), *Path(output).resolve().parents} & {study.folder.resolve()}:
+        raise InputError(f"output: {output} lies in the study's folder, which is served; give a folder elsewhere")
     key = open_key(key_file, study)
     store = AnswerStore(study.answers_file, study.content["id"], read_only=True)
     chain = store.verify(key.answers_key, links)

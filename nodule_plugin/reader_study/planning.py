@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,9 @@ def needed_cases(
         )
     if not (0 < power < 1 and 0 < alpha < 0.5):
         raise InputError(f"power {power:g} must lie between 0 and 1, alpha {alpha:g} between 0 and 0.5")
-    if min(components.reader, components.case, components.error) < 0 or components == Components(0, 0, 0):
-        raise InputError("variances: standard deviations of 0 or above are needed, one of them above 0")
+    variances = components.reader, components.case, components.error
+    if not all(0 <= variance < math.inf for variance in variances) or not any(variances):
+        raise InputError("variances: finite standard deviations of 0 or above are needed, one of them above 0")
     needs = []
     for number in readers:
         low, high = 1, MOST_CASES  # the power grows with the cases: halve the range

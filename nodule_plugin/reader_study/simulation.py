@@ -20,6 +20,7 @@ from nodule_plugin.reader_study.statistics.crossed import Components, crossed_me
 from nodule_plugin.reader_study.statistics.ordinal import fit_ordinal
 from nodule_plugin.reader_study.statistics.ranks import mann_whitney
 from nodule_plugin.reader_study.statistics.roc import areas
+from nodule_plugin.settings import whole_number
 
 CUTS = np.array([-1.5, -0.5, 0.5, 1.5])
 
@@ -134,10 +135,15 @@ def error_rates(
         seed: of the draws.
 
     Raises:
-        InputError: if there is too little to simulate.
+        InputError: if there is too little to simulate, or a setting makes no sense.
     """
     if readers < 2 or cases < 2 or studies < 1:
         raise InputError(f"simulate: 2 readers, 2 cases and 1 study are the least, not {readers}, {cases}, {studies}")
+    if not (0 < margin < 2 and 0 < alpha < 0.5):
+        raise InputError(
+            f"simulate: margin {margin:g} must lie between 0 and 2 points, alpha {alpha:g} between 0 and 0.5"
+        )
+    whole_number("seed", seed, least=0)
     rng = np.random.default_rng(seed)
     counts = dict.fromkeys(("pooled", "image_means", "crossed", "auc", "covered", "ordinal", "wrong", "shown"), 0)
     components = []

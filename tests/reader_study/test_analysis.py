@@ -14,7 +14,7 @@ from study_material import SMALL, Material
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.reader_study import fonts
-from nodule_plugin.reader_study.analysis import analyse
+from nodule_plugin.reader_study.analysis import analyse, ordinal_lines
 from nodule_plugin.reader_study.answers import AnswerStore, Row
 from nodule_plugin.reader_study.answers_table import build_table
 from nodule_plugin.reader_study.design import DesignedStudy
@@ -234,6 +234,22 @@ def test_what_cannot_be_analysed_is_named(designed: DesignedStudy, material: Mat
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_analysis(designed.study, designed.key, tmp_path / "file", draws=5)
+    with pytest.raises(InputError, match="bootstrap: a whole number of 1 or above is needed, not 0"):
+        write_analysis(designed.study, designed.key, tmp_path / "out", draws=0)
+    before = set(designed.study.rglob("*"))
+    for output in (designed.study, designed.study / "report"):
+        with pytest.raises(InputError, match="lies in the study's folder, which is served"):
+            write_analysis(designed.study, designed.key, output, draws=5)
+    assert set(designed.study.rglob("*")) == before
+
+
+def test_answers_too_few_for_an_odds_ratio() -> None:
+    """Three that an arm's name tells apart: the odds ratio's interval goes beyond floating point."""
+    scores = {item: [3.0, 4.0, 1.0] for item in ITEMS}
+    answers = pd.DataFrame({"reader": list("AAB"), "case": [6, 6, 6], "arm": ["real", "m", "real"], **scores})
+    line = ordinal_lines(answers, ["m"])[0]
+    assert (line["odds_ratio"], line["p"]) == (None, None)
+    assert line["reason"] == "the model did not converge"
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "–"), (1.2345, "1.23"), (4.17e30, "4.17e+30")])

@@ -16,6 +16,7 @@ from study_material import CASES, SMALL, Material, write_generated
 from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
 from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.errors import InputError
+from nodule_plugin.reader_study.__main__ import main
 from nodule_plugin.reader_study.answers import AnswerStore
 from nodule_plugin.reader_study.design import DesignedStudy, Settings, draw_order, write_study
 from nodule_plugin.reader_study.seal import Key, Sealed, commitment, digest_of_study, open_key
@@ -231,6 +232,16 @@ def test_phantoms_are_said_to_be_phantoms(material: Material, tmp_path: Path) ->
     datalist.write_text(json.dumps(content))
     made = write_study(tmp_path / "study", datalist, material.generated, SMALL)
     assert load_study(made.study).content["phantoms"] is True
+
+
+def test_names_and_splits_as_they_are_typed(material: Material, tmp_path: Path) -> None:
+    words = ["--real", str(material.datalist), "--generated", *map(str, material.generated), "--readers", "Ann, Bo"]
+    words += ["--cases", "2", "--repeats", "0", "--practice", "0", "--output", str(tmp_path / "study")]
+    words += ["--accept-cues", "edge", "spectrum", "histogram", "file"]
+    main(["design", *words])
+    assert load_study(tmp_path / "study").readers == ["Ann", "Bo"]
+    once = real_items(datalist=material.datalist, split="test")
+    assert len(real_items(datalist=material.datalist, split=["test", "test"])) == len(once)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_needed_cases_are_the_least_that_reach_the_power() -> None:
         ({"readers": [3], "true_difference": 0.5}, "margin: 0.5 must be above the true difference"),
         ({"readers": [3], "power": 1.0}, "power 1"),
         ({"readers": [3], "components": Components(0, 0, 0)}, "one of them above 0"),
+        ({"readers": [3], "components": Components(0.04, float("nan"), 1)}, "finite standard deviations"),
     ],
 )
 def test_plans_that_make_no_sense(arguments: dict[str, object], message: str) -> None:
@@ -102,3 +103,9 @@ def test_pooling_is_wrong_more_often_than_the_analysis() -> None:
 def test_simulations_that_make_no_sense() -> None:
     with pytest.raises(InputError, match="2 readers, 2 cases and 1 study"):
         error_rates(1, 20, 10)
+    with pytest.raises(InputError, match=r"simulate: margin nan .* alpha 0\.05"):
+        error_rates(2, 3, 1, margin=float("nan"))
+    with pytest.raises(InputError, match=r"simulate: margin 0\.5 .* alpha 5"):
+        error_rates(2, 3, 1, alpha=5)
+    with pytest.raises(InputError, match="seed: a whole number of 0 or above"):
+        error_rates(2, 3, 1, seed=-1)
