@@ -123,7 +123,10 @@ def contact_sheet(words: Sequence[str]) -> None:
     from nodule_plugin.data.evaluation_images import LoadSetImaged, real_items
     from nodule_plugin.data.generated import load_generated
     from nodule_plugin.data.picture import read_picture
-    from nodule_plugin.report.contact_sheet import beside_real, by_finding, by_guidance, by_seed, write_sheet
+    from nodule_plugin.files import write_files
+    from nodule_plugin.report.contact_sheet import beside_real, by_finding, by_guidance, by_seed
+    from nodule_plugin.report.contact_sheet import contact_sheet as drawn
+    from nodule_plugin.settings import whole_number
 
     parser = _parser(
         "contact-sheet",
@@ -139,22 +142,26 @@ def contact_sheet(words: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of findings.png (default: 0)")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     options = parser.parse_args(words)
+    whole_number("limit", options.limit)
     generated = load_generated(options.generated)
-    scale = _scales(generated)[0] if options.guidance_scale is None else options.guidance_scale
-    sheets = {"guidance.png": by_guidance(generated), "seeds.png": by_seed(generated, scale)}
-    for name, cells in sheets.items():
-        write_sheet(options.output / name, cells)
+    scales = _scales(generated)
+    scale = scales[0] if options.guidance_scale is None else options.guidance_scale
+    if scale not in scales:
+        there = ", ".join(f"{each:g}" for each in scales)
+        raise InputError(f"guidance_scale: {generated.folder} holds no image at {scale:g}; choose one of {there}")
+    sheets = {"guidance.png": drawn(by_guidance(generated)), "seeds.png": drawn(by_seed(generated, scale))}
     if options.dose_response is not None:
         doses = load_generated(options.dose_response)
         strongest = _scales(doses)[-1]  # where a finding shows most
-        write_sheet(options.output / "findings.png", by_finding(doses, strongest, options.seed))
+        sheets["findings.png"] = drawn(by_finding(doses, strongest, options.seed))
     if options.datalist is not None:
         items = real_items(datalist=options.datalist, split=options.split)[: options.limit]
         size = read_picture(generated.items[0]["image"]).shape
         load = LoadSetImaged(size=size, window_hu=generated.window_hu)
         real = {item["record"].id: load(item)["image"][0].numpy() for item in items}
-        write_sheet(options.output / "beside_real.png", beside_real(generated, real, scale), REAL_NOTICE)
-    print(f"wrote {', '.join(sorted(path.name for path in options.output.glob('*.png')))} to {options.output}")
+        sheets["beside_real.png"] = drawn(beside_real(generated, real, scale), REAL_NOTICE)
+    write_files(sheets, options.output, "output")
+    print(f"wrote {', '.join(sorted(sheets))} to {options.output}")
 
 
 def _scales(generated: GeneratedSet) -> list[float]:

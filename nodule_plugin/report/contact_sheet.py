@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from matplotlib.figure import Figure
 from nodule_plugin.data.generated import NOTICE, GeneratedSet
 from nodule_plugin.data.picture import read_picture
 from nodule_plugin.errors import InputError
-from nodule_plugin.files import write_bytes_atomically
 from nodule_plugin.findings import SCALES
 from nodule_plugin.report.html import figure_png
 
@@ -126,6 +124,8 @@ def by_finding(doses: GeneratedSet, guidance_scale: float, seed: int) -> Cells:
         moved = [item for item in items if all(item["findings"][other] == commonest[other] for other in others)]
         for item in sorted(moved, key=lambda item: item["findings"][name]):
             cells[name, str(item["findings"][name])] = read_picture(item["image"])
+    if not cells:
+        raise InputError(f"contact sheet: {doses.folder}: no finding moves alone; generate with dose_response.json")
     return cells
 
 
@@ -152,11 +152,6 @@ def beside_real(generated: GeneratedSet, real: Mapping[str, np.ndarray], guidanc
         cells[f"{line + 1}\nreal", f"{column + 1}"] = real[item["source_id"]]
         cells[f"{line + 1}\ngenerated", f"{column + 1}"] = read_picture(item["image"])
     return cells
-
-
-def write_sheet(path: Path, cells: Cells, notice: str = NOTICE) -> None:
-    """Write :func:`contact_sheet` as a file."""
-    write_bytes_atomically(path, contact_sheet(cells, notice))
 
 
 def _commonest(codes: Sequence[Any]) -> Any:

@@ -19,7 +19,6 @@ from nodule_plugin.report.contact_sheet import (
     by_guidance,
     by_seed,
     contact_sheet,
-    write_sheet,
 )
 
 BASE = {"sphericity": 4, "margin": 4, "texture": 5, "spiculation": 1}
@@ -106,8 +105,34 @@ def test_a_sheet_shows_its_images_and_grows_with_them(sweep: GeneratedSet, tmp_p
     one = Image.open(io.BytesIO(contact_sheet(bright))).convert("L")
     dark = Image.open(io.BytesIO(contact_sheet({("row", "column"): -np.ones((8, 8))}))).convert("L")
     assert np.mean(np.asarray(one) > 250) - np.mean(np.asarray(dark) > 250) > 0.2
-    write_sheet(tmp_path / "sheet.png", by_guidance(sweep))
-    assert Image.open(tmp_path / "sheet.png").height > one.height
+    assert Image.open(io.BytesIO(contact_sheet(by_guidance(sweep)))).height > one.height
+
+
+def test_the_command_writes_its_sheets_and_names_no_other(
+    sweep: GeneratedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "sheets"
+    output.mkdir()
+    (output / "mine.png").write_bytes(b"")
+    tools.contact_sheet(["--generated", str(sweep.folder), "--output", str(output)])
+    assert capsys.readouterr().out == f"wrote guidance.png, seeds.png to {output}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--guidance-scale", "3"], "guidance_scale: .* holds no image at 3; choose one of 1, 5"),
+        (["--limit", "-1"], "limit: a whole number of 1 or above is needed, not -1"),
+        (["--output", __file__], "output .*: cannot be written"),
+        (["--dose-response", "there is no folder"], "there is no folder"),
+    ],
+)
+def test_where_something_is_wrong_no_sheet_is_written(
+    sweep: GeneratedSet, tmp_path: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        tools.contact_sheet(["--generated", str(sweep.folder), "--output", str(tmp_path / "sheets"), *words])
+    assert not (tmp_path / "sheets").exists()
 
 
 def test_what_cannot_be_shown_is_refused(sweep: GeneratedSet, tmp_path: Path) -> None:
@@ -117,5 +142,4 @@ def test_what_cannot_be_shown_is_refused(sweep: GeneratedSet, tmp_path: Path) ->
     with pytest.raises(InputError, match="says at which guidance scales"):
         tools.contact_sheet(["--generated", str(sweep.folder), "--output", str(tmp_path / "sheets")])
     with pytest.raises(InputError, match="no image"):
-        write_sheet(tmp_path / "sheet.png", {})
-    assert not (tmp_path / "sheet.png").exists()
+        contact_sheet({})
