@@ -43,7 +43,8 @@ LARGEST_SIDE = 4096
 """Pixels a side of an image; a larger one would take all memory before anything failed."""
 _LIMITS = {
     **dict.fromkeys(("batch_size", "epochs", "steps", "val_batch_size"), (1, None)),
-    **dict.fromkeys(("patience", "overfit_patience"), (0, None)),
+    **dict.fromkeys(("patience", "overfit_patience", "seed", "page_seed", "phantom_seed"), (0, None)),
+    "split_seed": (0, 2**32 - 1),
     "image_size": (1, LARGEST_SIDE),
 }
 """Of whole numbers that others would refuse late, at length or by another name."""

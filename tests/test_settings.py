@@ -149,6 +149,8 @@ def test_settings_of_python_calls(repository: Path, name: str, given: Any, value
         (["--batch_size", "0"], {}, "batch_size: a whole number of 1 or above is needed, not 0"),
         (["--epochs", "0"], {}, "epochs: a whole number of 1 or above is needed, not 0"),
         (["--patience", "-1"], {}, "patience: a whole number of 0 or above is needed, not -1"),
+        (["--page_seed", "-1"], {}, "page_seed: a whole number of 0 or above is needed, not -1"),
+        (["--split_seed", "5e9"], {}, "split_seed: a whole number from 0 to 4294967295 is needed, not 5000000000"),
         (["--learning_rate", "-1"], {}, "learning_rate: a number above 0 is needed, not -1"),
         (["--image_size", "100000"], {}, "image_size: a whole number from 1 to 4096 is needed, not 100000"),
         (["--device", "gpu"], {}, "device: this machine has no 'gpu'; give cpu"),

@@ -280,6 +280,8 @@ def _checked(item: Any, number: int, root: Path, file: Path, split: str) -> dict
         raise InputError(f"{where}: the field {missing[0]!r} is missing; run prepare again")
     readable_id(where, item["id"])
     check_numbers(where, item)
+    if not isinstance(item["prompt"], str):
+        raise InputError(f"{where}: field 'prompt': {item['prompt']!r} is no text; correct it")
     return {**item, "image": str(file_below(where, "image", root, item["image"]))}
 
 

@@ -94,7 +94,7 @@ def training_items(
 def _listed_items(
     datalist: str, split: str | Sequence[str], dataset_dir: str | Path | None, drop_padded: bool | str, key: SetKey
 ) -> list[dict[str, Any]]:
-    splits = [split] if isinstance(split, str) else list(split)
+    splits = [split] if isinstance(split, str) else dict.fromkeys(split)  # named twice, it still counts once
     listed = [item for name in splits for item in load_datalist(datalist, name, dataset_dir, drop_padded)]
     return [item | {"set": key, "record": _listed_record(item)} for item in listed]
 

@@ -89,7 +89,7 @@ def export_pairs(
     counts = {}
     with new_folder(Path(output_dir)) as folder:
         (folder / LICENCE_FILE).write_text(licence, encoding="utf-8")
-        for split in splits:
+        for split in dict.fromkeys(splits):
             items = load_datalist(datalist, split, dataset_dir, drop_padded=True)
             pairs = (_pair(number, item, transform, licence) for number, item in enumerate(items))
             if form == "imagefolder":

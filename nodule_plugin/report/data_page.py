@@ -84,6 +84,7 @@ def write_data_page(
     Raises:
         InputError: if the data list or an image cannot be read, or the page cannot be written.
     """
+    whole_number("page_seed", seed, least=0)
     file = page_file(page, datalist, samples)
     if file is None:
         return None

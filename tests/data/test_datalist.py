@@ -132,6 +132,7 @@ def test_drop_padded(written: Path, caplog: pytest.LogCaptureFixture) -> None:
         (lambda c: c.pop("training"), "it holds no list 'training'"),
         (lambda c: c["training"].insert(0, 5), r"training\[0\]: an object is needed, not 5"),
         (lambda c: c.pop("dataset_dir"), "it does not say its dataset_dir"),
+        (lambda c: c["training"][1].update(prompt=5), r"training\[1\]: field 'prompt': 5 is no text"),
     ],
 )
 def test_what_a_data_list_lacks_is_named(written: Path, change: Any, message: str) -> None:

@@ -86,6 +86,11 @@ def test_images_leave_only_with_their_licence(field: str, phantom_datalist: Path
     assert [path.name for path in tmp_path.iterdir()] == ["datalist.json"]
 
 
+def test_a_split_named_twice_is_written_once(phantom_datalist: Path, tmp_path: Path) -> None:
+    counts = export_pairs("imagefolder", phantom_datalist, tmp_path / "out", 16, splits=["test", "test"])
+    assert counts == {"test": len(list((tmp_path / "out" / "test").glob("*.png")))}
+
+
 def test_half_a_folder_never_stays(phantom_datalist: Path, tmp_path: Path) -> None:
     content = json.loads(phantom_datalist.read_text())
     broken = content["training"][-1]

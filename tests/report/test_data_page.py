@@ -177,6 +177,11 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> 
         page_file(**{"datalist": "a/list.json", **settings})
 
 
+def test_a_seed_that_draws_nothing_is_refused(datalist: Path) -> None:
+    with pytest.raises(InputError, match="page_seed: a whole number of 0 or above is needed, not -1"):
+        write_data_page(datalist, seed=-1)
+
+
 def test_no_page_leaves_no_file(datalist: Path) -> None:
     assert write_data_page(datalist, page=False) is None
     assert not datalist.with_suffix(".html").exists()
