@@ -93,6 +93,8 @@ def _load_manifest(root: Path) -> GeneratedSet:
         raise InputError(f"{path}: version {manifest.get('version')!r} is not {VERSION}, the one this release reads")
     _require(path, manifest, _FIELDS)
     checked_window(manifest["window_hu"], f"{path}: window_hu")
+    if not isinstance(manifest["model"], dict):
+        raise InputError(f"{path}: field 'model': an object is needed, not {manifest['model']!r}")
     if not isinstance(manifest["images"], list) or not manifest["images"]:
         raise InputError(f"{path}: field 'images' lists no image")
     items = [_checked_item(root, f"{path}: images[{index}]", item) for index, item in enumerate(manifest["images"])]

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nodule_plugin.data.window import checked_window
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_json
+from nodule_plugin.settings import whole_number
 
 DISPLAYED_SCALES = "1.5, 3, 5"
 """The guidance scales of inference.json, for weights whose training chose none."""
@@ -65,9 +67,16 @@ def read_record(weights: str | Path) -> dict[str, Any]:
         return {}
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return record | {"chain": str(record["chain"])}
+        record |= {"chain": str(record["chain"])}
+        for side in record.get("image_size", ()):
+            whole_number("image_size", side)
+        if "window_hu" in record:
+            checked_window(record["window_hu"])
+    except InputError as error:
+        raise InputError(f"weights: {file}: {error}; restore it or remove it") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"weights: {file} does not name a chain ({error!r}); restore it or remove it") from error
+        raise InputError(f"weights: {file} is no record of a training ({error!r}); restore it or remove it") from error
+    return record
 
 
 def weights_chain(weights: str | Path) -> str | None:

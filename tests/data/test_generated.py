@@ -70,6 +70,7 @@ def test_plain_folder_of_pictures(tmp_path: Path) -> None:
     [
         ({"format": "other"}, "manifest.json: field 'format'"),
         ({"version": 2}, "manifest.json: version 2 is not 1"),
+        ({"model": None}, "field 'model': an object is needed, not None"),
         ({"images": []}, "field 'images' lists no image"),
         ({"images": [{**ITEM, "image": "png/c.png"}]}, r"images\[0\]: field 'image': there is no file .*c.png"),
         ({"images": [ITEM, {"id": "b"}]}, r"images\[1\]: field 'image' is missing"),

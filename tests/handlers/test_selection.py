@@ -61,8 +61,22 @@ def test_the_record_beside_the_weights_names_the_chain(tmp_path: Path) -> None:
     assert weights_chain(tmp_path / "other.pt") is None
     assert weights_chain("base") is None
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(InputError, match=r"other\.json does not name a chain"):
+    with pytest.raises(InputError, match=r"other\.json is no record of a training"):
         weights_chain(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": "64"}, r"model\.json: image_size: a whole number of 1 or above is needed, not '6'"),
+        ({"window_hu": [400, -1000]}, r"model\.json: window_hu: two rising numbers are needed"),
+        ({"image_size": 64}, r"model\.json is no record of a training \(TypeError"),
+    ],
+)
+def test_an_edited_record_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"chain": "roi-cubic-2", **change}))
+    with pytest.raises(InputError, match=message):
+        read_record(tmp_path / "model.pt")
 
 
 def test_without_patience_training_goes_on(tmp_path: Path) -> None:
