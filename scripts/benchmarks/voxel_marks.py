@@ -80,7 +80,7 @@ def found(insertion: VoxelInsertion, host: Host, place: Place, whole: bool) -> d
     middle = [(part.start + part.stop) // 2 for part in place.box]
     looks = {"part": hu[cut_out(middle, hu.shape, place.seed)], "slice": hu[most : most + 1]}
     if whole:
-        looks["series"] = hu
+        looks["whole"] = hu
     findings = {name: detect_in_voxels(shown(values, host.geometry.nifti_affine())) for name, values in looks.items()}
     chances = {name: finding.log10_p for name, finding in findings.items()}
     said = findings["part"].payload
@@ -100,7 +100,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name, diameter in sorted({(row["series"], row["diameter_mm"]) for row in rows}):
         chosen = [row for row in rows if (row["series"], row["diameter_mm"]) == (name, diameter)]
         looks = {}
-        for look in ("series", "part", "slice"):
+        for look in ("whole", "part", "slice"):
             chances = [row["log10_p"][look] for row in chosen if look in row["log10_p"]]
             looks[look] = [sum(chance < THRESHOLD for chance in chances), len(chances), float(np.max(chances))]
         voxels = float(np.median([row["voxels"] for row in chosen]))
