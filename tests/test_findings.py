@@ -33,6 +33,8 @@ def test_everything_public_is_listed() -> None:
 def test_missing_ratings_are_named(name: str) -> None:
     with pytest.raises(InputError, match=name):
         Findings.from_dict({key: value for key, value in RATINGS.items() if key != name})
+    with pytest.raises(InputError, match=f"{name}: .* not None"):  # null in JSON
+        Findings.from_dict(RATINGS | {name: None})
 
 
 def test_unknown_ratings_are_named() -> None:

@@ -32,6 +32,33 @@ def test_the_papers_printed_prompts(findings: tuple[int, int, int, int], sentenc
     assert findings_to_prompt(Findings(*findings)) == sentence
 
 
+@pytest.mark.parametrize(
+    ("code", "sentences"),
+    [
+        (1, "linear in shape, ground-glass internally, with poorly defined margins."),
+        (
+            2,
+            "nearly linear in shape, mostly ground-glass internally, with mostly poorly defined margins. "
+            "slight spiculation is seen.",
+        ),
+        (
+            3,
+            "oval in shape, part-solid internally, with relatively well-defined margins. moderate spiculation is seen.",
+        ),
+        (
+            4,
+            "nearly round in shape, mostly solid internally, with mostly well-defined margins. "
+            "nearly marked spiculation is seen.",
+        ),
+        (5, "round in shape, solid internally, with well-defined margins. marked spiculation is seen."),
+    ],
+)
+def test_version_1_of_the_reference_words_each_code_so(code: int, sentences: str) -> None:
+    """Data lists and the shipped weights know these words: others need another version."""
+    assert TEMPLATES["reference"].version == 1
+    assert findings_to_prompt(Findings(*[code] * 4)) == f"The nodule is {sentences}"
+
+
 def test_a_template_knows_how_much_it_can_say() -> None:
     template = TEMPLATES["reference"]
     assert template.prompts == len({template.render(findings) for findings in ALL}) == 1250

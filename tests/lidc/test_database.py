@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.findings import SCALES
 from nodule_plugin.lidc.database import load_scans
+from nodule_plugin.lidc.records import READERS_NAMES
 
 
 def test_holds_all_of_lidc_idri() -> None:
@@ -40,6 +43,16 @@ def test_ratings_are_as_the_reader_gave_them() -> None:
     annotation = next(a for scan in load_scans() for a in scan.annotations if a.id == "3761")
     assert annotation.ratings["internal_structure"] == 5
     assert len(annotation.ratings) == 9
+
+
+@pytest.mark.parametrize("name", list(SCALES))
+def test_codes_mean_what_they_mean_to_pylidc(name: str, pylidc: ModuleType) -> None:
+    ours = {"non-solid/ggo": "non-solid (ground-glass)", "part solid/mixed": "part-solid"}
+    column = READERS_NAMES[name]
+    for code, label in SCALES[name].labels.items():
+        words = getattr(pylidc.Annotation, column[0].upper() + column[1:]).fget(SimpleNamespace(**{column: code}))
+        said = words.lower().removesuffix(" spiculation").removesuffix(" lobulation")
+        assert ours.get(said, f"{said}ne" if said.endswith("no") else said) == label
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
