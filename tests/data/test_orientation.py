@@ -76,6 +76,7 @@ def test_a_mask_that_runs_otherwise_than_its_image_is_refused(tmp_path: Path) ->
     [
         ([1, 0, 0, 0, 1, 0], "LPS"),
         ([-1, 0, 0, 0, -1, 0], "RAS"),  # prone
+        ([-1, 0, 0, 0, 1, 0], "RPS"),
         ([1, 0, 0, 0, 0.97, -0.24], "LPS"),  # tilted gantry
         ([0, 1, 0, 1, 0, 0], "PLS"),
     ],
@@ -84,12 +85,13 @@ def test_series_are_shown_alike_however_the_patient_lies(tmp_path: Path, cosines
     assert slice_directions(cosines) == axes
     files = write_series(tmp_path, [0.0, 2.5, 5.0], ImageOrientationPatient=cosines)
     shown = np.random.default_rng(0).integers(-1000, 100, (16, 16), dtype=np.int16)
-    stored = {"LPS": shown, "RAS": shown[::-1, ::-1], "PLS": shown.T}[axes]
+    stored = {"LPS": shown, "RAS": shown[::-1, ::-1], "RPS": shown[:, ::-1], "PLS": shown.T}[axes]
     dataset = dcmread(files[1])
     dataset.PixelData = (stored + 1024).astype("<i2").tobytes()
     dataset.save_as(files[1])
-    points = {"LPS": POINTS, "RAS": [(15 - x, 15 - y) for x, y in POINTS], "PLS": [(y, x) for x, y in POINTS]}[axes]
-    write_message(tmp_path / "reading.xml", [nodule_xml([(2.5, points)])])
+    own = {"LPS": lambda x, y: (x, y), "RAS": lambda x, y: (15 - x, 15 - y), "RPS": lambda x, y: (15 - x, y),
+           "PLS": lambda x, y: (y, x)}[axes]  # fmt: skip
+    write_message(tmp_path / "reading.xml", [nodule_xml([(2.5, [own(*point) for point in POINTS])])])
     [nodule] = nodules_from_lidc(tmp_path).nodules
     assert (nodule.axes, nodule.centre) == (axes, (5.0, 7.0))
     assert np.array_equal(read_slice(nodule.image, None, nodule.axes), shown)

@@ -6,10 +6,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicom_files import make_slice
 from monai.bundle import ConfigParser
 
 from nodule_plugin.data.transforms import nodule_transform, read_slice, resample_roi
 from nodule_plugin.errors import InputError
+from nodule_plugin.lidc.pydicom_versions import save_conforming
 
 
 @pytest.fixture
@@ -38,6 +40,7 @@ def test_slice_is_rows_by_columns(item: dict) -> None:
 def test_a_grid_of_the_slice_s_own_size_is_the_crop(item: dict) -> None:
     roi = nodule_transform(8, (0, 1000))(item)["image"]
     assert ((roi[0, :, 0] + 1) * 500).round().tolist() == [207, 208, 209, 210, 211, 212, 213, 214]
+    assert nodule_transform([8, 5])(item)["image"].shape == (3, 8, 5)
 
 
 def test_a_region_beyond_the_edge_is_air() -> None:
@@ -69,6 +72,25 @@ def test_bad_files_are_named(tmp_path: Path, content: bytes | None, name: str, s
 def test_missing_slice_is_named(item: dict) -> None:
     with pytest.raises(InputError, match="no slice 9"):
         read_slice(Path(item["image"]), 9)
+
+
+def test_a_slice_with_values_that_are_none_is_named(item: dict) -> None:
+    volume = np.full((20, 30, 4), -500, np.float32)
+    volume[3, 4, 2] = np.nan
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), item["image"])
+    assert (read_slice(Path(item["image"]), 1) == -500).all()
+    with pytest.raises(InputError, match=r"^image: \S+volume\.nii\.gz has values that are not finite"):
+        read_slice(Path(item["image"]), 2)
+
+
+def test_a_slice_in_colour_is_named(tmp_path: Path) -> None:
+    dataset = make_slice(0, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    dataset.PixelData = 3 * dataset.PixelData
+    save_conforming(dataset, tmp_path / "colour.dcm")
+    with pytest.raises(
+        InputError, match=r"^image: \S+colour\.dcm has pixels of shape \(16, 16, 3\); one slice is needed"
+    ):
+        read_slice(tmp_path / "colour.dcm", None)
 
 
 @pytest.mark.parametrize("size", [64, 512])

@@ -99,6 +99,15 @@ def test_every_rating_of_every_scale_has_a_code_of_its_own() -> None:
         assert len({(code.value, code.scheme_designator) for code in VALUES[name].values()}) == len(scale.codes)
 
 
+@pytest.mark.parametrize("name", list(SCALES))
+def test_a_code_means_what_its_rating_says(name: str) -> None:
+    terms = {"poorly defined": "indistinct margin", "sharp": "circumscribed margin", "fat": "adipose tissue"}
+    for rating, label in SCALES[name].labels.items():
+        meaning = VALUES[name][rating].meaning.lower()
+        expected = f"{rating} out of 5" if "out of" in meaning else terms.get(label, label.split(" (")[0])
+        assert meaning.startswith(expected)
+
+
 def test_private_schemes_are_identified_in_the_file(encoded: Encoded) -> None:
     used = {code.scheme_designator for values in VALUES.values() for code in values.values()}
     named = {item.CodingSchemeDesignator for item in encoded.report.CodingSchemeIdentificationSequence}
