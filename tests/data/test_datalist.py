@@ -76,6 +76,7 @@ def test_item(nodules: NoduleSet) -> None:
     assert list(item) == ITEM_KEYS.split()
     assert item["image"] == f"images/{item['id']}.nii.gz"
     assert (item["slice_index"], item["centre"]) == (3, [12.0, 8.0])
+    assert item["spacing"] == pytest.approx([0.7, 0.5])  # between rows, between columns
     assert (item["diameter_mm"], item["roi_mm"]) == (6.5, 13.0)
     assert item["prompt"] == findings_to_prompt(nodule.findings)
     assert item["findings"] == nodule.findings.to_dict()

@@ -19,6 +19,7 @@ from nodule_plugin.errors import InputError
         ((1.0, 1.0), (1.0, 1.0), 6.0, (-1, 5, -1, 5)),  # beyond the image
         ((7.0, 7.0), (1.0, 1.0), 0.1, (7, 8, 7, 8)),  # never empty
         ((7.0, 7.0), (1.0, 1.0), 2.5, (6, 9, 6, 9)),  # half up
+        ((7.0, 7.0), (1.0, 1.0), 2.4, (7, 9, 7, 9)),
     ],
 )
 def test_bounds(
