@@ -68,8 +68,9 @@ def test_ratios_in_lowest_terms_are_the_same_split() -> None:
     ],
 )
 def test_few_patients(patients: int, ratios: tuple[int, int, int], filled: dict[str, int]) -> None:
-    splits = split_by_patient([_nodule(n, f"P{n}", 3) for n in range(patients)], ratios)
-    assert {split: len(splits[split]) for split in SPLITS if splits[split]} == filled
+    splits = split_by_patient([_nodule(n, f"P{n // 4}", 3) for n in range(4 * patients)], ratios)
+    assert {split: len(_patients(splits[split])) for split in SPLITS if splits[split]} == filled
+    assert sum(map(len, splits.values())) == 4 * patients
 
 
 def test_strata_smaller_than_the_folds() -> None:
