@@ -17,7 +17,7 @@ from nodule_plugin.data.datalist import (
     write_datalist,
 )
 from nodule_plugin.data.nodule import NoduleSet, Skipped
-from nodule_plugin.data.split import SPLITS
+from nodule_plugin.data.split import SPLITS, split_by_patient
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.selection import get_selection
 from nodule_plugin.prompts import findings_to_prompt
@@ -66,6 +66,9 @@ def test_content(nodules: NoduleSet, folder: Path) -> None:
     assert (content["licence"], content["consensus"]) == ("CC BY 3.0", "given")
     assert "10.7937/K9/TCIA.2015.LO9QL9SX" in content["citation"][0]
     assert [content[f"num{split.capitalize()}"] for split in SPLITS] == [6, 4, 2] == [len(content[p]) for p in SPLITS]
+    drawn = split_by_patient(nodules.nodules, (3, 2, 1), seed=5)
+    assert [[item["id"] for item in content[split]] for split in SPLITS] == [[n.id for n in drawn[s]] for s in SPLITS]
+    assert content["training"] != build_datalist(nodules, template="detailed", ratios=(3, 2, 1))["training"]
     assert json.loads(json.dumps(content)) == content
 
 
@@ -115,6 +118,8 @@ def test_images_elsewhere(written: Path, folder: Path, tmp_path: Path) -> None:
         load_datalist(written, "training")
     [item, *_] = load_datalist(written, "training", dataset_dir=tmp_path / "moved")
     assert item["image"].startswith(str(tmp_path / "moved"))
+    _change(written, lambda content: content.update(dataset_dir="../moved"))  # as seen from the data list
+    assert Path(load_datalist(written, "training")[0]["image"]).samefile(item["image"])
 
 
 def test_drop_padded(written: Path, caplog: pytest.LogCaptureFixture) -> None:

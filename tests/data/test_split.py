@@ -80,7 +80,7 @@ def test_strata_smaller_than_the_folds() -> None:
 
 def test_unrated_malignancy_is_a_stratum() -> None:
     splits = split_by_patient([_nodule(n, f"P{n}", None if n % 2 else 3) for n in range(100)])
-    assert sum(n.findings.malignancy is None for n in splits["test"]) == 5
+    assert [sum(n.findings.malignancy is None for n in splits[split]) for split in SPLITS] == [35, 10, 5]
 
 
 @pytest.mark.parametrize("ratios", [(7, 2), (0, 2, 1), (7, -2, 1), (0.7, 0.2, 0.1), ("7", "2", "1"), 7])
