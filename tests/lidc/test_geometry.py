@@ -81,6 +81,7 @@ def test_centre_in_slice_is_the_mean_over_readers_with_an_outline_there() -> Non
     ]
     assert geometry.centre_in_slice(readers, 2.0) == pytest.approx((3.0, 3.0))
     assert geometry.centre_in_slice(readers, 0.0) is None
+    assert geometry.centre_in_slice(readers, 2.5) is None  # another slice, where they are thin
 
 
 def test_centre_in_slice_of_a_point_and_of_a_line() -> None:
