@@ -97,8 +97,13 @@ def _triangular_root(features: FeatureRows, mean: np.ndarray, covariance: np.nda
         root = np.asarray(np.linalg.cholesky(covariance).T)
     except np.linalg.LinAlgError:
         return _root_of_rows(features, mean)
-    pivots = np.diag(root)
-    return root if pivots.min() > SMALLEST_PIVOT * pivots.max() else _root_of_rows(features, mean)
+    return root if _is_regular(root) else _root_of_rows(features, mean)
+
+
+def _is_regular(root: np.ndarray) -> bool:
+    """Whether a triangular root (D, D) has an inverse worth the name."""
+    pivots = np.abs(np.diag(root))
+    return bool(pivots.min() > SMALLEST_PIVOT * pivots.max())
 
 
 def _root_of_rows(features: FeatureRows, mean: np.ndarray) -> np.ndarray:
@@ -145,8 +150,8 @@ def frechet_error(real: Features, fake: Features, repeats: int = 50, seed: int =
     """Standard error of :func:`frechet_distance`.
 
     Where both sets hold more than twice as many images as there are dimensions, by the delta method: the distance's
-    derivative with respect to each image, which costs as much as the distance itself. For fewer images, whose
-    covariances have no inverse worth the name, by the delete-half jackknife.
+    derivative with respect to each image, which costs as much as the distance itself. For fewer images, and where a
+    feature is constant or follows from others, covariances have no inverse: then by the delete-half jackknife.
 
     Args:
         real, fake: see :func:`frechet_distance`.
@@ -156,9 +161,11 @@ def frechet_error(real: Features, fake: Features, repeats: int = 50, seed: int =
         The standard error; NaN where there are too few images for it.
     """
     first, second = checked_pair(real, fake)
-    if min(len(first), len(second)) <= 2 * first.shape[1]:
-        return half_sample_error(frechet_distance, first, second, repeats, seed)
-    return _delta_error(first, second, fit_gaussian(first), fit_gaussian(second))
+    if min(len(first), len(second)) > 2 * first.shape[1]:
+        one, other = fit_gaussian(first), fit_gaussian(second)
+        if _is_regular(one.root) and _is_regular(other.root):
+            return _delta_error(first, second, one, other)
+    return half_sample_error(frechet_distance, first, second, repeats, seed)
 
 
 def _delta_error(first: FeatureRows, second: FeatureRows, one: Gaussian, other: Gaussian) -> float:

@@ -6,6 +6,7 @@ import torch
 
 from nodule_plugin.data.image_set import CONTROL, GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.errors import InputError
+from nodule_plugin.metrics import memorization
 from nodule_plugin.metrics.copies import CopyMeasure
 from nodule_plugin.metrics.intervals import Rate
 from nodule_plugin.metrics.memorization import (
@@ -90,6 +91,13 @@ def test_the_likeness_that_finds_planted_copies_is_chosen() -> None:
     assert set(chosen.held_out) == {GREY_VALUES, "embedding"}
 
 
+def test_misses_are_counted_on_copies_that_chose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, unlike = _smooth(8, 0), _smooth(4, 9)
+    monkeypatch.setattr(memorization, "planted_copies", lambda images, count, seed: [*images[:4], *unlike])
+    detector = CopyDetector.calibrate(training, _smooth(8, 1), planted=4)
+    assert (detector.misses.hits, detector.misses.count) == (4, 4)
+
+
 def test_copies_are_a_column_with_the_detectors_rates() -> None:
     training, held_out = _smooth(20, 0), _smooth(30, 1)
     copies = list(planted_copies(training, 5, seed=3))
@@ -156,3 +164,6 @@ def test_what_cannot_be_said_of_copies() -> None:
     with pytest.raises(InputError, match="1 held-out real image"):
         CopyDetector.calibrate(training.images, one.images)
     assert np.isclose(copy_threshold(np.arange(101.0)), 99)
+    both = dict.fromkeys(("one", "other"), np.arange(101.0))
+    shared = memorization._thresholds(both, list(both), 0.1)
+    assert shared == {"one": pytest.approx(95), "other": pytest.approx(95)}  # 5 % each

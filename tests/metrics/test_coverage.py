@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -73,6 +74,27 @@ def test_four_columns_come_from_one_computation(monkeypatch: pytest.MonkeyPatch)
     ]
     assert all(value.standard_error is not None for value in values)
     assert len(counted) == 1 + 3  # the whole sets, and each of three halves
+    assert [value.bounds for value in values] == [(0, 1), (0, 1), (0, math.inf), (0, 1)]
+    assert {measure.scale.better for measure in measures} == {"higher"}
+
+
+def test_a_fraction_of_all_has_the_exact_interval_of_what_it_counts() -> None:
+    features = InceptionFeatures()
+    features.weights = "w"
+    points = _points(30, 0)
+    real, fake = _set(REAL, points), _set(GENERATED, torch.cat([points, points[:20]]))
+    for key, count in (("precision", 50), ("recall", 30), ("coverage", 30)):
+        value = Distances(repeats=3)(features, key)[0].measure(fake, real)
+        assert value.value == 1
+        assert value.to_dict()["ci95"] == [pytest.approx(0.025 ** (1 / count)), 1]  # Clopper and Pearson of n of n
+
+
+def test_too_few_images_for_halves_have_no_error() -> None:
+    features = InceptionFeatures()
+    features.weights = "w"
+    value = Distances()(features, "coverage")[0].measure(_set(GENERATED, _points(8, 1)), _set(REAL, _points(8, 0)))
+    assert value.value is not None
+    assert value.standard_error is None
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])

@@ -91,6 +91,7 @@ def test_features_without_spread_of_their_own_do_no_harm(dead: str) -> None:
     statistics = [fid_features_to_statistics(torch.from_numpy(rows)) for rows in padded]
     theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
     assert frechet_distance(*padded) == pytest.approx(theirs, rel=1e-4)
+    assert frechet_error(*padded, repeats=3) == half_sample_error(frechet_distance, *padded, repeats=3)
 
 
 def test_identical_sets_have_no_distance_in_many_dimensions() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import sem
 
 from nodule_plugin.data.image_set import GENERATED, REAL, TRAINING, ImageRecord, ImageSet, SetKey
 from nodule_plugin.errors import InputError
@@ -13,6 +14,7 @@ from nodule_plugin.metrics.alignment import AlignmentMeasure, CLIPScorer
 from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.features import InceptionFeatures, OpenCLIPImageFeatures
 from nodule_plugin.metrics.frechet import extrapolate_frechet_distance, frechet_distance
+from nodule_plugin.metrics.intervals import Rate, mean_error
 from nodule_plugin.metrics.kernel import kernel_distance
 from nodule_plugin.metrics.measures import BACKBONES, PUBLISHED, STAND_IN, Value, columns
 from nodule_plugin.metrics.pair_measures import DiversityMeasure, PairDistanceMeasure, _some_pairs
@@ -56,6 +58,7 @@ def test_distances_are_those_of_the_features_with_error_and_interval(inception: 
     features = [images.features["inception:w"] for images in (real, fake)]
     measures = Distances(subsets=10)(inception, "fid", "fid_infinity", "kid", "cmmd")
     assert [measure.name for measure in measures] == ["FID", "FID∞", "KID", "CMMD"]
+    assert {measure.describe()["better"] for measure in measures} == {"lower"}
     frechet, infinite, kernel, cmmd = (measure.measure(fake, real) for measure in measures)
     assert frechet.value == frechet_distance(*features)
     assert kernel.value == kernel_distance(*features, subsets=10).mean
@@ -74,6 +77,13 @@ def test_distances_are_those_of_the_features_with_error_and_interval(inception: 
 
 def test_intervals_stay_within_bounds() -> None:
     assert Value(0.1, 0.2, bounds=(0.0, 1.0)).to_dict()["ci95"] == [0.0, pytest.approx(0.492, abs=1e-3)]
+
+
+def test_errors_and_rates_of_hardly_any_images() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    assert (mean_error(values), mean_error(values[:1])) == (pytest.approx(sem(values)), None)
+    assert np.isnan(Rate(0, 0).fraction)
+    assert Rate(0, 0).to_dict()["ci95"] == [0.0, 1.0]  # nothing is known
 
 
 def test_every_network_has_columns_that_bear_its_name(clip_folder: Path) -> None:
@@ -115,16 +125,22 @@ def test_a_metrics_name_belongs_to_its_network(clip_folder: Path) -> None:
 
 def test_radiomic_features_are_measured_in_units_of_their_real_spread() -> None:
     extractor = RadiomicFeatures()
-    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moved = rows / 2 + torch.tensor([0.0, 2.0])
+
+    def features(values: torch.Tensor, unit: float = 1.0) -> torch.Tensor:
+        """With a third feature that is the same in all images."""
+        return torch.nn.functional.pad(values * torch.tensor([1.0, unit]), (0, 1)) + 5
+
     real, fake = (_set(kind, [0] * 60) for kind in (REAL, GENERATED))
-    rows = torch.randn(60, 2, generator=draw, dtype=torch.float64)
-    real.features = {extractor.id: rows * torch.tensor([1.0, 1000.0]) + 5}
-    fake.features = {extractor.id: (rows + torch.tensor([0.0, 2.0])) * torch.tensor([1.0, 1000.0]) + 5}
+    real.features, fake.features = ({extractor.id: features(values, 1000.0)} for values in (rows, moved))
     value, found = (measure.measure(fake, real) for measure in Distances()(extractor, "frd", "krd"))
-    assert value.value == pytest.approx((2 / float(rows[:, 1].std())) ** 2)
-    reference = ((rows - rows.mean(0)) / rows.std(0)).numpy()
-    other = reference + np.array([0.0, 2.0]) / rows.std(0).numpy()
-    assert found.value == pytest.approx(kernel_distance(reference, other).mean)
+    # Unit variances, and a quarter of these: (1 - 1/2)^2 in each of two features, and the means.
+    means = (moved.mean(0) - rows.mean(0)) / rows.std(0)
+    assert value.value == pytest.approx(float(means.square().sum()) + 2 * 0.25)
+    reference, other = ((values - rows.mean(0)) / rows.std(0) for values in (rows, moved))
+    padded = (torch.nn.functional.pad(values, (0, 1)).numpy() for values in (reference, other))
+    assert found.value == pytest.approx(kernel_distance(*padded).mean)
     assert found.standard_error is not None
 
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from scipy.stats import sem
 
+from nodule_plugin.data.feature_rows import FeatureRows
 from nodule_plugin.data.image_set import GENERATED, REAL, ImageRecord, ImageSet, SetKey
 from nodule_plugin.data.window import hu_to_unit
 from nodule_plugin.errors import InputError
@@ -16,6 +18,7 @@ from nodule_plugin.metrics.noise_power import (
     RINGS,
     NoisePowerFeatures,
     mean_power,
+    noise_power_distance,
     region_sizes,
     ring_powers,
     sized_powers,
@@ -81,6 +84,8 @@ def test_the_pixels_of_one_scan_give_one_curve_whatever_the_region_shows() -> No
 def test_a_slope_is_no_texture_and_a_wave_lies_at_its_frequency() -> None:
     slope = np.mgrid[:64, :64].sum(axis=0)[None] * 3.0
     assert ring_powers(slope).max() < 1e-10
+    # Grey levels 1400 / 255 HU apart: rounding to steps has a variance of a twelfth of their square.
+    np.testing.assert_allclose(EXTRACTOR(torch.zeros(1, 3, 64, 64)), (1400 / 255) ** 2 / 12 / 64**2, rtol=1e-6)
     wave = 100 * np.sin(2 * np.pi * 13 / 64 * np.arange(64))[None, None, :].repeat(64, axis=1)
     assert ring_powers(wave).argmax() == 13 - 1
     # A constant amplitude has power A²/2 over the area of frequencies that it spreads over: summed up, all of it.
@@ -110,6 +115,12 @@ def test_the_difference_is_the_ratio_in_decibel() -> None:
     assert same.value < 0.6  # by chance, of 40 images
     assert smoother.standard_error is not None
     assert 0 < smoother.standard_error < 0.3
+
+
+def test_a_frequency_counts_as_often_as_images_do_where_they_are_fewer() -> None:
+    """10 dB at the first, which 4 images of either set have; none at the second (4 and 2); the third has but one."""
+    fake = np.array([[10.0, 1, 1000], [10, 1, 0], [10, 0, 0], [10, 0, 0]])
+    assert noise_power_distance(FeatureRows(np.ones((4, 3))), FeatureRows(fake)) == pytest.approx(np.sqrt(400 / 6))
 
 
 def test_what_interpolation_left_beyond_the_native_nyquist_frequency_moves_nothing() -> None:
@@ -160,6 +171,10 @@ def test_intervals_hold_the_truth_and_patients_count_once() -> None:
         (curve,) = run_studies([real], Distances()(EXTRACTOR, "noise_power"))["noise_power"]["sets"]
         held += [low < truth < high for low, high in curve["ci95"][3:]]
     assert 0.88 < np.mean(held) < 0.98
+    powers = sized_powers(real, real, EXTRACTOR.id).read()
+    logarithms = np.log(powers[:, (powers > 0).all(axis=0)])
+    middle, reach = logarithms.mean(axis=0), 1.959964 * sem(logarithms)
+    np.testing.assert_allclose(np.log(curve["ci95"]).T, [middle - reach, middle + reach], rtol=1e-5)
     twice = real.take([*range(15), *range(15)])
     twice.records[:] = [ImageRecord(r.id, patient_id=r.id, roi_mm=SIDE_MM, native_pixels=NATIVE) for r in twice.records]
     (again,) = run_studies([twice], Distances()(EXTRACTOR, "noise_power"))["noise_power"]["sets"]
