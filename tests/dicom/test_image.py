@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from dicom_encoding import CREATED, PROMPT, RUN, Encoded, encode
 from monai.transforms import LoadImage
 
+from nodule_plugin.dicom.identity import RunIdentity, long_string, parse_created
 from nodule_plugin.errors import InputError
 
 INT16 = np.arange(-(2**15), 2**15).astype(np.int16).reshape(256, 256)
@@ -114,7 +116,18 @@ def test_equal_runs_give_equal_files_and_other_runs_no_common_identifier() -> No
     later = encode(created="2026-11-25T10:00:01+00:00")
     assert not uids(first.image) & uids(later.image)
     assert not uids(first.report) & uids(later.report)
+    assert later.image.PatientID != first.image.PatientID
     np.testing.assert_array_equal(later.image.pixel_array, first.image.pixel_array)
+
+
+def test_what_a_run_was_made_from_is_in_its_identifiers() -> None:
+    when = parse_created(CREATED)
+    assert len({RunIdentity(RUN, when, made_from).uid("series") for made_from in ("", "2.25.1", "2.25.2")}) == 3
+
+
+def test_names_fit_into_a_long_string() -> None:
+    """PS3.5, table 6.2-1: 64 characters at most, no backslash, no control character."""
+    assert long_string("C:\\models\n" + 80 * "x") == "C:/models " + 54 * "x"
 
 
 def test_images_of_one_run_share_the_study_and_nothing_else() -> None:
@@ -133,6 +146,14 @@ def test_dates_are_when_it_was_made_in_utc() -> None:
     assert (image.ContentDate, image.ContentTime, image.TimezoneOffsetFromUTC) == ("20261124", "163000", "+0000")
     assert image.StudyDate == image.SeriesDate == image.InstanceCreationDate == "20261124"
     assert encode(created=CREATED).image.ContentTime == "100000.123456"
+
+
+def test_a_time_without_a_zone_is_utc_wherever_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert parse_created("2026-11-25T10:00:00").isoformat() == "2026-11-25T10:00:00+00:00"
+    time.tzset()
 
 
 def uids(dataset: Any) -> set[str]:

@@ -126,3 +126,4 @@ def test_reports_of_a_run_are_one_series() -> None:
     first, second = encode().report, encode(number=2, id="other").report
     assert first.SeriesInstanceUID == second.SeriesInstanceUID
     assert (first.InstanceNumber, second.InstanceNumber) == (1, 2)
+    assert first.SOPInstanceUID != second.SOPInstanceUID

@@ -57,7 +57,12 @@ def test_a_rate_that_so_few_patients_cannot_show_is_not_invented() -> None:
 def test_intervals_hold_the_truth_and_have_a_width_where_nobody_is_found() -> None:
     draw = np.random.default_rng(1)
     told = describe_attack(draw.normal(size=300), draw.normal(size=120))
-    assert told["area"]["ci95"][0] < 0.5 < told["area"]["ci95"][1]
+    low, high = told["area"]["ci95"]
+    assert low < 0.5 < high
+    assert high - low == pytest.approx(
+        2 * 1.96 * np.sqrt((300 + 120 + 1) / (12 * 300 * 120)), rel=0.12
+    )  # of U by chance
+    assert told["smallest_false_positive_rate"] == 1 / 120
     assert told["rates"][0]["ci95"][0] <= 0.01 <= told["rates"][0]["ci95"][1]
     none = describe_attack(np.zeros(300), np.arange(1.0, 121.0))["rates"][0]
     assert none["value"] == 0.0

@@ -48,6 +48,7 @@ def make_audit(model: dict[str, Any], control: dict[str, Any], sha256: str = "ab
         (0.0, 0.9, 2, ABOVE, "2 training images extracted, more than 0."),
         (0.0, 0.19, 0, DEAF, "reaches 19.0% at 1% false positives, below 20%: this audit is deaf and gives no verdict"),
         (0.5, 0.19, 0, DEAF, "deaf"),
+        (0.0, 0.2, 0, WITHIN, ""),
         (None, None, 0, UNRESOLVED, "0.83% is the smallest false-positive rate"),
     ],
 )
@@ -55,6 +56,14 @@ def test_the_verdict(own: float | None, heard: float | None, extracted: int, ver
     found, reasons = audit_verdict(make_attacks(own, extracted), make_attacks(heard))
     assert found == verdict
     assert told in " ".join(reasons)
+
+
+def test_the_better_of_two_attacks_counts() -> None:
+    model, control = make_attacks(0.01), make_attacks(0.9)
+    for one, rate in ((model, 0.03), (control, None)):
+        one["attacks"]["nearest generated"] = make_attacks(rate)["attacks"]["denoising loss"]
+    found, reasons = audit_verdict(model, control)
+    assert (found, reasons) == (ABOVE, ["3.0% of patients found at 1% false positives, above 2%."])
 
 
 def _file(folder: Path, **changes: Any) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nodule_plugin.data.image_set import GENERATED, REAL
-from nodule_plugin.metrics.privacy import DEAF, LIMITS
+from nodule_plugin.metrics.privacy import DEAF, LIMITS, UNRESOLVED
 from nodule_plugin.metrics.sensitivity import load_sensitivity
 from nodule_plugin.report.lights import (
     AMBER,
@@ -39,7 +39,7 @@ SENSITIVITY: dict[str, Any] = {
     "measures": [
         {"key": "kd_a", "floor": {"value": 0.0}, "faults": _sees(blur=None, shift=None, turn=None)},
         {"key": "kd_b", "floor": {"value": 0.0}, "faults": _sees(blur=0.5, shift=None, turn=None)},
-        {"key": "krd", "floor": {"value": 0.0}, "faults": _sees(blur=1.0, shift=20, turn=None)},
+        {"key": "krd", "floor": {"value": 0.05}, "faults": _sees(blur=1.0, shift=20, turn=None)},
         {"key": "clip_score_tiny", "floor": {"value": 0.3}, "faults": _sees(swap=0.2)},
     ],
 }
@@ -85,6 +85,7 @@ def _lights(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ("better", "value", "light"),
     [
         ("lower", 1.1, GREEN),  # 0.14 is what two intervals of 0.1 to either side explain
+        ("lower", 1.13, GREEN),
         ("lower", 1.2, AMBER),
         ("lower", 1.5, RED),
         ("lower", 0.1, GREEN),  # nearer than halves of the real images are
@@ -97,6 +98,16 @@ def _lights(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 )
 def test_a_light_compares_the_difference_with_chance(better: str, value: float, light: str) -> None:
     assert light_of(better, _value(value), _value(1.0)) == light
+
+
+def test_of_lopsided_intervals_the_ends_that_face_each_other_count() -> None:
+    assert light_of("lower", {"value": 1.2, "ci95": [1.15, 1.6]}, _value(1.0)) == AMBER
+    assert light_of("higher", {"value": 0.8, "ci95": [0.4, 0.85]}, _value(1.0)) == AMBER
+
+
+@pytest.mark.parametrize(("kappa", "light"), [(0.3, GREEN), (0.05, AMBER)])
+def test_findings_that_agree_by_chance_are_not_green(kappa: float, light: str) -> None:
+    assert light_of("higher", _value(kappa, exact=0.4), _value(kappa)) == light
 
 
 def test_without_an_interval_nothing_is_judged() -> None:
@@ -117,13 +128,14 @@ def test_a_light_rests_on_those_that_together_see_most() -> None:
 
 
 def test_the_projects_own_network_judges_only_what_no_other_sees() -> None:
-    results = _results({"kd_b": 0.0, "krd": 0.05})
+    results = _results({"kd_b": 0.0, "krd": 0.7})
     for measure in results["measures"]:
         measure["group"] = "stand-in" if measure["key"] == "krd" else "backbones"
     best, lights = judge(results, SENSITIVITY)
     assert best is not None
     assert best["measure"] == "kd_b"  # though krd sees more
-    assert [one["key"] for one in lights[0]["evidence"]] == ["kd_b", "krd"]
+    assert [(one["key"], one["light"]) for one in lights[0]["evidence"]] == [("kd_b", GREEN), ("krd", RED)]
+    assert lights[0]["light"] == RED  # the worst of them
 
 
 @pytest.mark.parametrize(("distance", "light"), [(0.1, GREEN), (0.3, AMBER), (0.7, RED)])
@@ -143,6 +155,7 @@ def test_lights_follow_the_numbers(distance: float, light: str) -> None:
     [
         (0.3, 0.1, ", as far as real images with blur at 0.5 pixels."),
         (0.7, 0.1, ", as far as real images with blur at 1 pixels."),
+        (0.57, 0.1, ", as far as real images with blur at 1 pixels."),  # 0.6 less the floor of 0.05
         (0.0, 0.5, "; too few images to show blur at 0.5 pixels."),
         (0.0, 0.1, "floor 0.00 [-0.10, 0.10]. Cannot"),
     ],
@@ -196,6 +209,7 @@ def test_the_shipped_table_asks_these_questions() -> None:
         (0.10, 0.70, 0, "above limits", RED),
         (0.00, 0.50, 1, "above limits", RED),
         (0.10, 0.70, 1, DEAF, GREY),
+        (0.00, 0.50, 0, UNRESOLVED, GREY),
     ],
 )
 def test_the_light_of_an_audit(rate: float, area: float, extracted: int, verdict: str, light: str) -> None:
