@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import mannwhitneyu
+from scipy.stats import t as student
 from study_material import SMALL, Material
 
 from nodule_plugin.errors import InputError
@@ -76,6 +78,10 @@ def test_the_truth_is_recovered(results: dict[str, Any]) -> None:
     assert bad["difference"] == pytest.approx(expected, abs=0.3)
     assert bad["delta_high"] < 0
     assert good["delta_low"] < 0 < good["delta_high"]
+    reach = (
+        student.ppf(1 - Plan().alpha, good["df"]) * good["standard_error"]
+    )  # of level 1 - 2 alpha, as of equivalence
+    assert (good["low"], good["high"]) == pytest.approx((good["difference"] - reach, good["difference"] + reach))
 
 
 def test_recognition_is_recovered(results: dict[str, Any]) -> None:
@@ -85,6 +91,8 @@ def test_recognition_is_recovered(results: dict[str, Any]) -> None:
     assert bad["low"] > 0.7
     assert bad["indistinguishable"] is False
     assert set(bad["by_reader"]) == set(READERS)
+    assert bad["generated_called_generated"] > 0.85  # suspicion of 3 on average, with a deviation of 2
+    assert bad["real_called_real"] == good["real_called_real"] < 0.5  # of 0, and a 0 counts as 1
     assert find(results["recognition"], model="all models")["auc"] == pytest.approx((good["auc"] + bad["auc"]) / 2)
 
 
@@ -99,7 +107,7 @@ def test_ordinal_model_sees_the_same(results: dict[str, Any]) -> None:
 def test_scores_are_the_papers_table(results: dict[str, Any]) -> None:
     answers, _ = simulated()
     first = answers[answers["repeat_of"].isna()]
-    own = first[first["arm"] == "bad"]["realism"]
+    own, real = (first[first["arm"] == arm].set_index("case")["realism"] for arm in ("bad", "real"))
     line = find(results["scores"], item="realism", arm="bad")
     assert (line["n"], line["mean"], line["sd"]) == (
         len(READERS) * CASES,
@@ -108,6 +116,9 @@ def test_scores_are_the_papers_table(results: dict[str, Any]) -> None:
     )
     assert line["method"] == "tie-corrected"
     assert line["p"] < 1e-6
+    assert (line["u"], line["p"]) == pytest.approx(tuple(mannwhitneyu(own, real)))
+    means = [scores.groupby("case").mean() for scores in (own, real)]
+    assert line["p_image_means"] == pytest.approx(mannwhitneyu(*means).pvalue)
     assert find(results["scores"], item="realism", arm="real")["p"] is None
 
 
@@ -134,10 +145,12 @@ def test_missing_answers_are_counted_and_handled() -> None:
     stopped = (answers["reader"] == "R1") & (answers["case"] >= CASES // 2)
     answers = answers[~stopped].copy()
     answers.loc[(answers["reader"] == "R2") & (answers["image"] == "1-3"), "realism"] = np.nan
+    answers.loc[(answers["reader"] == "R3") & (answers["image"] == "1-3"), "revisions"] = 2
     results = analyse(answers, key, Plan(), [*READERS, "R9"], draws=10)
     first = find(results["readers"], reader="R1")
     assert (first["answered"], first["missing"]) == (3 * CASES // 2 + 3, 3 * CASES // 2)
     assert find(results["readers"], reader="R2")["cannot_judge"] == 1
+    assert [find(results["readers"], reader=reader)["changed"] for reader in ("R2", "R3")] == [0, 1]
     assert find(results["readers"], reader="R9")["answered"] == 0
     line = find(results["comparisons"], item="realism", model="good")
     assert (line["readers"], line["cases"]) == (5, CASES - 1)
