@@ -76,7 +76,7 @@ def test_the_truth_is_recovered(results: dict[str, Any]) -> None:
     assert bad["equivalent"] is False
     assert bad["p_difference_holm"] < 0.001
     assert bad["difference"] == pytest.approx(expected, abs=0.3)
-    assert bad["delta_high"] < 0
+    assert bad["delta_low"] < bad["delta"] < bad["delta_high"] < 0
     assert good["delta_low"] < 0 < good["delta_high"]
     reach = (
         student.ppf(1 - Plan().alpha, good["df"]) * good["standard_error"]

@@ -89,6 +89,9 @@ def test_components_are_recovered() -> None:
     found = mean_squares(table).components()
     assert (found.reader, found.case, found.error) == pytest.approx((0.25, 0.64, 1.0), rel=0.35)
     assert Components(0.25, 0.64, 1.0).mean_squares(60, 60) == pytest.approx((16, 39.4, 1))
+    by_case = np.tile([0.0, 1.0, 2.0], (2, 1))  # of which the variance is 1
+    assert mean_squares(by_case).components() == Components(0, 1, 0)
+    assert mean_squares(by_case.T).components() == Components(1, 0, 0)
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.5, 1.0])
@@ -112,10 +115,10 @@ def test_without_any_spread_the_value_decides(value: float, equivalent: bool) ->
 def test_complete_block_drops_readers_then_cases() -> None:
     present = np.ones((3, 10), bool)
     present[2, :5] = False  # stopped half-way
-    present[0, 7] = False
+    present[0, 7:9] = False  # answered 80 % and stays
     readers, cases = complete_block(present)
     assert readers.tolist() == [True, True, False]
-    assert cases.sum() == 9
+    assert cases.sum() == 8
     readers, cases = complete_block(np.zeros((2, 0), bool))
     assert not readers.any()
 
