@@ -125,9 +125,9 @@ def test_images_do_not_depend_on_batch_size(model: Model, settings: dict[str, An
 
 def test_images_per_call_changes_images_by_rounding_only(model: Model) -> None:
     scales, seeds = [5.0, 1.0, 5.0, 2.5, 0.0], [0, 1, 2, 2, 3]
-    expected = model.sample(scales, seeds)
+    expected = model.sample(scales, seeds, guidance_rescale=0.7)
     for images_per_call in (3, 4):
-        actual = model.sample(scales, seeds, images_per_call=images_per_call)
+        actual = model.sample(scales, seeds, images_per_call=images_per_call, guidance_rescale=0.7)
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
@@ -166,16 +166,24 @@ class Recorder:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.contexts: set[float] = set()
 
     def __call__(self, image: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         assert timesteps.shape == (len(image),)
         self.batches.append(len(image))
+        self.contexts |= set(context.mean((1, 2)).tolist())
         return torch.ones_like(image) * context.mean((1, 2)).view(-1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("scale", "interval", "batches"),
-    [(1.0, None, [1] * 4), (0.0, None, [1] * 4), (5.0, None, [2] * 4), (5.0, (0.25, 0.75), [1, 2, 2, 1])],
+    [
+        (1.0, None, [1] * 4),
+        (0.0, None, [1] * 4),
+        (5.0, None, [2] * 4),
+        (5.0, (0.25, 0.75), [1, 2, 2, 1]),
+        (0.0, (0.25, 0.75), [1] * 4),
+    ],
 )
 def test_network_runs_only_as_often_as_guidance_needs(
     model: Model, scale: float, interval: tuple[float, float] | None, batches: list[int]
@@ -185,6 +193,7 @@ def test_network_runs_only_as_often_as_guidance_needs(
     sampler(seeded_noise([0], (4, 4, 4)), network, context=torch.ones(1, 3, 2), unconditional=torch.zeros(1, 3, 2),
             guidance_scale=scale)  # fmt: skip
     assert network.batches == batches
+    assert network.contexts == {0.0: {0}, 1.0: {1}, 5.0: {0, 1}}[scale]
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, 0.5), (1.0, 1.0), (3.0, 2.0)])
