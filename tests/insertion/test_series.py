@@ -10,12 +10,17 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from ct_hosts import chest, write_host
+from ct_hosts import FINDINGS, chest, write_host
 from dicom_files import COMPRESSED
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from nodule_plugin.insertion.blending import insert as blend
+from nodule_plugin.insertion.block import Block
 from nodule_plugin.insertion.derived import Belonging
-from nodule_plugin.insertion.place import FEATHER_MM
+from nodule_plugin.insertion.host import Geometry, read_host
+from nodule_plugin.insertion.lesions import place_lesions, read_lesions
+from nodule_plugin.insertion.lungs import find_lungs
+from nodule_plugin.insertion.sources import CopyPaste
 
 PLACE = np.array([30.0, 12.0, 2.0])
 COS, SIN = float(np.cos(np.radians(15))), float(np.sin(np.radians(15)))
@@ -60,9 +65,12 @@ def test_only_the_nodules_voxels_change(name: str, tmp_path: Path, insert: Any) 
     in_order = [pydicom.dcmread(path) for path in sorted((out / "seed0" / "ct").glob("*.dcm"))]
     hu = [item.pixel_array * float(item.RescaleSlope) + float(item.RescaleIntercept) for item in in_order]
     np.testing.assert_allclose(volume, hu, atol=1e-3)
-    changed, darker, untouched = [], 0, 0
+    changed, darker, untouched, core = [], 0, 0, []
     for where, new in after.items():
         old = before[where]
+        pixels = np.argwhere(np.ones(new.pixel_array.shape))
+        inside = np.linalg.norm(points(new, pixels) - PLACE, axis=1) < 2.5
+        core += (new.pixel_array.ravel()[inside] * float(new.RescaleSlope) + float(new.RescaleIntercept)).tolist()
         for keyword in ("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept",
                         "BitsStored", "PixelRepresentation", "KVP", "ConvolutionKernel"):  # fmt: skip
             assert new[keyword].value == old[keyword].value, keyword
@@ -75,8 +83,9 @@ def test_only_the_nodules_voxels_change(name: str, tmp_path: Path, insert: Any) 
         assert new.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
         changed.append(points(new, np.argwhere(difference)))
         darker += int((new.pixel_array[difference] < old.pixel_array[difference]).sum())
+    assert np.mean(core) == pytest.approx(30, abs=40)  # a ball of 30 HU in lung of -860, with the noise of both
     places = np.concatenate(changed)
-    reach = 5 + FEATHER_MM + np.hypot(1.6, float(new.SliceThickness))
+    reach = 5 + 2.5 + np.hypot(1.6, float(new.SliceThickness))
     assert np.linalg.norm(places - PLACE, axis=1).max() < reach
     assert np.abs(places.mean(axis=0) - PLACE).max() < 1.0
     assert untouched > len(after) / 3
@@ -119,6 +128,31 @@ def test_padding_is_no_tissue(tmp_path: Path, insert: Any) -> None:
     write_host(tmp_path / "host", hu, signed=True, bits=16, intercept=0, PixelPaddingValue=-2000)
     after = read(insert(tmp_path / "host", tmp_path / "out") / "seed0" / "ct")
     assert all((item.pixel_array[60:64, 76:79] == -2000).all() for item in after.values())
+
+
+def test_a_change_counts_in_full_in_the_nodule_and_fades_around_it(host: Path, crops: Path) -> None:
+    volume, paste = read_host(host), CopyPaste.from_folder(crops)
+    lesions = read_lesions(position=PLACE, diameter_mm=10, findings=FINDINGS)
+    (place,) = place_lesions(lesions, volume, find_lungs(volume), paste, paste.draw_mask, seed=0)
+    hu = volume.hu.copy()
+    blend(hu, place, volume, lambda before, mask, asked: before + 400, 1.0, 1)  # type: ignore[arg-type]
+    change = (hu - volume.hu)[place.box]
+    assert change[place.mask > 0.9] == pytest.approx(400, abs=40)
+    fading = (place.weight > 0.02) & (place.weight < 0.98)
+    assert fading.sum() > 50
+    assert change[fading] == pytest.approx(400 * place.weight[fading], abs=60)  # weighed by sample, noise put back
+    hu[place.box] -= change
+    np.testing.assert_allclose(hu, volume.hu, atol=1e-3)
+
+
+def test_a_voxel_shows_the_mean_over_its_slices_thickness() -> None:
+    """Slices of 5 mm every 2.5 mm: of an edge 1.25 mm above a slice it shows a quarter, of one below three quarters."""
+    matrix = np.array([[0.0, 0, 1, 0], [0, 1, 0, 0], [2.5, 0, 0, 0], [0, 0, 0, 1]])  # z by slice, y by row, x by column
+    block = Block.around(np.array([12.0, 12.0, 26.25]), Geometry(matrix, (20, 24, 24), 5.0), (0.5, 1, 1), (60, 12, 12))
+    above = np.repeat(np.arange(60) >= 30, 144).reshape(60, 12, 12).astype(float)
+    box = block.box()
+    shown = block.to_series(above, box)[:, 5, 5]
+    assert shown[10 - box[0].start : 12 - box[0].start] == pytest.approx([0.25, 0.75], abs=0.03)
 
 
 def test_a_seed_is_a_nodule_and_a_run_its_files(inserted: Path, host: Path, insert: Any, tmp_path: Path) -> None:
