@@ -20,6 +20,7 @@ from nodule_plugin.insertion.derived import Belonging
 from nodule_plugin.insertion.host import Geometry, read_host
 from nodule_plugin.insertion.lesions import place_lesions, read_lesions
 from nodule_plugin.insertion.lungs import find_lungs
+from nodule_plugin.insertion.place import sample_weight
 from nodule_plugin.insertion.sources import CopyPaste
 
 PLACE = np.array([30.0, 12.0, 2.0])
@@ -141,6 +142,8 @@ def test_a_change_counts_in_full_in_the_nodule_and_fades_around_it(host: Path, c
     fading = (place.weight > 0.02) & (place.weight < 0.98)
     assert fading.sum() > 50
     assert change[fading] == pytest.approx(400 * place.weight[fading], abs=60)  # weighed by sample, noise put back
+    in_full, half, none = sample_weight(np.eye(1, 11)[None], (1, 1, 0.25))[0, 0, [4, 7, 10]]  # at 1, 1.75 and 2.5 mm
+    assert (in_full, half, none) == (1, 0.5, 0)
     hu[place.box] -= change
     np.testing.assert_allclose(hu, volume.hu, atol=1e-3)
 
