@@ -83,6 +83,7 @@ def test_item(nodules: NoduleSet) -> None:
     assert (item["diameter_mm"], item["roi_mm"]) == (6.5, 13.0)
     assert item["prompt"] == findings_to_prompt(nodule.findings)
     assert item["findings"] == nodule.findings.to_dict()
+    assert item["readers"] == nodule.readers == 3
     # 13 mm are 19 rows of 0.7 mm from row 3 and 26 columns of 0.5 mm from column -4, of which the image has 20.
     assert item["padding"] == pytest.approx(1 - 20 / 26)
 

@@ -40,7 +40,9 @@ def test_slice_is_rows_by_columns(item: dict) -> None:
 def test_a_grid_of_the_slice_s_own_size_is_the_crop(item: dict) -> None:
     roi = nodule_transform(8, (0, 1000))(item)["image"]
     assert ((roi[0, :, 0] + 1) * 500).round().tolist() == [207, 208, 209, 210, 211, 212, 213, 214]
-    assert nodule_transform([8, 5])(item)["image"].shape == (3, 8, 5)
+    oblong = nodule_transform([8, 4], (0, 1000))({**item, "spacing": [0.5, 1.0]})["image"]  # (row, column)
+    assert oblong.shape == (3, 8, 4)
+    assert torch.equal(oblong[0, :, 0], roi[0, :, 0])
 
 
 def test_a_region_beyond_the_edge_is_air() -> None:

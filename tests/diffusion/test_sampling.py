@@ -17,6 +17,7 @@ from nodule_plugin.diffusion.components import (
     load_tokenizer,
     load_vae,
 )
+from nodule_plugin.diffusion.latent_space import scaled
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.sampling import (
     SMALL_NETWORK,
@@ -218,6 +219,7 @@ def test_shift_factor_of_the_base_model_is_used(model: Model) -> None:
             return (latents,)
 
     assert decode_latents(Shifted(), torch.ones(1, 3, 2, 2)).unique().tolist() == [0.75]
+    assert scaled(Shifted(), torch.full((1,), 0.75)).item() == 1
 
 
 def test_noise_of_a_seed_is_its_own() -> None:

@@ -130,6 +130,8 @@ def test_timesteps_and_noise_are_those_of_the_diffusion(parts: dict) -> None:
         values = torch.stack([draw[part] for draw in draws])
         assert values.mean().item() == pytest.approx(0, abs=0.01)
         assert values.std().item() == pytest.approx(1, abs=0.01)
+    both = torch.stack([torch.stack(draw[:2]).flatten(1) for draw in draws], 1).flatten(1)
+    assert torch.corrcoef(both)[0, 1].abs() < 0.01, "the autoencoder's noise is not the diffusion's"
 
 
 def test_noise_offset_moves_whole_channels(parts: dict) -> None:
