@@ -15,8 +15,9 @@ from nodule_plugin.data.image_set import GENERATED, REAL, ImageSet
 from nodule_plugin.metrics.feature_cache import FeatureCache
 from nodule_plugin.metrics.features import FeatureExtractor
 from nodule_plugin.metrics.intervals import Rate
+from nodule_plugin.metrics.likeness import Embed
 from nodule_plugin.metrics.measures import NOT_HELD_OUT, Measure, Scale, Value, missing
-from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Embed, Inspection
+from nodule_plugin.metrics.memorization import FALSE_ALARMS, PLANTED, CopyDetector, Inspection
 from nodule_plugin.metrics.two_samples import MIN_IMAGES
 
 

@@ -15,7 +15,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from nodule_plugin.metrics.memorization import GREY_VALUES, CopyDetector, TrainingIndex, copy_threshold
+from nodule_plugin.metrics.likeness import TrainingIndex
+from nodule_plugin.metrics.memorization import GREY_VALUES, CopyDetector, copy_threshold
 
 SMALLEST_CLIQUE = 3
 

@@ -16,7 +16,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from nodule_plugin.metrics.intervals import proportion_interval
-from nodule_plugin.metrics.memorization import TrainingIndex
+from nodule_plugin.metrics.likeness import TrainingIndex
 
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 RESAMPLES = 1000
@@ -56,7 +56,7 @@ def nearest_generated_scores(
         generated: prompt -> images made from it, the same number for every prompt.
 
     Returns:
-        (N,) correlations of grey values, see :class:`nodule_plugin.metrics.memorization.TrainingIndex`.
+        (N,) correlations of grey values, see :class:`nodule_plugin.metrics.likeness.TrainingIndex`.
     """
     scores = np.empty(len(images))
     for prompt, made in generated.items():

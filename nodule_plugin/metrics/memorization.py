@@ -1,161 +1,30 @@
-"""Whether a model hands out its training images: likeness of each image to the training image most like it.
+"""Whether a model hands out its training images.
 
-An image is called a copy when it is more like a training image than all but a small fraction of held-out real ones are.
-Held-out images set the measure because small round nodules resemble each other without anyone copying. Likeness is
-measured in two ways, over the eight orientations that augmentation shows: correlation of grey values after small turns,
-scalings and shifts, and cosine of an encoder's embeddings. Planted copies (training images turned, shifted, scaled,
-blurred, noisy and of another contrast) decide which of them the detector rests on, and count what it misses.
+An image is called a copy when it is more like a training image (:mod:`nodule_plugin.metrics.likeness`) than all but a
+small fraction of held-out real ones are. Held-out images set the measure because small round nodules resemble each
+other without anyone copying. Planted copies decide whether the detector rests on grey values, embeddings or both, and
+count what it misses.
 
 This is a search and bounds nothing; :mod:`nodule_plugin.privacy` asks whether patients can be told without any copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from scipy.stats import mannwhitneyu
 from torch import Tensor
-from tqdm import tqdm
 
-from nodule_plugin.data.transforms import ORIENTATIONS, orient
 from nodule_plugin.errors import InputError
 from nodule_plugin.metrics.intervals import Rate
+from nodule_plugin.metrics.likeness import Embed, FittedIndex, Index, Neighbours, TrainingIndex
+from nodule_plugin.metrics.planted_copies import planted_copies
 
-SIDE = 32
-"""Pixels a side at which the training images that come into question are looked for."""
-DETAIL_SIDE = 64
-"""Pixels a side at which those are compared."""
-FINE, COARSE = 1.5, 5.0
-"""Deviations in pixels of the band that is compared: noise below, brightness and the mere blob of a nodule above."""
-CANDIDATES = 20
-ANGLES, SCALES, MOST_SHIFT = (-4.0, 0.0, 4.0), (0.96, 1.0, 1.04), 4
-"""Degrees, factors and pixels that a candidate is fitted by."""
 FALSE_ALARMS = 0.01
 PLANTED = 200
-Embed = Callable[[Iterable[Tensor]], np.ndarray]
-"""N images (3, H, W) uint8 -> (N, D) embeddings."""
-
-
-def orientations(image: Tensor) -> list[Tensor]:
-    """An image (C, H, W) in the eight orientations of training's augmentation; the first is the image itself."""
-    return [orient(image, orientation) for orientation in range(ORIENTATIONS)]
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """For each image the training image most like it.
-
-    Attributes:
-        likeness: (N,) from -1 to 1; 1 for a copy.
-        index: (N,) of that training image.
-    """
-
-    likeness: np.ndarray
-    index: np.ndarray
-
-
-class Index(Protocol):
-    """Training images that the nearest one can be looked for in."""
-
-    def find(self, images: Sequence[Tensor]) -> Neighbours: ...
-
-
-class TrainingIndex:
-    """Training images as M vectors of length 1, products of which are likenesses.
-
-    Args:
-        training: M images (3, H, W), of any sizes.
-        describe: N images -> (N, D) vectors; None for grey values at 32 x 32 pixels with mean 0, whose products are
-            correlations, whatever an image's brightness or contrast.
-
-    Raises:
-        InputError: if there is none.
-    """
-
-    def __init__(self, training: Sequence[Tensor], describe: Embed | None = None) -> None:
-        if len(training) == 0:
-            raise InputError("copies: no training images; give those the model was trained on")
-        self._describe = describe or _grey_vectors
-        self.vectors = _unit(self._describe(training))
-
-    def by_orientation(self, images: Sequence[Tensor]) -> np.ndarray:
-        """(N, 8, M) likeness of each image (3, h, w), in each orientation, to each training image."""
-        views = _unit(self._describe(view for image in images for view in orientations(image)))
-        return (views @ self.vectors.T).reshape(len(images), ORIENTATIONS, -1)
-
-    def find(self, images: Sequence[Tensor], at_a_time: int = 256) -> Neighbours:
-        """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
-        starts = range(0, len(images), at_a_time)
-        blocks = [self.by_orientation(images[start : start + at_a_time]).max(axis=1) for start in starts]
-        return Neighbours(
-            np.concatenate([block.max(axis=1) for block in blocks]),
-            np.concatenate([block.argmax(axis=1) for block in blocks]),
-        )
-
-
-class FittedIndex:
-    """Training images by their grey values, the likeliest fitted onto an image before they are compared.
-
-    The 20 training images that correlate most at 32 x 32 pixels, each in its best orientation, are compared at
-    64 x 64: correlation of the band between noise and mere brightness, the greatest over small turns, scalings and
-    shifts. Without the fit a shift by 5 % hides most copies.
-
-    Args:
-        training: M images (3, H, W), of any sizes.
-
-    Raises:
-        InputError: if there is none.
-    """
-
-    def __init__(self, training: Sequence[Tensor]) -> None:
-        self.coarse = TrainingIndex(training)
-        detail = torch.cat([_grey(image[None], DETAIL_SIDE) for image in training])
-        self._spectra = torch.fft.rfft2(_band(detail))
-
-    def find(self, images: Sequence[Tensor]) -> Neighbours:
-        """The nearest training image of each of N images (3, h, w), of any sizes, N at least 1."""
-        nearest = [self._nearest(image) for image in tqdm(images, desc="copies", leave=False, delay=5)]
-        return Neighbours(np.array([likeness for likeness, _ in nearest]), np.array([index for _, index in nearest]))
-
-    def _nearest(self, image: Tensor) -> tuple[float, int]:
-        by_orientation = self.coarse.by_orientation([image])[0]
-        candidates = np.argsort(-by_orientation.max(axis=0), kind="stable")[:CANDIDATES]
-        views = orientations(image)
-        best = (-1.0, -1)
-        for turn in np.unique(by_orientation.argmax(axis=0)[candidates]):
-            indices = candidates[by_orientation.argmax(axis=0)[candidates] == turn]
-            spectra = torch.fft.rfft2(_band(_fits(_grey(views[turn][None], DETAIL_SIDE))))
-            likeness = _greatest_over_shifts(spectra[:, None] * self._spectra[indices].conj())
-            nearest = int(likeness.argmax())
-            best = max(best, (float(likeness[nearest]), int(indices[nearest])))
-        return best
-
-
-def _fits(image: Tensor) -> Tensor:
-    """(1, s, s) -> (n, s, s): turned and scaled a little."""
-    turns = []
-    for angle in np.deg2rad(ANGLES):
-        for scale in SCALES:
-            cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
-            turns.append([[cosine, -sine, 0.0], [sine, cosine, 0.0]])
-    matrices = torch.tensor(turns, dtype=torch.float32)
-    grid = F.affine_grid(matrices, [len(turns), 1, *image.shape[-2:]], align_corners=False)
-    stack = image[None].expand(len(turns), -1, -1, -1)
-    return F.grid_sample(stack, grid, padding_mode="border", align_corners=False)[:, 0]
-
-
-def _greatest_over_shifts(products: Tensor) -> Tensor:
-    """(n, m, s, s / 2 + 1) products of spectra -> (m,) greatest correlation over the fits and small shifts."""
-    correlation = torch.fft.irfft2(products, s=(DETAIL_SIDE, DETAIL_SIDE))
-    near = torch.arange(-MOST_SHIFT, MOST_SHIFT + 1) % DETAIL_SIDE
-    return correlation[:, :, near][:, :, :, near].amax((0, 2, 3))
 
 
 def copy_threshold(held_out: np.ndarray, fraction: float = FALSE_ALARMS) -> float:
@@ -353,40 +222,6 @@ def attack_result(detector: CopyDetector, images: Sequence[Tensor], sources: Seq
     )
 
 
-def planted_copies(training: Sequence[Tensor], count: int, seed: int = 0) -> Iterator[Tensor]:
-    """Copies as a model might hand them out: training images in disguise.
-
-    Each is a random training image in a random orientation, turned by up to 5 degrees, shifted by up to 5 % of its
-    side, scaled by up to 5 %, blurred by up to 1 pixel, with contrast and brightness changed by up to 20 % and 10 %,
-    and with noise of up to 5 % of the range added.
-
-    Args:
-        training: images (3, H, W) uint8.
-        count: of copies.
-        seed: of all that is random.
-    """
-    draw = np.random.default_rng(seed)
-    for index in draw.integers(len(training), size=count):
-        yield _disguised(training[int(index)], draw)
-
-
-def _disguised(image: Tensor, draw: np.random.Generator) -> Tensor:
-    view = orientations(image)[int(draw.integers(ORIENTATIONS))].float()[None] / 255
-    angle, scale = np.deg2rad(draw.uniform(-5, 5)), draw.uniform(0.95, 1.05)
-    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
-    shift = draw.uniform(-0.1, 0.1, 2)  # of half a side
-    grid = F.affine_grid(
-        torch.tensor([[[cosine, -sine, shift[0]], [sine, cosine, shift[1]]]], dtype=torch.float32),
-        list(view.shape),
-        align_corners=False,
-    )
-    moved = F.grid_sample(view, grid, padding_mode="border", align_corners=False)
-    blurred = _blurred(moved[0], float(draw.uniform(0.05, 1.0)))
-    noise = draw.uniform(0, 0.05) * torch.from_numpy(draw.standard_normal(blurred.shape[-2:])).float()
-    changed = (blurred - 0.5) * draw.uniform(0.8, 1.2) + 0.5 + draw.uniform(-0.1, 0.1) + noise
-    return (changed * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 def _thresholds(usual: dict[str, np.ndarray], names: Sequence[str], false_alarms: float) -> dict[str, float]:
     return {name: copy_threshold(usual[name], false_alarms / len(names)) for name in names}
 
@@ -403,43 +238,3 @@ def _false_alarms(usual: dict[str, np.ndarray], names: Sequence[str], false_alar
 
 def _above(likeness: dict[str, np.ndarray], thresholds: dict[str, float], chosen: np.ndarray) -> np.ndarray:
     return np.any([likeness[name][chosen] > threshold for name, threshold in thresholds.items()], axis=0)
-
-
-def _grey(images: Tensor, side: int) -> Tensor:
-    """(N, 3, H, W) -> (N, side, side) mean of the channels."""
-    grey = images.float().mean(1, keepdim=True)
-    return F.interpolate(grey, (side, side), mode="bilinear", antialias=True)[:, 0]
-
-
-def _grey_vectors(images: Iterable[Tensor]) -> np.ndarray:
-    alike = (torch.stack(list(group)) for _, group in groupby(images, lambda image: image.shape))
-    vectors = torch.cat([_grey(group, SIDE) for group in alike]).flatten(1)
-    return (vectors - vectors.mean(dim=1, keepdim=True)).numpy()
-
-
-def _band(images: Tensor) -> Tensor:
-    """(N, s, s) without what is finer than FINE and coarser than COARSE, with mean 0 and length 1."""
-    fine, coarse = (_blur_matrix(images.shape[-1], deviation) for deviation in (FINE, COARSE))
-    blurred = fine @ images @ fine.T
-    band = blurred - coarse @ blurred @ coarse.T
-    band = band - band.mean((1, 2), keepdim=True)
-    return band / band.flatten(1).norm(dim=1).clamp(min=1e-9)[:, None, None]
-
-
-@cache
-def _blur_matrix(side: int, deviation: float) -> Tensor:
-    """(side, side) what :func:`_blurred` does along one axis: a product with it takes a tenth of the time."""
-    return _blurred(torch.eye(side)[:, :, None], deviation)[:, :, 0].T
-
-
-def _blurred(images: Tensor, deviation: float) -> Tensor:
-    """(N, h, w) blurred by a Gaussian; borders are repeated."""
-    reach = int(3 * deviation + 1)
-    weights = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * deviation**2))
-    weights = weights / weights.sum()
-    padded = F.pad(images[:, None], (reach,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))[:, 0]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12))

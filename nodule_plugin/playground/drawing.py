@@ -24,7 +24,8 @@ from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampl
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES, Findings
 from nodule_plugin.handlers.generation import GeneratedSetWriter, grey_image
-from nodule_plugin.metrics.memorization import FittedIndex, copy_threshold
+from nodule_plugin.metrics.likeness import FittedIndex
+from nodule_plugin.metrics.memorization import copy_threshold
 from nodule_plugin.prompts import get_template
 from nodule_plugin.provenance.marking import NoiseMark, noise_mark
 from nodule_plugin.settings import whole_number
@@ -236,7 +237,7 @@ class Nearest:
 
     Attributes:
         id: of the data list's item.
-        likeness: from -1 to 1, see :class:`nodule_plugin.metrics.memorization.FittedIndex`.
+        likeness: from -1 to 1, see :class:`nodule_plugin.metrics.likeness.FittedIndex`.
         suspicious: whether it is more alike than all but one in a hundred held-out real images are.
     """
 

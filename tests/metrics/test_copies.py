@@ -9,17 +9,15 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.metrics import memorization
 from nodule_plugin.metrics.copies import CopyMeasure
 from nodule_plugin.metrics.intervals import Rate
+from nodule_plugin.metrics.likeness import FittedIndex, TrainingIndex, orientations
 from nodule_plugin.metrics.memorization import (
     GREY_VALUES,
     CopyDetector,
-    FittedIndex,
-    TrainingIndex,
     attack_result,
     copy_threshold,
     nearness,
-    orientations,
-    planted_copies,
 )
+from nodule_plugin.metrics.planted_copies import planted_copies
 from nodule_plugin.metrics.studies import run_studies
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from nodule_plugin.metrics.extraction import cliques, identified, identity_threshold, prompt_cliques
-from nodule_plugin.metrics.memorization import CopyDetector, planted_copies
+from nodule_plugin.metrics.memorization import CopyDetector
+from nodule_plugin.metrics.planted_copies import planted_copies
 
 
 def _smooth(count: int, seed: int) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from nodule_plugin.data.evaluation_images import LoadSetImaged
 from nodule_plugin.data.generated import FORMAT, NOTICE, load_generated
 from nodule_plugin.data.image_set import REAL, TRAINING, ImageRecord, SetKey
 from nodule_plugin.errors import InputError
-from nodule_plugin.metrics.memorization import planted_copies
+from nodule_plugin.metrics.planted_copies import planted_copies
 from nodule_plugin.metrics.release import write_release
 
 

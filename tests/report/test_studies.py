@@ -16,7 +16,7 @@ from nodule_plugin.metrics.copies import CopyMeasure
 from nodule_plugin.metrics.distances import Distances
 from nodule_plugin.metrics.grey_values import GreyValueFeatures
 from nodule_plugin.metrics.measures import BEYOND, FINDINGS, columns
-from nodule_plugin.metrics.memorization import planted_copies
+from nodule_plugin.metrics.planted_copies import planted_copies
 from nodule_plugin.metrics.results_table import measure_rows
 from nodule_plugin.metrics.studies import NO_STUDIES, run_studies
 from nodule_plugin.report.page import render_page
