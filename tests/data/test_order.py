@@ -63,8 +63,12 @@ def test_it_goes_on_where_it_was() -> None:
 
 def test_epochs_and_runs_differ() -> None:
     first = epoch_of(StepSampler(50, 5, seed=1), epoch=1)
-    assert first != epoch_of(StepSampler(50, 5, seed=1), epoch=2)
-    assert first != epoch_of(StepSampler(50, 5, seed=2), epoch=1)
+    for seed, epoch in ((1, 2), (2, 1)):
+        other = epoch_of(StepSampler(50, 5, seed=seed), epoch=epoch)
+        order, others = ([key.item for batch in batches for key in batch] for batches in (first, other))
+        assert order != others
+        drawn, others_drawn = ({key.seed for batch in batches for key in batch} for batches in (first, other))
+        assert not drawn & others_drawn
     assert first == epoch_of(StepSampler(50, 5, seed=1), epoch=1)
 
 

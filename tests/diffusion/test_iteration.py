@@ -116,7 +116,7 @@ def test_wrong_schedules(name: str, warmup: int, culprit: str) -> None:
 
 def test_a_constant_rate_can_be_warmed_up() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1)
-    schedule = learning_rate_schedule("constant", optimizer, 2, 8)
+    schedule = learning_rate_schedule("constant", optimizer, 2, 2)
     rates = []
     for _ in range(4):
         optimizer.step()

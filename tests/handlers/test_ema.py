@@ -21,6 +21,16 @@ def test_the_average_follows_the_weights() -> None:
     assert ema.model.weight.item() == pytest.approx(1.0)
 
 
+def test_a_resumed_average_remembers_how_many_steps_it_has_seen() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    ema, resumed = (ExponentialMovingAverage(network, 0.99) for _ in range(2))
+    nn.init.constant_(ema.model.weight, 3.0)
+    resumed.load_state_dict({**ema.state_dict(), "steps": 7})
+    nn.init.constant_(network.weight, 1.0)
+    resumed(Engine(lambda engine, batch: None))
+    assert resumed.model.weight.item() == pytest.approx(2.0)  # the eighth step keeps (1 + 8) / (10 + 8)
+
+
 def test_without_decay_there_is_no_second_network() -> None:
     network = nn.Linear(1, 1)
     ema = ExponentialMovingAverage(network, None)
