@@ -33,7 +33,7 @@ MANIFEST: dict[str, Any] = {
     "model": {"base_model": "tiny", "weights_sha256": "0", "prediction_type": "epsilon"},
     "scheduler": "DPMSolverMultistepScheduler",
     "num_inference_steps": 25,
-    "images": [ITEM, {**ITEM, "id": "b", "guidance_scale": 1.0}],
+    "images": [ITEM, {**ITEM, "id": "b", "guidance_scale": 9.0}],
 }
 
 
@@ -47,7 +47,7 @@ def test_set_with_manifest(tmp_path: Path) -> None:
     write(tmp_path, MANIFEST)
     generated = load_generated(tmp_path)
     assert generated.window_hu == (-160, 240)
-    assert generated.guidance_scales == [1.0, 5.0]
+    assert generated.guidance_scales == [5.0, 9.0]
     assert [item["id"] for item in generated.at_scale(5)] == ["a"]
     assert generated.items[0]["image"] == str(tmp_path / "png" / "a.png")
     np.testing.assert_allclose(read_picture(generated.items[0]["image"]), [[-1, 1], [-0.6, 0.6]], atol=1e-6)
@@ -75,6 +75,9 @@ def test_plain_folder_of_pictures(tmp_path: Path) -> None:
         ({"images": [{**ITEM, "image": "png/c.png"}]}, r"images\[0\]: field 'image': there is no file .*c.png"),
         ({"images": [ITEM, {"id": "b"}]}, r"images\[1\]: field 'image' is missing"),
         ({"images": ["a"]}, r"images\[0\]: an object is needed"),
+        ({"images": [{**ITEM, "id": "../a"}]}, r"images\[0\]: field 'id': '../a' cannot name a file"),
+        ({"images": [{**ITEM, "roi_mm": -20}]}, r"images\[0\]: field 'roi_mm': -20 is not from 0.001 to 1000"),
+        ({"window_hu": [240, -160]}, "manifest.json: window_hu: two rising numbers are needed"),
     ],
 )
 def test_damaged_manifest_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -104,6 +107,7 @@ def test_somebody_elses_manifest_needs_no_more_than_pictures_and_prompts(tmp_pat
         ([{"image": "a.png"}, {"image": "absent.png"}], r"images\[1\]: field 'image': there is no file .*absent.png"),
         ([{"image": "a.png", "prompt": 3}], "field 'prompt': 3 is of another kind"),
         ([{"image": "a.png", "guidance_scale": "5"}], "field 'guidance_scale': '5' is of another kind"),
+        ([{"image": "a.png", "guidance_scale": -1}], "field 'guidance_scale': -1 is not from 0"),
     ],
 )
 def test_what_is_wrong_in_somebody_elses_manifest_is_named(images: list[Any], message: str, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_prompts_times_scales_times_seeds() -> None:
         "source_id": None,
     }
     assert [request["guidance_scale"] for request in requests] == [1.0] * 4 + [5.5] * 4
+    assert [request["seed"] for request in requests] == [0, 0, 7, 7] * 2
     assert requests[-1]["id"] == "prompt001_g5.5_s7"
 
 
@@ -129,6 +130,8 @@ def test_ways_to_give_scales(given: Any, expected: list[float]) -> None:
 
 def test_datalist_items_keep_their_seed_at_every_scale(tmp_path: Path) -> None:
     path = datalist(tmp_path, ["LIDC 0001/1", "LIDC-0001-1", "c"])
+    ids = [request["id"] for request in generation_requests(datalist=path, seeds=[100, 101])]
+    assert len(set(ids)) == 6, "the first with seed 101 and the second with seed 100 + 1 are two images"
     requests = generation_requests(datalist=path, guidance_scales="5,10", seeds=100)
     assert [request["seed"] for request in requests] == [100, 101, 102] * 2
     assert [request["source_id"] for request in requests[:3]] == ["LIDC 0001/1", "LIDC-0001-1", "c"]

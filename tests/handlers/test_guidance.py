@@ -71,6 +71,9 @@ def test_the_chosen_weights_get_the_scale_of_the_least_distance(tmp_path: Path, 
     assert guidance_scales(path, "7") == "7"
     curve = json.loads((tmp_path / "guidance.json").read_text())
     assert [point["guidance_scale"] for point in curve["curve"]] == [1, 2, 4]
+    choose(tmp_path / "alone", "4")
+    alone = json.loads((tmp_path / "alone" / "guidance.json").read_text())
+    assert alone["curve"] == curve["curve"][2:], "no scale is judged by images of those before it"
     assert all(point["krd_low"] < point["krd"] < point["krd_high"] for point in curve["curve"])
     assert (tmp_path / "guidance.png").read_bytes().startswith(b"\x89PNG")
     assert "Guidance scale 2 is best of 1, 2, 4 by Kernel radiomics distance" in caplog.text

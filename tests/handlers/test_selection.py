@@ -17,14 +17,14 @@ from nodule_plugin.handlers.selection import HELD_OUT_LOSS, ModelSelection
 
 
 def run_validations(
-    values: list[float], path: Path, losses: list[float] | None = None, **settings: Any
+    values: list[float], path: Path, losses: list[float] | None = None, every: int = 1, **settings: Any
 ) -> tuple[ModelSelection, Engine]:
-    """The selection and the trainer, where validation i gives ``values[i]`` and the weights are i + 1."""
+    """The selection and the trainer, where epoch i + 1's validation gives ``values[i]`` and the weights are i + 1."""
     network = nn.Linear(1, 1)
     evaluator, trainer = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
     evaluator.state.key_metric_name = "distance"
 
-    @trainer.on(Events.EPOCH_COMPLETED)
+    @trainer.on(Events.EPOCH_COMPLETED(every=every))
     def validate(engine: Engine) -> None:
         nn.init.constant_(network.weight, engine.state.epoch)
         engine.state.metrics[HELD_OUT_LOSS] = (losses or [1.0] * len(values))[engine.state.epoch - 1]
@@ -85,12 +85,29 @@ def test_without_patience_training_goes_on(tmp_path: Path) -> None:
     assert selection.reason is None
 
 
+def test_patience_counts_validations_without_improvement(tmp_path: Path) -> None:
+    selection, trainer = run_validations([3.0, 3.5, 2.0, 2.5, 1.0], tmp_path / "model.pt", patience=2)
+    assert (trainer.state.epoch, selection.reason) == (5, None), "those before an improvement no longer count"
+    _, trainer = run_validations([9.0, 1.0, 9.0, 2.0, 9.0, 3.0, 9.0], tmp_path / "model.pt", every=2, patience=2)
+    assert trainer.state.epoch == 6, "epochs without a validation do not count"
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"), [([2.0, 1.85], 1), ([2.0, 1.75], 2), ([-2.0, -2.15], 1), ([-2.0, -2.25], 2)]
+)
+def test_an_improvement_is_a_fraction_of_the_best_value(values: list[float], kept: int, tmp_path: Path) -> None:
+    run_validations(values, tmp_path / "model.pt", min_improvement=0.1)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == kept
+
+
 def test_a_rising_held_out_loss_stops_training(tmp_path: Path) -> None:
     losses = [0.5, 0.4, 0.41, 0.39, 0.42, 0.43, 0.3]
     distances = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
     selection, trainer = run_validations(distances, tmp_path / "model.pt", losses, overfit_patience=2)
     assert trainer.state.epoch == 6
     assert selection.reason == "overfitting: no held-out loss below 0.39000 for 2 validations"
+    _, trainer = run_validations(distances, tmp_path / "model.pt", [0.5] * 7, overfit_patience=2)
+    assert trainer.state.epoch == 3, "one that stays has not fallen"
 
 
 def test_negative_distances_can_improve(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ class Constant(nn.Module):
     """Predicts the same number everywhere."""
 
     def forward(self, image: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        assert not self.training, "dropout has no place here"
         return torch.zeros_like(image)
 
 
@@ -168,7 +169,10 @@ def test_both_sets_meet_the_same_noise_at_every_validation(base: Path) -> None:
     """A network that predicts zero has the noise's own size as its loss, whatever the images."""
     trainer = Engine(lambda engine, batch: None)
     trainer.state.device = torch.device("cpu")
-    make_loss(base, Constant(), 3, 5, batch_size=2).attach(trainer)
+    loss = make_loss(base, Constant(), 3, 5, batch_size=2)
+    assert len({key.seed for keys in loss._batches() for key in keys}) == 3 * 4, "each draw has noise of its own"
+    assert make_loss(base, Constant(), 5, 3).count == 3
+    loss.attach(trainer)
     trainer.run([0], max_epochs=1)
     first = dict(trainer.state.metrics)
     assert first[HELD_OUT_LOSS] == pytest.approx(first[TRAINING_LOSS], rel=1e-6)
