@@ -251,6 +251,24 @@ def test_random_places_keep_their_distances(series: tuple[Host, Lungs]) -> None:
         random_places(lungs, 500, 4, 3, 2, 13, seed=5)
 
 
+def test_random_places_are_drawn_for_balls_that_do_not_touch(
+    series: tuple[Host, Lungs], crops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    random = "nodule_plugin.insertion.lesions.random_places"
+    monkeypatch.setattr(random, lambda lungs, *wanted, accept: asked.extend(wanted))
+    source, lesions = CopyPaste.from_folder(crops), read_lesions(random=3, diameter_mm=6, findings=FINDINGS)
+    place_lesions(lesions, *series, source, source.draw_mask, seed=7, pleura_mm=4.0, vessel_mm=1.5)
+    assert asked == [3, 6 / 2, 4.0, 1.5, 6 + 2 * 2.5, 7]  # each change fades out within 2.5 mm
+
+
+def test_a_position_in_voxels_is_column_row_and_slice(series: tuple[Host, Lungs], crops: Path) -> None:
+    source, lesions = CopyPaste.from_folder(crops), read_lesions(position=(75, 60, 9), **GIVEN)
+    (place,) = place_lesions(lesions, *series, source, source.draw_mask, seed=0, coordinates="voxel")
+    # 1.6 mm a pixel and 2.5 mm a slice; the middle of 112 x 112 x 16 voxels is at 0.
+    assert place.centre.tolist() == pytest.approx([(75 - 55.5) * 1.6, (60 - 55.5) * 1.6, (9 - 7.5) * 2.5])
+
+
 def test_seeds_share_no_nodules(series: tuple[Host, Lungs], crops: Path) -> None:
     source, lesions = CopyPaste.from_folder(crops), read_lesions(random=3, diameter_mm=5, findings=FINDINGS)
     placed = [place_lesions(lesions, *series, source, source.draw_mask, seed=seed) for seed in (0, 1, 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ct_hosts import chest, write_host
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.host import read_host
-from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
+from nodule_plugin.provenance.codebook import PUBLIC, MarkKey, log10_p
 from nodule_plugin.provenance.files import described, detect_file
 from nodule_plugin.provenance.voxel_mark import VoxelMark, detect_in_voxels
 
@@ -125,6 +126,13 @@ def test_p_values_are_no_smaller_than_chance_allows() -> None:
     chances = np.array([10 ** detect_in_voxels(values, key).log10_p for key in keys])
     assert (chances < 0.1).mean() < 0.15
     assert chances.min() > 1e-4
+
+
+def test_the_p_value_of_a_mark_that_is_all_there() -> None:
+    found = detect_in_voxels(VoxelMark(PUBLIC, "5f").odd((4, 32, 32)).astype(int))
+    # A window of 4 x 16 x 16 has 512 sites of the mark: two ways, 4096 shifts and 3 x 3 windows were tried.
+    assert found.log10_p == pytest.approx(log10_p(512 / math.sqrt(512), 2 * 4096 * 9))
+    assert found.payload == "5f"
 
 
 def test_values_at_the_ends_of_what_is_stored_keep_their_parity(tmp_path: Path) -> None:
