@@ -9,7 +9,7 @@ from scipy.ndimage import label
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
-from nodule_plugin.insertion.mask_shapes import draw_mask, longest_diameter_mm
+from nodule_plugin.insertion.mask_shapes import _points, draw_mask, longest_diameter_mm
 
 SPACING, SHAPE = (2.0, 0.7, 0.7), (12, 40, 40)
 
@@ -68,6 +68,16 @@ def test_ratings_shape_the_outline() -> None:
     assert mean_over_seeds(roughness, findings(sphericity=5, spiculation=5)) > 1.05 * plain
     assert mean_over_seeds(roughness, findings(sphericity=5, lobulation=5)) > plain
     assert mean_over_seeds(soft_voxels, findings(margin=1)) > 1.5 * mean_over_seeds(soft_voxels, findings(margin=5))
+
+
+def test_a_nodule_lies_in_the_middle_and_along_slices() -> None:
+    assert _points(SPACING, SHAPE).mean(0) == pytest.approx(0, abs=1e-5)
+
+    def steepness(mask: np.ndarray) -> float:
+        """How much of the longest axis runs through the slices, 0 to 1."""
+        return float(abs(np.linalg.eigh(np.cov((np.argwhere(mask > 0.5) * SPACING).T))[1][0, -1]))
+
+    assert mean_over_seeds(steepness, findings(sphericity=1)) < 0.4  # the tilt is within 30 degrees, evenly: 0.26
 
 
 def test_a_nodule_is_one_piece() -> None:

@@ -158,6 +158,7 @@ def test_p_values_bound_what_random_signs_do() -> None:
         assert float((sums > level).double().mean()) < 10 ** log10_p(level, 1)
     assert float(sums.std()) == pytest.approx(1, abs=0.02)
     assert log10_p(0.0, 16) == 0
+    assert 10 ** log10_p(2.0, 3) == pytest.approx(3 * 3.18 * 0.02275, rel=2e-3)  # as Bentkus and Dzindzalieta have it
     assert log10_p(9.0, 1) < log10_p(9.0, 1000) < -6 < log10_p(6.0, WORDS)
 
 
