@@ -133,6 +133,10 @@ def test_only_signs_of_slow_cosines_change_and_always_alike() -> None:
     assert torch.equal(after[:, ~band(1, 11)].sign(), before[:, ~band(1, 11)].sign())
     pattern = words(PUBLIC, 4 * int(band(1, 11).sum()))[word_of(PUBLIC, 5)]
     assert torch.equal(after[:, band(1, 8)].flatten().sign(), pattern[: 4 * int(band(1, 8).sum())])
+    said, fine = payloads(PUBLIC, 4 * int(band(8, 11).sum()))[0xFC], pattern[4 * int(band(1, 8).sum()) :]
+    assert torch.equal(after[:, band(8, 11)].flatten().sign(), fine * said)
+    # Half cycles down and across: 1, 0.7, 8 and 8.2 cycles.
+    assert [bool(band(1, 8)[at]) for at in ((2, 0), (1, 1), (16, 0), (10, 13))] == [True, False, False, False]
     rest = noise - cosines(64).T @ before @ cosines(64)
     torch.testing.assert_close(marked - cosines(64).T @ after @ cosines(64), rest, atol=1e-4, rtol=0)
 
@@ -184,10 +188,15 @@ def test_keys_payloads_and_small_latents(tmp_path: Path, caplog: pytest.LogCaptu
     assert payload_of("owner/name") != payload_of("owner/other")
     assert payloads(PUBLIC, 150).unique().tolist() == [-1, 1]
     assert len({word_of(PUBLIC, seed) for seed in range(100)}) > 95
+    assert sum(word_of(PUBLIC, seed) == word_of(SECRET, seed) for seed in range(100)) < 5
+    assert [Detection(value, None, "").found for value in (-5.9, -6.1)] == [False, True]
     assert noise_mark("false", None, "ab", (1, 32, 32)) is None
     assert noise_mark(True, None, "ab", (4, 8, 8)) is None
+    assert noise_mark(True, None, "ab", (4, 21, 22)) is None
     assert "latents of 8 a side are too small for a mark, which needs 22" in caplog.text
-    assert [p_text(value) for value in (0.0, -0.3, -23.5, -400.25)] == ["1.00", "0.50", "3e-24", "6e-401"]
+    assert [p_text(value) for value in (0.0, -0.3, -23.5, -22.01, -400.25)] == [
+        *("1.00", "0.50", "3e-24", "1e-22", "6e-401"),
+    ]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
