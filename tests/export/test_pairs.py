@@ -91,6 +91,16 @@ def test_a_split_named_twice_is_written_once(phantom_datalist: Path, tmp_path: P
     assert counts == {"test": len(list((tmp_path / "out" / "test").glob("*.png")))}
 
 
+def test_a_region_beyond_the_image_is_left_out(phantom_datalist: Path, tmp_path: Path) -> None:
+    content = json.loads(phantom_datalist.read_text())
+    content["training"][1]["padding"] = 0.1
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    options = {"splits": ["training"], "dataset_dir": content["dataset_dir"]}
+    whole = export_pairs("imagefolder", phantom_datalist, tmp_path / "whole", 32, **options)
+    fewer = export_pairs("imagefolder", tmp_path / "datalist.json", tmp_path / "fewer", 32, **options)
+    assert fewer["training"] == whole["training"] - 1
+
+
 def test_half_a_folder_never_stays(phantom_datalist: Path, tmp_path: Path) -> None:
     content = json.loads(phantom_datalist.read_text())
     broken = content["training"][-1]
