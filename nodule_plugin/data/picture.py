@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def picture_kind(path: str | Path) -> tuple[tuple[int, int], int]:
     Raises:
         InputError: if the file is missing, damaged or too large, or is no single picture.
     """
-    with _opened(path) as picture:
+    with _opened(path, decoded=False) as picture:
         return (picture.height, picture.width), 16 if picture.mode.startswith("I;16") else 8
 
 
@@ -53,24 +53,27 @@ def picture_texts(path: str | Path) -> tuple[str, dict[str, str]]:
         InputError: if the file is missing, damaged or too large, or is no single picture.
     """
     with _opened(path) as picture:
-        picture.load()
         return str(picture.format), dict(getattr(picture, "text", {}))
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, decoded: bool = True) -> Iterator[Image.Image]:
+    """A picture, all of it or its header; what is done with it then raises its own errors."""
     if not Path(path).is_file():
         raise InputError(f"image: there is no file {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as picture:
+    with ExitStack() as stack:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                picture = stack.enter_context(Image.open(path, formats=_FORMATS))
                 _check_header(path, picture)
-                yield picture
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file leads decoders to errors of many kinds
-        raise InputError(f"image: {path} cannot be read as a picture: {error or type(error).__name__}") from error
+                if decoded:
+                    picture.load()
+        except InputError:
+            raise
+        except Exception as error:  # a damaged file leads decoders to errors of many kinds
+            raise InputError(f"image: {path} cannot be read as a picture: {error or type(error).__name__}") from error
+        yield picture
 
 
 def _check_header(path: str | Path, picture: Image.Image) -> None:

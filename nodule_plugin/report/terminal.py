@@ -35,20 +35,17 @@ def terminal_text(results: Mapping[str, Any], report: Path) -> str:
     lines.append("-" * (NAME + SCALE + sum(COLUMN + 1 for _ in measures)))
     for row in rows:
         cells = [_number(row["values"][key]) for key in first]
-        name = row_name(row)
-        scale = scale_text(row["guidance_scale"])
-        lines.append(_line(name if len(name) <= NAME else f"{name[: NAME - 1]}…", scale, cells))
+        name, *more = textwrap.wrap(row_name(row), NAME)
+        lines += [_line(name, scale_text(row["guidance_scale"]), cells), *more]
     lines += ["", *textwrap.wrap(" ".join(results["verdict"]), WIDTH), ""]
-    for light in results["lights"]:
-        lines += textwrap.wrap(
-            light_line(light), WIDTH, subsequent_indent="  "
-        )  # whole: what it cannot see stands last
+    for light in results["lights"]:  # whole: what it cannot see stands last
+        lines += textwrap.wrap(light_line(light), WIDTH, subsequent_indent="  ")
     return "\n".join([*lines, "", f"Report: {report}"])
 
 
 def _headings(names: Sequence[str]) -> list[str]:
     """As many lines as the longest heading needs, set at the bottom."""
-    wrapped = [textwrap.wrap(name, COLUMN, max_lines=4, placeholder="…") for name in names]
+    wrapped = [textwrap.wrap(name, COLUMN) for name in names]
     height = max((len(lines) for lines in wrapped), default=1)
     filled = [[""] * (height - len(lines)) + lines for lines in wrapped]
     names_of_rows = [""] * (height - 1) + ["set"]

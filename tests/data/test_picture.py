@@ -125,6 +125,16 @@ def test_texts_that_unfold_are_refused(tmp_path: Path) -> None:
         read_picture(png(tmp_path / "a.png", 1, 1, bomb, (b"IDAT", zlib.compress(b"\0\0"))))
 
 
+def test_an_error_of_our_own_is_no_damaged_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a slip")
+
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr("nodule_plugin.data.picture._grey_values", fail)
+    with pytest.raises(RuntimeError, match="a slip"):
+        read_picture(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     "content", [b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"GIF89a", b"", b"\x89PNG\r\n"]
 )

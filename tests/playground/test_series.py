@@ -119,7 +119,9 @@ def test_a_click_moves_the_place_and_the_sliders_say_what_is_inserted(series: Ho
 
 
 def test_what_the_visitor_can_mend_is_shown(series: HostSeries) -> None:
-    gradio = pytest.importorskip("gradio", reason="gradio, the extra playground, is not installed")
+    gradio = pytest.importorskip(
+        "gradio", reason="gradio (extra playground) is not installed: it needs an older pillow"
+    )
     answer = answers(series, "reference")
     with pytest.raises(gradio.Error, match="position: x, y and z are needed"):
         answer["look"](1, None, 0.0, 0.0, 10.0, None)

@@ -422,6 +422,20 @@ def test_the_terminal_table_fits_a_hundred_columns(name: str) -> None:
     assert "5   0.50 ± 0.10 0.200 ± 0.010" in "\n".join(lines)
 
 
+def test_the_terminal_cuts_no_name() -> None:
+    results = _results()
+    for number, row in enumerate(results["rows"]):  # which differ at their ends only
+        row["model"] = f"stable-diffusion-v1-5 fine-tuned, run {number}"
+    for measure in results["measures"]:
+        measure["name"] = "Tiny perceptual diversity within a prompt"
+    text = terminal_text(results, Path("/out/report.html"))
+    table = text[: text.index("\n\n", text.index("-" * 30))]
+    assert "…" not in table
+    assert re.search(r"Tiny\b.*\n.*perceptual.*\n.*diversity.*\n.*within a.*\n.*prompt", table)
+    shown = [row for row in results["rows"] if any(value["value"] is not None for value in row["values"].values())]
+    assert sorted(re.findall(r"run (\d+)", table)) == sorted(re.search(r"\d+$", row["model"])[0] for row in shown)
+
+
 def test_the_terminal_says_of_every_rating_what_its_measures_cannot_see() -> None:
     results = _results()
     for light in results["lights"]:
