@@ -60,8 +60,8 @@ class BundleGenerator:
             **origin,
         )
         """Settings that all images share, as manifests hold them."""
-        mark = parser.get_parsed_content("noise_mark")
-        self.run["mark"] = mark.described if mark else None
+        self.mark = parser.get_parsed_content("image_mark")
+        self.run["mark"] = self.mark and self.mark.described
 
     def requests(self, order: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Lay out what an order asks for.
@@ -94,13 +94,14 @@ class BundleGenerator:
             return self._sampler(noise, self._network, **conditions)
 
     def to_hu(self, images: Tensor, name: str) -> np.ndarray:
-        """(H, W) Hounsfield units, int16, of the single image in ``images``.
+        """(H, W) Hounsfield units, int16, of the single image in ``images``, with the configuration's mark.
 
         Raises:
             InputError: if values are not finite; ``name`` says which image's.
         """
         unit = grey_image(images[0], name)
-        return np.rint(unit_to_hu(unit, self.window_hu)).astype(np.int16)
+        hu = unit_to_hu(unit, self.window_hu)
+        return np.rint(hu if self.mark is None else self.mark.whole(hu)).astype(np.int16)
 
 
 def find_bundle(folder: Path) -> Path:

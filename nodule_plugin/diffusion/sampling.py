@@ -236,7 +236,7 @@ class GenerationPrepareBatch(PrepareBatch):
         image_size: height and width of the images, pixels.
         prompts: encoded at once, so that one that is too long is found before the first image is made.
         mark: ``mark(noise, seeds)``, what is done to the noise that seeds give, such as
-            :class:`nodule_plugin.provenance.marking.NoiseMark`; None for nothing.
+            :class:`nodule_plugin.provenance.marking.ImageMark`; None for nothing.
 
     Raises:
         InputError: if the autoencoder cannot make images of that size.

@@ -28,6 +28,7 @@ from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
 from nodule_plugin.files import read_json, write_bytes_atomically, write_json
+from nodule_plugin.provenance.marking import ImageMark
 from nodule_plugin.settings import as_flag
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ class GeneratedSetWriter:
         chain: that cut the images which the weights learnt from, see
             :func:`nodule_plugin.diffusion.provenance.weights_chain`; None where that is not known.
         chosen_on: split of their training's data list that chose them or their guidance scale; None for none.
-        mark: what the manifest says of the mark in the images' noise, see
-            :attr:`nodule_plugin.provenance.marking.NoiseMark.described`; None for none.
+        mark: of the images' noise; files hold it in whole numbers, too. None for none.
 
     Raises:
         InputError: if a setting makes no sense or ``output_dir`` holds something else.
@@ -94,7 +94,7 @@ class GeneratedSetWriter:
         revision: str | None = None,
         chain: str | None = None,
         chosen_on: str | None = None,
-        mark: Mapping[str, Any] | None = None,
+        mark: ImageMark | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
@@ -106,7 +106,8 @@ class GeneratedSetWriter:
         self.run = describe_run(
             settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain, chosen_on
         )
-        self.run["mark"] = None if mark is None else dict(mark)
+        self.mark = mark
+        self.run["mark"] = mark and mark.described
         overwrite = as_flag("overwrite", overwrite)
         written = _read_run(self.folder)
         self._stale = [request["id"] for request in written["requests"]] if overwrite and written else []
@@ -170,8 +171,12 @@ class GeneratedSetWriter:
             InputError: if the disk takes no more.
         """
         origin = {"notice": NOTICE, **self.run, "request": dict(request)}
-        hu, spacing = unit_to_hu(unit, self.window_hu), self._spacing(request)
-        content = {"image": encode_png(unit, origin)}
+        spacing = self._spacing(request)
+        grey = (np.clip(unit, -1, 1) + 1) * 127.5
+        hu = unit_to_hu(unit, self.window_hu)
+        if self.mark is not None:
+            grey, hu = self.mark.whole(grey, 0, 255), self.mark.whole(hu)
+        content = {"image": encode_png(grey, origin)}
         if "nifti" in self.formats:
             content["nifti"] = encode_nifti(hu, spacing, origin)
         if self._dicom is not None:
@@ -277,11 +282,11 @@ def describe_run(
     }
 
 
-def encode_png(unit: np.ndarray, origin: Mapping[str, Any]) -> bytes:
+def encode_png(grey: np.ndarray, origin: Mapping[str, Any]) -> bytes:
     """An 8-bit grey PNG that says in text chunks that it is synthetic and what made it.
 
     Args:
-        unit: (rows, columns) in [-1, 1]; -1 becomes 0 and 1 becomes 255.
+        grey: (rows, columns) in [0, 255], from black to white; rounded.
         origin: ``notice``, ``model`` and ``request`` get chunks of their own; all of it is in the chunk "origin".
     """
     request = origin["request"]
@@ -297,8 +302,7 @@ def encode_png(unit: np.ndarray, origin: Mapping[str, Any]) -> bytes:
     for key, text in chunks.items():
         info.add_text(key, text)
     buffer = io.BytesIO()
-    grey = np.rint((np.clip(unit, -1, 1) + 1) * 127.5).astype(np.uint8)
-    Image.fromarray(grey).save(buffer, "PNG", pnginfo=info)
+    Image.fromarray(np.rint(grey).astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 

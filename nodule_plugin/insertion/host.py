@@ -18,6 +18,7 @@ from nodule_plugin.data.hounsfield import not_hounsfield
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc.dicom_header import RAISED_BY_DAMAGE
 from nodule_plugin.lidc.series import Series, index_series
+from nodule_plugin.provenance.parity_mark import rounded
 
 _GAP = 1.5
 """Of the usual distance between slices: where two are farther apart, one is missing."""
@@ -124,17 +125,14 @@ class Host:
         return [self._stored(index, plane, free if parity is None else parity[index]) for index, plane in enumerate(hu)]
 
     def _stored(self, index: int, hu: np.ndarray, parity: np.ndarray) -> np.ndarray:
-        marked = parity >= 0
-        changed = (hu != self.hu[index]) | marked
+        changed = (hu != self.hu[index]) | (parity >= 0)
         if not changed.any():
             return self.stored[index]
         slope, intercept = self._rescale[:, index]
         bits, signed = int(self.slices[index].BitsStored), bool(self.slices[index].PixelRepresentation)
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        stored, exact = self.stored[index].copy(), (hu - intercept) / slope
-        stored[changed] = np.clip(np.rint(exact[changed]), low, high)
-        odd = parity[marked].astype(int)  # of the ends the lower is even and the upper odd
-        stored[marked] = np.clip(2 * np.rint((exact[marked] - odd) / 2) + odd, low + odd, high - 1 + odd)
+        stored = self.stored[index].copy()
+        stored[changed] = rounded((hu[changed] - intercept) / slope, parity[changed], low, high)
         return stored
 
 

@@ -20,7 +20,7 @@ from nodule_plugin.insertion.lesions import place_lesions
 from nodule_plugin.insertion.lungs import find_lungs
 from nodule_plugin.insertion.place import Lesion, Place
 from nodule_plugin.insertion.sources import MaskDrawer, NoduleSource
-from nodule_plugin.provenance.voxel_mark import VoxelMark, voxel_mark
+from nodule_plugin.provenance.parity_mark import ParityMark, voxel_mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class VoxelInsertion:
         draw_mask: of their shape.
         guidance_scale, steps: of the source's sampling.
         coordinates, pleura_mm, vessel_mm: see :func:`nodule_plugin.insertion.lesions.place_lesions`.
-        mark: whether the voxels that change are to carry a mark (:mod:`nodule_plugin.provenance.voxel_mark`).
+        mark: whether the voxels that change are to carry a mark (:mod:`nodule_plugin.provenance.parity_mark`).
         mark_key: see :func:`nodule_plugin.provenance.codebook.read_key`.
     """
 
@@ -108,7 +108,7 @@ class VoxelInsertion:
             "mark": mark and mark.described,
         }
 
-    def _mark(self, host: Host) -> VoxelMark | None:
+    def _mark(self, host: Host) -> ParityMark | None:
         """None where none is wanted, or a host's steps are no whole Hounsfield units."""
         mark = voxel_mark(self.mark, self.mark_key, self.source.model["hash"])
         return mark if host.has_whole_hu else None
@@ -145,7 +145,7 @@ class VoxelInsertion:
         for place in places:
             marked[place.box] |= (place.weight > 0) & ~host.padding[place.box]
         view, chosen = (shown(volume, host.geometry.nifti_affine()) for volume in (parity, marked))
-        view[chosen] = mark.odd(view.shape)[chosen]
+        view[chosen] = mark.parity(view.shape)[chosen]
         return parity
 
 

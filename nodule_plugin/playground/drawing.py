@@ -27,7 +27,7 @@ from nodule_plugin.handlers.generation import GeneratedSetWriter, grey_image
 from nodule_plugin.metrics.likeness import FittedIndex
 from nodule_plugin.metrics.memorization import copy_threshold
 from nodule_plugin.prompts import get_template
-from nodule_plugin.provenance.marking import NoiseMark, noise_mark
+from nodule_plugin.provenance.marking import ImageMark, image_mark
 from nodule_plugin.settings import whole_number
 
 GUIDANCE_SCALES = (1.0, 1.5, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0)
@@ -216,7 +216,7 @@ class Studio:
             revision=source.revision,
             chain=trained.get("chain"),
             chosen_on=None if source.weights == BASE_WEIGHTS else chosen_on(weights_file(source.weights)),
-            mark=mark.described if mark else None,
+            mark=mark,
         )
         writer.start()
         for drawing in drawings:
@@ -224,8 +224,8 @@ class Studio:
         writer.finish()
         return Path(shutil.make_archive(str(folder), "zip", folder))
 
-    def _mark(self, size: int) -> NoiseMark | None:
-        return noise_mark(True, None, self.model.sha256, latent_shape(self.model.vae, size))
+    def _mark(self, size: int) -> ImageMark | None:
+        return image_mark(True, None, self.model.sha256, latent_shape(self.model.vae, size))
 
     def _sampler(self, steps: int) -> GuidedSampler:
         return GuidedSampler(self.model.scheduler, self.model.vae, steps, scheduler_class=None)

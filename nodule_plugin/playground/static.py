@@ -41,7 +41,7 @@ from nodule_plugin.playground.drawing import (
 )
 from nodule_plugin.prompts import get_template
 from nodule_plugin.provenance.codebook import WORDS
-from nodule_plugin.provenance.marking import NoiseMark, noise_mark
+from nodule_plugin.provenance.marking import ImageMark, image_mark
 from nodule_plugin.provenance.noise import PAYLOAD_CYCLES, SMALLEST, WORD_CYCLES, band, patterns
 
 STEPS = tuple(sorted({10, 15, 20, 25, 50, USUAL_STEPS}))
@@ -137,12 +137,12 @@ def describe_model(model: FineTunedModel, template: str) -> dict[str, Any]:
     }
 
 
-def model_mark(model: FineTunedModel) -> NoiseMark | None:
+def model_mark(model: FineTunedModel) -> ImageMark | None:
     """The public mark of a model's images; None where its latents are too small for one."""
-    return noise_mark(True, None, model.sha256, model.latent_shape)
+    return image_mark(True, None, model.sha256, model.latent_shape)
 
 
-def describe_mark(mark: NoiseMark | None) -> dict[str, Any] | None:
+def describe_mark(mark: ImageMark | None) -> dict[str, Any] | None:
     """What ``web/mark.js`` needs beside the signs, of JSON's types."""
     if mark is None:
         return None
@@ -150,7 +150,7 @@ def describe_mark(mark: NoiseMark | None) -> dict[str, Any] | None:
     return {**mark.described, "secret": mark.key.secret.decode(), "words": WORDS, "count": SMALLEST, "bands": bands}
 
 
-def mark_signs(mark: NoiseMark | None, channels: int) -> bytes:
+def mark_signs(mark: ImageMark | None, channels: int) -> bytes:
     """A bit for each sign of each word, 1 for plus; nothing without a mark."""
     if mark is None:
         return b""

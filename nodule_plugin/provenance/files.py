@@ -21,23 +21,25 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
 from nodule_plugin.provenance.detection import WINDOWS_HU, Detection, can_carry, detect, detect_all, p_text
 from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
-from nodule_plugin.provenance.voxel_mark import detect_in_voxels
+from nodule_plugin.provenance.parity_mark import GENERATED, INSERTED, detect_parity
 from nodule_plugin.weights import some
 
 PROJECT = "nodule-plugin"
 LOOKED_AT = 16
 """Images of a set, before an evaluation or a training."""
 _SCHEMES = 2
-"""In noise and in voxels; each has half of the p-value."""
+"""In noise and in whole numbers; each has half of the p-value."""
+_EXACT = 1e-3
+"""Of a grey: farther from a whole number than that is none of eight bits."""
 
 logger = logging.getLogger(__name__)
 
 
 def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
-    """The likeliest mark in a file, in the noise that images are made from or in whole numbers of voxels.
+    """The likeliest mark in a file, in whole numbers or in the noise that images are made from.
 
-    Its p-value is corrected for the number of slices and for the two kinds. Whole numbers are looked at first: they
-    need no model, and where they carry a mark a volume's slices need not be looked at one by one.
+    Its p-value is corrected for the number of slices and for all kinds of marks. Whole numbers are looked at first:
+    they need no model, and where they carry a mark a volume's slices need not be looked at one by one.
 
     Args:
         path: a picture, a NIfTI file of any number of slices, or (whatever it is called) one DICOM instance. Hounsfield
@@ -49,29 +51,41 @@ def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, p
     Raises:
         InputError: if the file is missing or cannot be read as an image.
     """
-    in_voxels = _corrected(_in_voxels(Path(path), key), _SCHEMES)
-    if in_voxels.found:
-        return in_voxels
-    findings, possible = [], in_voxels.possible
+    in_numbers = _corrected(_in_numbers(Path(path), key), _SCHEMES)
+    if in_numbers.found:
+        return in_numbers
+    findings, possible = [], in_numbers.possible
     for image in _slices(Path(path)):
         findings.append(detect(image, inversion, key, parts))
         possible = possible or can_carry(image, inversion)
     best = _corrected(min(findings, key=lambda one: one.log10_p), _SCHEMES * len(findings))
-    return replace(min(best, in_voxels, key=lambda one: one.log10_p), possible=possible)
+    return replace(min(best, in_numbers, key=lambda one: one.log10_p), possible=possible)
 
 
 def _corrected(detection: Detection, tried: int) -> Detection:
     return replace(detection, log10_p=min(detection.log10_p + float(np.log10(tried)), 0.0))
 
 
-def _in_voxels(path: Path, key: MarkKey) -> Detection:
-    """See :func:`nodule_plugin.provenance.voxel_mark.detect_in_voxels`; pictures hold no Hounsfield units."""
+def _in_numbers(path: Path, key: MarkKey) -> Detection:
+    """The likeliest of the marks that a file's numbers may carry, corrected for how many there are."""
     name = path.name.lower()
-    if name.endswith(PICTURES) or (path.is_file() and not name.endswith(NIFTI) and not _is_dicom(path)):
-        return Detection(0.0, None, key.name, possible=False)
+    if name.endswith(PICTURES):
+        grey = (read_picture(path) + 1) * 127.5
+        whole = np.rint(grey)
+        numbers = whole if np.abs(grey - whole).max() < _EXACT else grey
+        return detect_parity(numbers[None], GENERATED, key, turned=True)
     if name.endswith(NIFTI):
-        return detect_in_voxels(shown(_volume(path).transpose(2, 1, 0), open_nifti(path).affine), key)
-    return detect_in_voxels(read_slice(path, None, _axes(path))[None], key)
+        return _in_hu(shown(_volume(path).transpose(2, 1, 0), open_nifti(path).affine), key)
+    if path.is_file() and not _is_dicom(path):
+        return Detection(0.0, None, key.name, possible=False)
+    return _in_hu(read_slice(path, None, _axes(path))[None], key)
+
+
+def _in_hu(volume: np.ndarray, key: MarkKey = PUBLIC) -> Detection:
+    """The same of (slices, rows, columns) Hounsfield units; generated images are single slices."""
+    lattices = (INSERTED, GENERATED) if len(volume) == 1 else (INSERTED,)
+    findings = [detect_parity(volume, lattice, key) for lattice in lattices]
+    return _corrected(min(findings, key=lambda one: one.log10_p), len(findings))
 
 
 def _axes(path: Path) -> str:
@@ -143,8 +157,8 @@ def refuse_marked(
 ) -> list[Mapping[str, Any]]:
     """Items of an evaluation's real images, unless some of them say of themselves that they are synthetic.
 
-    Files of a folder are looked at as a whole, for the public mark of the bundle's small model: up to :data:`LOOKED_AT`
-    of them, evenly spaced. A data list's regions of interest are not.
+    Files of a folder are looked at as a whole, for the public marks in numbers and in the noise of the bundle's small
+    model: up to :data:`LOOKED_AT` of them, evenly spaced. A data list's regions of interest are not.
 
     Args:
         items: see :func:`nodule_plugin.data.evaluation_images.real_items`.
@@ -159,9 +173,10 @@ def refuse_marked(
     """
     items = list(items)
     files = _some([] if allowed else [item["image"] for item in items if "centre" not in item])
-    images = [(file, image) for file in files for image in _slices(Path(file))]
-    found = _looked_at(images, models, WINDOWS_HU)
-    if marked := list(dict.fromkeys(file for (file, _), one in zip(images, found) if one.found)):
+    marked = [file for file in files if _in_numbers(Path(file), PUBLIC).found]
+    images = [(file, image) for file in files if file not in marked for image in _slices(Path(file))]
+    marked += dict.fromkeys(_looked_at(images, models, WINDOWS_HU))
+    if marked:
         raise InputError(
             f"real_dir: {len(marked)} of {len(files)} images carry the mark of synthetic ones, {marked[0]} for one; "
             "leave them out, or give allow_marked true where the comparison is meant"
@@ -172,7 +187,7 @@ def refuse_marked(
 def warn_of_marked(
     items: Sequence[dict[str, Any]], models: str | Path, silent: bool = False
 ) -> Sequence[dict[str, Any]]:
-    """Items to learn from, with a warning where their slices carry the public mark of the bundle's small model.
+    """Items to learn from, with a warning where their slices carry a public mark, in numbers or of the bundle's model.
 
     A model that learns from generated images forgets what is rare (Shumailov I et al., Nature 2024;631:755-759). Slices
     are looked at as a whole, up to :data:`LOOKED_AT` of them, evenly spaced; a file that cannot be read is left to the
@@ -187,8 +202,9 @@ def warn_of_marked(
         The items.
     """
     slices = [] if silent else _readable(_some(items))
-    found = _looked_at(slices, models, WINDOWS_HU[:1])
-    marked = [name for (name, _), one in zip(slices, found) if one.found]
+    marked = [name for name, hu in slices if _in_hu(hu[None]).found]
+    left = [(name, hu_to_unit(hu)) for name, hu in slices if name not in marked]
+    marked += _looked_at(left, models, WINDOWS_HU[:1])
     if marked:
         logger.warning(
             "%d of %d training images looked at carry the mark of synthetic images (%s): leave them out, unless the "
@@ -205,16 +221,19 @@ def _some(of: Sequence[Any]) -> list[Any]:
 
 def _looked_at(
     images: Sequence[tuple[Any, np.ndarray]], models: str | Path, windows_hu: Sequence[tuple[float, float]]
-) -> list[Detection]:
-    """What is found in the second of each pair; without any, no model is loaded."""
-    return detect_all([image for _, image in images], bundled_inversion(models), PUBLIC, windows_hu) if images else []
+) -> list[Any]:
+    """Names, the first of each pair, of images whose noise is marked; without any, no model is loaded."""
+    if not images:
+        return []
+    found = detect_all([image for _, image in images], bundled_inversion(models), PUBLIC, windows_hu)
+    return [name for (name, _), one in zip(images, found) if one.found]
 
 
 def _readable(items: Iterable[Mapping[str, Any]]) -> list[tuple[str, np.ndarray]]:
-    """Identifier and slice, (rows, columns) in [-1, 1], of those that can be read."""
+    """Identifier and slice, (rows, columns) Hounsfield units, of those that can be read."""
     slices = []
     for item in items:
         with contextlib.suppress(InputError):
             hu = read_slice(Path(item["image"]), item["slice_index"], item.get("axes", SHOWN))
-            slices.append((str(item["id"]), hu_to_unit(hu)))
+            slices.append((str(item["id"]), hu))
     return slices

@@ -8,9 +8,9 @@ python scripts/benchmarks/marks.py distances --generated DIR --unmarked DIR --da
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,79 +27,86 @@ from nodule_plugin.data.nifti import read_voxels
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
 from nodule_plugin.files import write_json
 from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
-from nodule_plugin.provenance.detection import THRESHOLD, Detection, detect, detect_all
+from nodule_plugin.provenance.detection import THRESHOLD, Detection, detect_all
+from nodule_plugin.provenance.files import detect_file
 from nodule_plugin.provenance.inversion import bundled_inversion
+from nodule_plugin.provenance.parity_mark import GENERATED, detect_parity
 
+HU = (("NIfTI", "nifti"), ("DICOM", "dicom"))
+"""Formats, and their fields of a manifest."""
 MODELS = Path(__file__).resolve().parents[2] / "bundle" / "models"
-Use = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""(rows, columns) in [-1, 1] as they were generated -> what a detector is given, in [-1, 1] or as 8 bits."""
+Use = Callable[[Image.Image, np.random.Generator], Image.Image]
+"""A picture as inference wrote it -> what somebody made of it, in eight bits."""
+QUALITY = {"JPEG 75": 75, "JPEG 50": 50}
+"""Of the uses that end with a JPEG file; others end with PNG."""
 
 
-def grey(unit: np.ndarray) -> np.ndarray:
-    """As PNG stores it, uint8."""
-    return np.rint((np.clip(unit, -1, 1) + 1) * 127.5).astype(np.uint8)
+def from_unit(unit: np.ndarray) -> Image.Image:
+    """A picture of values in [-1, 1]."""
+    return Image.fromarray(np.rint((np.clip(unit, -1, 1) + 1) * 127.5).astype(np.uint8))
 
 
-def jpeg(unit: np.ndarray, quality: int = 75) -> np.ndarray:
-    """Through a JPEG file."""
-    file = io.BytesIO()
-    Image.fromarray(grey(unit)).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
+def to_unit(picture: Image.Image) -> np.ndarray:
+    """(rows, columns) in [-1, 1]."""
+    return np.asarray(picture) / np.float32(127.5) - 1
 
 
-def scaled(unit: np.ndarray, factor: float, kernel: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
-    """The 8-bit picture at another size."""
-    size = tuple(round(side * factor) for side in unit.shape[::-1])
-    return np.asarray(Image.fromarray(grey(unit)).resize(size, kernel))
+def scaled(picture: Image.Image, factor: float, kernel: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """At another size."""
+    return picture.resize((round(picture.width * factor), round(picture.height * factor)), kernel)
 
 
-def window(unit: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The 8-bit picture in another window, rounded to 8 bits again."""
-    hu = unit_to_hu(grey(unit) / np.float32(127.5) - 1)
-    return grey(hu_to_unit(hu, (low, high)))
+def window(picture: Image.Image, low: float, high: float) -> Image.Image:
+    """In another window, rounded to 8 bits again."""
+    return from_unit(hu_to_unit(unit_to_hu(to_unit(picture)), (low, high)))
 
 
-def cut(unit: np.ndarray, draw: np.random.Generator, fraction: float = 0.8) -> np.ndarray:
+def cut(picture: Image.Image, draw: np.random.Generator, fraction: float = 0.8) -> Image.Image:
     """A square of a fraction of the side, anywhere."""
-    side = int(fraction * unit.shape[0])
-    top, left = draw.integers(0, unit.shape[0] - side + 1, 2)
-    return unit[top : top + side, left : left + side]
+    side = int(fraction * picture.height)
+    top, left = (int(at) for at in draw.integers(0, picture.height - side + 1, 2))
+    return picture.crop((left, top, left + side, top + side))
 
 
-def noise(unit: np.ndarray, draw: np.random.Generator, hu: float) -> np.ndarray:
+def noise(picture: Image.Image, draw: np.random.Generator, hu: float) -> Image.Image:
     """White noise of that many HU."""
-    return grey(unit + draw.normal(0, hu / 700, unit.shape).astype(np.float32))
+    unit = to_unit(picture)
+    return from_unit(unit + draw.normal(0, hu / 700, unit.shape).astype(np.float32))
 
 
-def enlarged(unit: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Cut to 80 % and brought back to the size it had."""
-    return np.asarray(Image.fromarray(grey(cut(unit, draw))).resize(unit.shape[::-1], Image.Resampling.BICUBIC))
+def turned(picture: Image.Image, degrees: float) -> Image.Image:
+    """By an angle that no grid has."""
+    return from_unit(rotate(to_unit(picture), degrees, reshape=False, mode="nearest"))
 
 
+TURN = Image.Transpose
 USES: dict[str, Use] = {
-    "as NIfTI and DICOM, whole HU": lambda unit, _: hu_to_unit(np.rint(unit_to_hu(unit))),
-    "as PNG, 8 bits": lambda unit, _: grey(unit),
-    "JPEG 75": lambda unit, _: jpeg(unit),
-    "scaled by 0.5, bicubic": lambda unit, _: scaled(unit, 0.5),
-    "scaled by 0.5, bilinear": lambda unit, _: scaled(unit, 0.5, Image.Resampling.BILINEAR),
-    "scaled by 0.75": lambda unit, _: scaled(unit, 0.75),
-    "scaled by 1.5": lambda unit, _: scaled(unit, 1.5),
-    "scaled by 2": lambda unit, _: scaled(unit, 2),
-    "cut to 80 %, anywhere": lambda unit, draw: grey(cut(unit, draw)),
-    "turned by 90 degrees": lambda unit, _: np.rot90(grey(unit)),
-    "flipped": lambda unit, _: np.fliplr(grey(unit)),
-    "turned by 270 degrees, flipped, cut to 80 %": lambda unit, draw: np.flipud(np.rot90(grey(cut(unit, draw)), 3)),
-    "window -1350 to 150 HU": lambda unit, _: window(unit, -1350, 150),
-    "window -1200 to 600 HU": lambda unit, _: window(unit, -1200, 600),
-    "window -1000 to 1000 HU": lambda unit, _: window(unit, -1000, 1000),
-    "window -160 to 240 HU, soft tissue": lambda unit, _: window(unit, -160, 240),
-    "JPEG 50": lambda unit, _: jpeg(unit, 50),
-    "cut to 80 %, then JPEG 75": lambda unit, draw: jpeg(cut(unit, draw)),
-    "scaled by 0.5, then JPEG 75": lambda unit, _: jpeg(scaled(unit, 0.5) / np.float32(127.5) - 1),
-    "white noise of 10 HU": lambda unit, draw: noise(unit, draw, 10),
-    "blurred, sigma 1 pixel": lambda unit, _: grey(gaussian_filter(unit, 1)),
-    "turned by 5 degrees": lambda unit, _: grey(rotate(unit, 5, reshape=False, mode="nearest")),
-    "cut to 80 %, enlarged to the old size": enlarged,
+    "as PNG, 8 bits": lambda picture, _: picture,
+    "JPEG 75": lambda picture, _: picture,
+    "scaled by 0.5, bicubic": lambda picture, _: scaled(picture, 0.5),
+    "scaled by 0.5, bilinear": lambda picture, _: scaled(picture, 0.5, Image.Resampling.BILINEAR),
+    "scaled by 0.75": lambda picture, _: scaled(picture, 0.75),
+    "scaled by 1.5": lambda picture, _: scaled(picture, 1.5),
+    "scaled by 2": lambda picture, _: scaled(picture, 2),
+    "cut to 80 %, anywhere": cut,
+    "turned by 90 degrees": lambda picture, _: picture.transpose(TURN.ROTATE_90),
+    "flipped": lambda picture, _: picture.transpose(TURN.FLIP_LEFT_RIGHT),
+    "cut to 80 %, turned by 270 degrees and flipped": lambda picture, draw: (
+        cut(picture, draw).transpose(TURN.ROTATE_270).transpose(TURN.FLIP_TOP_BOTTOM)
+    ),
+    "window -1350 to 150 HU": lambda picture, _: window(picture, -1350, 150),
+    "window -1200 to 600 HU": lambda picture, _: window(picture, -1200, 600),
+    "window -1000 to 1000 HU": lambda picture, _: window(picture, -1000, 1000),
+    "window -160 to 240 HU, soft tissue": lambda picture, _: window(picture, -160, 240),
+    "JPEG 50": lambda picture, _: picture,
+    "cut to 80 %, then JPEG 75": cut,
+    "scaled by 0.5, then JPEG 75": lambda picture, _: scaled(picture, 0.5),
+    "white noise of 10 HU": lambda picture, draw: noise(picture, draw, 10),
+    "blurred, sigma 1 pixel": lambda picture, _: from_unit(gaussian_filter(to_unit(picture), 1)),
+    "turned by 5 degrees": lambda picture, _: turned(picture, 5),
+    "cut to 80 %, enlarged to the old size": lambda picture, draw: cut(picture, draw).resize(
+        picture.size, Image.Resampling.BICUBIC
+    ),
 }
 
 
@@ -118,58 +125,70 @@ def row(found: Sequence[Detection], payload: str) -> dict[str, float]:
     }
 
 
-def units_of(folder: Path, limit: int | None) -> tuple[list[np.ndarray], str | None]:
-    """Images of a generated set in [-1, 1], and the payload of their mark; None for unmarked ones."""
+def units_of(folder: Path, limit: int | None) -> list[np.ndarray]:
+    """Images of a generated set in [-1, 1]."""
     generated = load_generated(folder)
-    mark = (generated.manifest or {}).get("mark")
-    units = []
-    for item in generated.items[:limit]:
-        hu = np.asarray(read_voxels(Path(item["nifti"])), np.float32)[:, :, 0].T
-        units.append(hu_to_unit(hu, generated.window_hu))
-    return units, mark and mark["payload"]
+    voxels = [np.asarray(read_voxels(Path(item["nifti"])), np.float32)[:, :, 0].T for item in generated.items[:limit]]
+    return [hu_to_unit(hu, generated.window_hu) for hu in voxels]
 
 
-def looked_at(image: np.ndarray, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
-    """The detector with the bundle's model on an image in [-1, 1] or of 8 bits."""
-    unit = image / np.float32(127.5) - 1 if image.dtype == np.uint8 else image
-    return detect(unit, bundled_inversion(MODELS), key, parts)
+def looked_at(path: Path, key: MarkKey = PUBLIC, parts: bool = True) -> Detection:
+    """What ``nodule detect-mark`` says of a file."""
+    return detect_file(path, bundled_inversion(MODELS), key, parts)
+
+
+def used(picture: Image.Image, name: str, draw: np.random.Generator, folder: Path) -> Path:
+    """The file that a use ends with."""
+    quality = next((number for end, number in QUALITY.items() if name.endswith(end)), None)
+    path = folder / ("used.png" if quality is None else "used.jpg")
+    USES[name](picture, draw).save(path, quality=quality or 100)  # PNG asks for none
+    return path
+
+
+def formats_of(items: Sequence[Mapping[str, object]]) -> dict[str, list[Path]]:
+    """The files with Hounsfield units that a set holds."""
+    return {f"as {name}, whole HU": [Path(str(item[field])) for item in items if item.get(field)] for name, field in HU}
 
 
 def survive(given: argparse.Namespace) -> dict[str, object]:
     """Put marked images to each use and look for the mark; and with keys that are not its own."""
-    units, payload = units_of(given.generated, given.limit)
-    if payload is None:
+    generated = load_generated(given.generated)
+    if not (mark := (generated.manifest or {}).get("mark")):
         raise SystemExit(f"{given.generated}: give a set that inference wrote with its mark")
+    items, payload = generated.items[: given.limit], mark["payload"]
     started = time.process_time()
-    rows = {}
-    for name, use in USES.items():
-        draw = np.random.default_rng(0)
-        rows[name] = row([looked_at(use(one, draw)) for one in units], payload)
-        print(
-            "|",
-            name,
-            *(f"| {rows[name][part]:.1%}" for part in ("found", "payload_read", "payload_wrong")),
-            "|",
-            flush=True,
-        )
-    seconds = (time.process_time() - started) / len(units) / len(USES)
+    rows: dict[str, dict[str, float]] = {}
+    for name, paths in formats_of(items).items():
+        if paths:
+            show(name, rows.setdefault(name, row([looked_at(path) for path in paths], payload)))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in USES:
+            draw = np.random.default_rng(0)
+            files = (used(Image.open(item["image"]), name, draw, Path(folder)) for item in items)
+            show(name, rows.setdefault(name, row([looked_at(file) for file in files], payload)))
+    seconds = (time.process_time() - started) / len(items) / len(rows)
     others = [MarkKey(f"other {number}", bytes([number]) * 16) for number in range(given.other_keys)]
-    foreign = [looked_at(grey(one), key, parts=False).log10_p for key in others for one in units]
+    foreign = [looked_at(Path(item["image"]), key, parts=False).log10_p for key in others for item in items]
     return {
-        "images": len(units),
-        "size": list(units[0].shape),
+        "images": len(items),
         "seconds_a_look": seconds,
         "uses": rows,
         "other_keys": {"looks": len(foreign), "found": int(np.sum(np.array(foreign) < THRESHOLD)), **_least(foreign)},
     }
 
 
+def show(name: str, result: Mapping[str, float]) -> None:
+    """A row of the table."""
+    cells = (f"{result[part]:.1%}" for part in ("found", "payload_read", "payload_wrong"))
+    print("|", name, "|", " | ".join(cells), "|", flush=True)
+
+
 def _least(logarithms: Sequence[float]) -> dict[str, float]:
-    return {"smallest_p": 10 ** min(logarithms)}
+    return {"smallest_p": 10 ** min(logarithms)} if logarithms else {}
 
 
 def false_alarms(given: argparse.Namespace) -> dict[str, object]:
-    """Look for the public mark in real images: folders of pictures, or data lists cut by the project's chain."""
+    """Look for the public marks in real images: folders of pictures, or data lists cut by the project's chain."""
     results: dict[str, object] = {}
     for source in given.real:
         listed = source.suffix == ".json"
@@ -179,7 +198,10 @@ def false_alarms(given: argparse.Namespace) -> dict[str, object]:
         images = [load(item)["image"][0].numpy() for item in tqdm(items, desc="reading")]
         batches = [images[start : start + 64] for start in range(0, len(images), 64)]
         inversion = bundled_inversion(MODELS)
-        logarithms = [one.log10_p for some in tqdm(batches, desc=source.name) for one in detect_all(some, inversion)]
+        noise = [one.log10_p for some in tqdm(batches, desc=source.name) for one in detect_all(some, inversion)]
+        greys = [np.asarray(from_unit(image), np.float64)[None] for image in images]
+        numbers = [detect_parity(grey, GENERATED, turned=True).log10_p for grey in tqdm(greys, desc="numbers")]
+        logarithms = list(np.minimum(np.minimum(noise, numbers) + math.log10(2), 0))
         alarms = int(np.sum(np.array(logarithms) < THRESHOLD))
         below = {f"p below {level}": int(np.sum(np.array(logarithms) < math.log10(level))) for level in (0.05, 0.001)}
         results[source.name] = {"images": len(logarithms), "found": alarms, **below, **_least(logarithms)}
@@ -193,21 +215,22 @@ def distances(given: argparse.Namespace) -> dict[str, object]:
     from nodule_plugin.metrics.kernel import kernel_error, squared_mmd
     from nodule_plugin.metrics.radiomics import RadiomicFeatures
 
-    sets = {
-        name: units_of(folder, given.limit)[0]
-        for name, folder in (("marked", given.generated), ("unmarked", given.unmarked))
-    }
+    pictures = [np.asarray(Image.open(item["image"])) for item in load_generated(given.generated).items[: given.limit]]
+    folders = {"marked": given.generated, "unmarked": given.unmarked}
+    sets = {name: units_of(folder, given.limit) for name, folder in folders.items()}
     load = LoadSetImaged((64, 64))
     items = real_items(datalist=given.datalist, split=given.split)
     sets["real"] = [load(item)["image"][0].numpy() for item in items]
-    sets = {name: [grey(unit) for unit in units] for name, units in sets.items()}
+    sets = {name: [np.asarray(from_unit(unit)) for unit in units] for name, units in sets.items()}
+    sets["marked, as PNG"] = pictures
     results: dict[str, object] = {"images": {name: len(images) for name, images in sets.items()}}
     for encoder in (ImageNetFeatures(), RadiomicFeatures()):
         features = {name: _features(encoder, images) for name, images in sets.items()}
         centre, spread = features["real"].mean(0), features["real"].std(0) + 1e-6
         if isinstance(encoder, RadiomicFeatures):
             features = {name: (values - centre) / spread for name, values in features.items()}
-        pairs = (("real", "unmarked"), ("real", "marked"), ("unmarked", "marked"))
+        pairs = [("real", name) for name in ("unmarked", "marked", "marked, as PNG")]
+        pairs += [("unmarked", "marked"), ("marked", "marked, as PNG")]
         results[encoder.id] = {
             f"{a} and {b}": {
                 "squared_mmd": squared_mmd(features[a], features[b]),

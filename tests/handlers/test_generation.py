@@ -20,6 +20,8 @@ from nodule_plugin.data.picture import read_picture
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.errors import InputError
 from nodule_plugin.handlers.generation import GeneratedSetWriter
+from nodule_plugin.provenance.codebook import PUBLIC
+from nodule_plugin.provenance.marking import ImageMark
 
 SIZE = 8
 SETTINGS = {"scheduler": "DPMSolverMultistepScheduler", "prediction_type": "epsilon", "num_inference_steps": 25}
@@ -300,11 +302,8 @@ def test_dicom_without_highdicom_says_what_to_install(tmp_path: Path, monkeypatc
     assert writer_of(tmp_path, formats="png,nifti").pending
 
 
-MARK = {"scheme": "nodule-plugin 3", "key": "public", "payload": "fc"}
-
-
-@pytest.mark.parametrize("mark", [MARK, None])
-def test_manifest_and_dicom_name_the_mark(tmp_path: Path, mark: dict[str, str] | None) -> None:
+@pytest.mark.parametrize("mark", [ImageMark(PUBLIC, "fc"), None])
+def test_manifest_and_dicom_name_the_mark(tmp_path: Path, mark: ImageMark | None) -> None:
     request = {"id": "a", "prompt": PROMPT, "findings": None, "guidance_scale": 3.0, "seed": 0, "roi_mm": 20.0}
     settings = {"settings": dict(SETTINGS), "base_model": "owner/name", "weights_sha256": "fc07" * 16, "image_size": 64}
     writer = GeneratedSetWriter(
@@ -315,7 +314,8 @@ def test_manifest_and_dicom_name_the_mark(tmp_path: Path, mark: dict[str, str] |
     writer.finish()
     generated = load_generated(tmp_path / "set")
     assert generated.manifest is not None
-    assert generated.manifest["mark"] == mark
+    schemes = {"scheme": "nodule-plugin 3", "numbers": "nodule-plugin pixels 1"}
+    assert generated.manifest["mark"] == (mark and {**schemes, "key": "public", "payload": "fc"})
     (item,) = generated.items
     described = "".join(pydicom.dcmread(item["dicom"]).ContributingEquipmentSequence[0].ContributionDescription)
     assert ('mark={"scheme": "nodule-plugin 3"' in described) == (mark is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from ct_hosts import chest, write_host
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.host import read_host
-from nodule_plugin.provenance.codebook import PUBLIC, MarkKey, log10_p
+from nodule_plugin.provenance.codebook import PUBLIC, MarkKey
 from nodule_plugin.provenance.files import described, detect_file
-from nodule_plugin.provenance.voxel_mark import VoxelMark, detect_in_voxels
+from nodule_plugin.provenance.parity_mark import INSERTED, ParityMark, detect_parity
 
 PIXEL_MM = 0.8
 FINE = chest((16, 176, 224), PIXEL_MM)
@@ -83,7 +82,7 @@ def test_the_host_and_a_run_without_carry_none(marked: Path) -> None:
     hosts = read_host(marked / "host").hu
     plain = volume(marked / "plain" / "seed0" / "volume.nii.gz")
     for values in (hosts, plain):
-        assert not detect_in_voxels(values).found
+        assert not detect_parity(values, INSERTED).found
     assert json.loads((marked / "plain" / "manifest.json").read_text())["mark"] is None
     after = volume(marked / "out" / "seed0" / "volume.nii.gz")
     assert np.abs(after - plain).max() == 1
@@ -94,8 +93,8 @@ def test_only_its_own_key_finds_a_secret_mark(marked: Path, insert: Any, tmp_pat
     key.write_bytes(bytes(range(32)))
     out = insert(marked / "host", tmp_path / "out", mark_key=key)
     values = volume(out / "seed0" / "volume.nii.gz")
-    assert detect_in_voxels(values, MarkKey("own", key.read_bytes())).found
-    assert not detect_in_voxels(values).found
+    assert detect_parity(values, INSERTED, MarkKey("own", key.read_bytes())).found
+    assert not detect_parity(values, INSERTED).found
     with pytest.raises(InputError, match="cannot be read"):
         insert(marked / "host", tmp_path / "other", mark_key=tmp_path / "none")
     assert not (tmp_path / "other").exists()
@@ -111,37 +110,13 @@ def test_stored_values_that_are_no_whole_hu_carry_none(
     assert json.loads((out / "manifest.json").read_text())["mark"] is None
 
 
-def test_no_alarm_where_there_is_no_mark() -> None:
-    draw = np.random.default_rng(0)
-    smooth = np.indices((6, 48, 48)).sum(0)
-    for values in (draw.integers(-1000, 400, (6, 48, 48)), smooth, np.full((6, 48, 48), -1024), smooth // 2 * 2):
-        assert not detect_in_voxels(values).found
-    assert not detect_in_voxels(draw.normal(size=(4, 32, 32))).possible
-    assert not detect_in_voxels(np.zeros((4, 64, 5))).possible
-
-
-def test_p_values_are_no_smaller_than_chance_allows() -> None:
-    values = np.random.default_rng(1).integers(-1000, 400, (4, 24, 24))
-    keys = [MarkKey(str(number), number.to_bytes(16, "big")) for number in range(200)]
-    chances = np.array([10 ** detect_in_voxels(values, key).log10_p for key in keys])
-    assert (chances < 0.1).mean() < 0.15
-    assert chances.min() > 1e-4
-
-
-def test_the_p_value_of_a_mark_that_is_all_there() -> None:
-    found = detect_in_voxels(VoxelMark(PUBLIC, "5f").odd((4, 32, 32)).astype(int))
-    # A window of 4 x 16 x 16 has 512 sites of the mark: two ways, 4096 shifts and 3 x 3 windows were tried.
-    assert found.log10_p == pytest.approx(log10_p(512 / math.sqrt(512), 2 * 4096 * 9))
-    assert found.payload == "5f"
-
-
 def test_values_at_the_ends_of_what_is_stored_keep_their_parity(tmp_path: Path) -> None:
     write_host(tmp_path / "host")
     host = read_host(tmp_path / "host")
     hu = host.hu.copy()
     hu[0, 0], hu[0, 1] = 1e5, -1e5
     parity = np.full(hu.shape, -1, np.int8)
-    parity[0, :2] = VoxelMark(PUBLIC, "00").odd(hu.shape)[0, :2]
+    parity[0, :2] = ParityMark(PUBLIC, "00", INSERTED).parity(hu.shape)[0, :2]
     stored = host.to_stored(hu, parity)
     assert np.array_equal(stored[0][:2] % 2, parity[0, :2])
     assert set(np.unique(stored[0][0])) == {4094, 4095}

@@ -24,7 +24,7 @@ from nodule_plugin.playground.drawing import START, Studio
 from nodule_plugin.playground.static import describe_mark, describe_model, mark_signs, weighted_sums
 from nodule_plugin.prompts import findings_to_prompt
 from nodule_plugin.provenance.codebook import PUBLIC, WORDS
-from nodule_plugin.provenance.marking import NoiseMark
+from nodule_plugin.provenance.marking import ImageMark
 
 NOISE = [(0, 512), (7, 1024), (123456789, 100), (2**32 - 1, 256)]
 REQUESTS = [
@@ -33,7 +33,7 @@ REQUESTS = [
     {"prompt": "Oval.", "guidance": 0, "seed": 4, "steps": 10},
 ]
 TEMPLATE = "detailed"
-MARK, MARKED_SHAPE, MARKED_SEEDS = NoiseMark(PUBLIC, "5f"), (2, 24, 30), (0, 8, 2**32 - 1)
+MARK, MARKED_SHAPE, MARKED_SEEDS = ImageMark(PUBLIC, "5f"), (2, 24, 30), (0, 8, 2**32 - 1)
 
 
 class Decoder(nn.Module):

@@ -37,7 +37,7 @@ from nodule_plugin.provenance.codebook import (
 from nodule_plugin.provenance.detection import Detection, detect, p_text
 from nodule_plugin.provenance.files import described, detect_file, refuse_marked, warn_of_marked
 from nodule_plugin.provenance.inversion import Inversion, bundled_inversion
-from nodule_plugin.provenance.marking import noise_mark
+from nodule_plugin.provenance.marking import ImageMark, image_mark
 from nodule_plugin.provenance.noise import band, cosines, mark_noise, positions
 
 BUNDLE = Path(__file__).parents[2] / "bundle"
@@ -147,7 +147,7 @@ def test_marked_noise_is_normal() -> None:
     from scipy.stats import kstest
 
     seeds = range(400)
-    noise = noise_mark(True, None, "ab" * 32, (1, 32, 32))(seeded_noise(seeds, (1, 32, 32)), seeds)
+    noise = image_mark(True, None, "ab" * 32, (1, 32, 32))(seeded_noise(seeds, (1, 32, 32)), seeds)
     values = noise.flatten(1)
     assert kstest(values[:, ::7].flatten().double().numpy(), "norm").pvalue > 0.01
     correlation = values.T @ values / len(seeds)
@@ -191,9 +191,9 @@ def test_keys_payloads_and_small_latents(tmp_path: Path, caplog: pytest.LogCaptu
     assert len({word_of(PUBLIC, seed) for seed in range(100)}) > 95
     assert sum(word_of(PUBLIC, seed) == word_of(SECRET, seed) for seed in range(100)) < 5
     assert [Detection(value, None, "").found for value in (-5.9, -6.1)] == [False, True]
-    assert noise_mark("false", None, "ab", (1, 32, 32)) is None
-    assert noise_mark(True, None, "ab", (4, 8, 8)) is None
-    assert noise_mark(True, None, "ab", (4, 21, 22)) is None
+    assert image_mark("false", None, "ab", (1, 32, 32)) is None
+    assert image_mark(True, None, "ab", (4, 8, 8)) is None
+    assert image_mark(True, None, "ab", (4, 21, 22)) is None
     assert "latents of 8 a side are too small for a mark, which needs 22" in caplog.text
     assert [p_text(value) for value in (0.0, -0.3, -23.5, -22.01, -400.25)] == [
         *("1.00", "0.50", "3e-24", "1e-22", "6e-401"),
@@ -279,6 +279,58 @@ def test_png_nifti_and_dicom_carry_the_mark(tmp_path: Path, images: Images) -> N
     (item,) = load_generated(tmp_path / "set").items
     for name in ("image", "nifti", "dicom"):
         assert detect_file(item[name], bundled_inversion(MODELS), parts=False).found
+
+
+class NoModel:
+    """Where numbers carry a mark, no model is asked."""
+
+    def __call__(self, *_: object) -> None:
+        raise AssertionError("the model was asked")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of an image with the mark in their numbers only: none is in its noise."""
+    folder = tmp_path_factory.mktemp("written") / "set"
+    request = {"id": "a", "prompt": "a", "findings": None, "guidance_scale": 3.0, "seed": 0, "roi_mm": 20.0}
+    run = {"settings": {"scheduler": "", "prediction_type": "", "num_inference_steps": 1}, "base_model": "owner/name"}
+    run |= {"weights_sha256": "fc07" * 16, "image_size": 64, "formats": ("png", "nifti", "dicom")}
+    writer = GeneratedSetWriter(folder, [request | {"source_id": None}], **run, mark=ImageMark(PUBLIC, "fc"))
+    writer.start()
+    writer.write(request, np.random.default_rng(0).normal(-0.5, 0.4, (64, 64)).clip(-1, 1).astype(np.float32))
+    writer.finish()
+    assert load_generated(folder).manifest["mark"]["numbers"] == "nodule-plugin pixels 1"
+    return {name: load_generated(folder).items[0][name] for name in ("image", "nifti", "dicom")}
+
+
+@pytest.mark.parametrize("name", ["image", "nifti", "dicom"])
+def test_numbers_of_every_format_carry_the_mark(name: str, written: dict[str, Path]) -> None:
+    found = detect_file(written[name], NoModel())
+    assert found.found
+    assert found.payload == "fc"
+    assert f"{written[name]}: marked as synthetic (p " in described(written[name], found)
+    assert not detect_file(written[name], bundled_inversion(MODELS), SECRET, parts=False).found
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_a_part_of_a_picture_that_was_turned_carries_the_mark(
+    mode: str, written: dict[str, Path], tmp_path: Path
+) -> None:
+    picture = np.rot90(np.asarray(Image.open(written["image"]))[2:53, 11:62], 3)
+    if mode == "I;16":
+        Image.fromarray(picture.astype(np.uint16) * 257).save(tmp_path / "part.png")
+    else:
+        Image.fromarray(picture).convert(mode).save(tmp_path / "part.png")
+    assert detect_file(tmp_path / "part.png", NoModel()).found
+
+
+def test_evaluation_and_training_see_numbers(
+    written: dict[str, Path], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="real_dir: 1 of 1 images carry the mark"):
+        refuse_marked(real_items(Path(written["image"]).parent), tmp_path)
+    warn_of_marked([{"id": "n0", "image": written["nifti"], "slice_index": 0}], tmp_path)
+    assert "1 of 1 training images looked at carry the mark of synthetic images (n0)" in caplog.text
 
 
 def test_detect_mark_reads_files(folder: Path, images: Images, capsys: pytest.CaptureFixture[str]) -> None:
