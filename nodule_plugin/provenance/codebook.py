@@ -93,7 +93,7 @@ def signs(key: MarkKey, purpose: str, count: int, length: int) -> Tensor:
     return torch.from_numpy(bits.reshape(count, length).astype(np.float32) * 2 - 1)
 
 
-def log10_p(agreement: float, tried: int) -> float:
+def log10_p(agreement: float, tried: float) -> float:
     """Decimal logarithm of the probability that random signs agree so well with an image anywhere.
 
     The sum of any fixed numbers with random signs, divided by the root of the sum of their squares, exceeds x at most
@@ -103,6 +103,7 @@ def log10_p(agreement: float, tried: int) -> float:
 
     Args:
         agreement: the largest such sum.
-        tried: patterns, times the ways in which the image was looked at.
+        tried: patterns, times the ways in which the image was looked at; divided by what they have of the chance of a
+            false alarm where others have the rest.
     """
     return min(float(norm.logsf(agreement)) / math.log(10) + math.log10(_TAIL) + math.log10(tried), 0.0)

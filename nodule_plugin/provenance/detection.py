@@ -27,8 +27,9 @@ _LIMIT = 2.0
 WINDOWS_HU = (DEFAULT_WINDOW_HU, (-1350.0, 150.0))
 """Windows that a picture may have been written in: the models', and the usual one of lung."""
 _AT_ONCE = 16
-_KINDS = 3
-"""An image is looked at as a whole, turned, and as a part; each has a third of the p-value."""
+_AS_WRITTEN, _OTHERWISE = 2 / 3, 1 / 9
+"""Of all chance of a false alarm (weighted Bonferroni): an image as a whole in the models' window has two thirds, and
+one in the other window, one that is turned and one that is a part a ninth each."""
 _TURNS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)][1:]
 """What sets a turned image upright again. Its noise turns with it and is tried in all orientations anyway; but a
 network has learnt from upright patients, and of a turned image some noise does not come back."""
@@ -77,11 +78,12 @@ def detect(image: np.ndarray, inversion: Inversion, key: MarkKey = PUBLIC, parts
     found = detect_all([image], inversion, key, WINDOWS_HU[:1])
     if parts and _may_be_a_part(image, inversion):
         unit = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        found.append(_nearest(_in_all_positions(_as_part(unit, inversion)), key, inversion.image_size))
+        looks = _in_all_positions(_as_part(unit, inversion))
+        found.append(_nearest(looks, key, _OTHERWISE, inversion.image_size))
     if not any(one.found for one in found):
         found += detect_all([image], inversion, key, WINDOWS_HU[1:])
     if can_carry(image, inversion) and not any(one.found for one in found):
-        found.append(_nearest(_set_upright(image, inversion), key, None))
+        found.append(_nearest(_set_upright(image, inversion), key, _OTHERWISE))
     return min(found, key=_chance)
 
 
@@ -103,12 +105,14 @@ def detect_all(
     """
     best = [Detection(0.0, None, key.name)] * len(images)
     for window_hu in windows_hu:
+        fraction = _AS_WRITTEN if window_hu == WINDOWS_HU[0] else _OTHERWISE
         left = [index for index, one in enumerate(best) if not one.found and can_carry(images[index], inversion)]
         for start in range(0, len(left), _AT_ONCE):
             chosen = left[start : start + _AT_ONCE]
             units = torch.stack([_whole(images[index], window_hu, inversion.image_size) for index in chosen])
             for index, grid in zip(chosen, _coefficients(inversion(units))):
-                best[index] = min(best[index], _nearest(_in_all_positions(grid[None]), key, None), key=_chance)
+                found = _nearest(_in_all_positions(grid[None]), key, fraction)
+                best[index] = min(best[index], found, key=_chance)
     return best
 
 
@@ -169,8 +173,11 @@ def _in_all_positions(grid: Tensor) -> Tensor:
     return positions(grid).flatten(0, 1)
 
 
-def _nearest(looks: Tensor, key: MarkKey, part_of: int | None) -> Detection:
-    """The best of (N, C, coefficients, coefficients), its p-value corrected for all that was tried."""
+def _nearest(looks: Tensor, key: MarkKey, fraction: float, part_of: int | None = None) -> Detection:
+    """The best of (N, C, coefficients, coefficients), its p-value corrected for all that was and will be tried.
+
+    ``fraction`` is what these looks have of the chance of a false alarm.
+    """
     coarse = looks[..., band(*WORD_CYCLES)].flatten(1)
     fine = looks[..., band(*PAYLOAD_CYCLES)].flatten(1)
     candidates = words(key, coarse.shape[1] + fine.shape[1])
@@ -183,7 +190,7 @@ def _nearest(looks: Tensor, key: MarkKey, part_of: int | None) -> Detection:
     readable = log10_p(float(said.max()), len(ends)) < READABLE
     both = torch.cat([start.expand(len(ends), -1), ends], 1)
     joint = _agreement(torch.cat([coarse, fine], 1), both)
-    tried = _STATISTICS * _KINDS * len(WINDOWS_HU) * len(looks) * WORDS
+    tried = _STATISTICS * len(looks) * WORDS / fraction
     chance = min(log10_p(float(agreement.max()), tried), log10_p(float(joint.max()), tried * len(ends)))
     payload = f"{int(said.argmax()):0{PAYLOAD_DIGITS}x}" if readable else None
     return Detection(chance, payload, key.name, part_of)

@@ -16,7 +16,7 @@ from nodule_plugin.diffusion.latent_space import pixels_per_latent, scaled
 from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.errors import InputError
 
-_STEPS, _FIRST = 8, 0.1
+_STEPS, _FIRST = 6, 0.15
 """Steps of the way back, and the fraction of all timesteps at which an image is taken to be: one without any noise in
 it is nothing that a network has learnt from, and smooth images then come back wrong."""
 
