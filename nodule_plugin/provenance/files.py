@@ -51,7 +51,7 @@ def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, p
     Raises:
         InputError: if the file is missing or cannot be read as an image.
     """
-    in_numbers = _corrected(_in_numbers(Path(path), key), 1 / _NUMBERS)
+    in_numbers = _in_numbers(Path(path), key)
     if in_numbers.found:
         return in_numbers
     findings, possible = [], in_numbers.possible
@@ -67,25 +67,33 @@ def _corrected(detection: Detection, tried: float) -> Detection:
 
 
 def _in_numbers(path: Path, key: MarkKey) -> Detection:
-    """The likeliest of the marks that a file's numbers may carry, corrected for how many there are."""
+    """The likeliest mark in a file's numbers; the noise is still to be looked at."""
     name = path.name.lower()
     if name.endswith(PICTURES):
         grey = (read_picture(path) + 1) * 127.5
         whole = np.rint(grey)
         numbers = whole if np.abs(grey - whole).max() < _EXACT else grey
-        return detect_parity(numbers[None], GENERATED, key, turned=True)
+        return _corrected(detect_parity(numbers[None], GENERATED, key, turned=True), 1 / _NUMBERS)
     if name.endswith(NIFTI):
-        return _in_hu(shown(_volume(path).transpose(2, 1, 0), open_nifti(path).affine), key)
+        return detect_in_hu(shown(_volume(path).transpose(2, 1, 0), open_nifti(path).affine), key)
     if path.is_file() and not _is_dicom(path):
         return Detection(0.0, None, key.name, possible=False)
-    return _in_hu(read_slice(path, None, _axes(path))[None], key)
+    return detect_in_hu(read_slice(path, None, _axes(path))[None], key)
 
 
-def _in_hu(volume: np.ndarray, key: MarkKey = PUBLIC) -> Detection:
-    """The same of (slices, rows, columns) Hounsfield units; generated images are single slices."""
+def detect_in_hu(volume: np.ndarray, key: MarkKey = PUBLIC) -> Detection:
+    """The likeliest mark in whole Hounsfield units: of an inserted nodule, or of a generated image, a single slice.
+
+    Args:
+        volume: (slices, rows, columns) in the orientation of :data:`nodule_plugin.data.orientation.SHOWN`.
+        key: of the mark.
+
+    Returns:
+        The finding, as :func:`detect_file` has it before it looks at the noise.
+    """
     lattices = (INSERTED, GENERATED) if len(volume) == 1 else (INSERTED,)
     findings = [detect_parity(volume, lattice, key) for lattice in lattices]
-    return _corrected(min(findings, key=lambda one: one.log10_p), len(findings))
+    return _corrected(min(findings, key=lambda one: one.log10_p), len(findings) / _NUMBERS)
 
 
 def _axes(path: Path) -> str:
@@ -202,7 +210,7 @@ def warn_of_marked(
         The items.
     """
     slices = [] if silent else _readable(_some(items))
-    marked = [name for name, hu in slices if _in_hu(hu[None]).found]
+    marked = [name for name, hu in slices if detect_in_hu(hu[None]).found]
     left = [(name, hu_to_unit(hu)) for name, hu in slices if name not in marked]
     marked += _looked_at(left, models, WINDOWS_HU[:1])
     if marked:

@@ -27,7 +27,7 @@ from nodule_plugin.insertion.mask_shapes import draw_mask
 from nodule_plugin.insertion.place import Place
 from nodule_plugin.insertion.voxels import VoxelInsertion
 from nodule_plugin.provenance.detection import THRESHOLD
-from nodule_plugin.provenance.parity_mark import INSERTED, detect_parity
+from nodule_plugin.provenance.files import detect_in_hu
 
 DIAMETERS_MM = (5.0, 7.0, 10.0, 15.0)
 FINDINGS = {"sphericity": 4, "margin": 4, "texture": 5, "spiculation": 1, "calcification": 6}
@@ -50,14 +50,12 @@ def main() -> None:
     insertion = VoxelInsertion(NoduleInpainter.from_folder(given.inpainter), draw_mask, 1.0, 5)
     rows: list[dict[str, Any]] = []
     crops = sorted((given.crops / "images").glob("*.nii.gz"))
-    alarms = {
-        "crops": [detect_parity(crop_volume(path), INSERTED).found for path in tqdm(crops, desc="crops without a mark")]
-    }
+    alarms = {"crops": [detect_in_hu(crop_volume(path)).found for path in tqdm(crops, desc="crops without a mark")]}
     for folder in given.series:
         host = read_host(folder)
         values = shown(host.hu, host.geometry.nifti_affine())
         alarms[f"slices of {folder.name}"] = [
-            detect_parity(plane[None], INSERTED).found for plane in tqdm(values, desc="slices without a mark")
+            detect_in_hu(plane[None]).found for plane in tqdm(values, desc="slices without a mark")
         ]
         for diameter in DIAMETERS_MM:
             lesions = read_lesions(random=1, diameter_mm=diameter, findings=FINDINGS)
@@ -84,7 +82,7 @@ def found(insertion: VoxelInsertion, host: Host, place: Place, whole: bool) -> d
     if whole:
         looks["whole"] = hu
     affine = host.geometry.nifti_affine()
-    findings = {name: detect_parity(shown(values, affine), INSERTED) for name, values in looks.items()}
+    findings = {name: detect_in_hu(shown(values, affine)) for name, values in looks.items()}
     chances = {name: finding.log10_p for name, finding in findings.items()}
     said = findings["part"].payload
     return {"voxels": int((place.weight > 0).sum()), "payload": said, "log10_p": chances}
