@@ -27,9 +27,6 @@ from nodule_plugin.provenance.codebook import PAYLOAD_DIGITS, PUBLIC, MarkKey, l
 from nodule_plugin.provenance.detection import READABLE, Detection
 from nodule_plugin.settings import as_flag
 
-TILE = (4, 32, 32)
-"""Slices, rows and columns after which a pattern repeats."""
-_SITES = 4 * 32 * 32
 _LEAST = 8
 """Rows and columns that can be judged."""
 _WAYS = 2
@@ -39,39 +36,42 @@ _TURNS = [(quarters, mirrored) for mirrored in (False, True) for quarters in ran
 
 @dataclass(frozen=True)
 class Lattice:
-    """Which sites of :data:`TILE` are a mark's, and in which windows it is looked for.
+    """Which sites a mark has, and in which windows it is looked for.
 
     Attributes:
         scheme: name and version; marks of one are not found by another.
         purpose: that the key's signs are drawn for, in the singular.
-        rows: every how many-th row holds sites. On those every other site, like one colour of a chessboard, is the
-            mark's and the rest are the payload's.
+        tile: slices, rows and columns after which the pattern repeats.
+        apart: every how many-th row and column holds sites. Like the colours of a chessboard one half of these is the
+            mark's and the other the payload's.
         window: slices, rows and columns of a window, at most the tile's; they are half a window apart.
     """
 
     scheme: str
     purpose: str
-    rows: int
+    tile: tuple[int, int, int]
+    apart: int
     window: tuple[int, int, int]
 
     def sites(self, of_payload: bool = False) -> Tensor:
-        """:data:`TILE` bool: of the mark, or of the payload."""
-        slices, rows, columns = np.indices(TILE)
-        return torch.from_numpy(((slices + rows + columns) % 2 == of_payload) & (rows % self.rows == 0))
+        """(tile) bool: of the mark, or of the payload."""
+        slices, rows, columns = np.indices(self.tile)
+        held = (rows % self.apart == 0) & (columns % self.apart == 0)
+        return torch.from_numpy(held & ((slices + (rows + columns) // self.apart) % 2 == of_payload))
 
     def mark_signs(self, key: MarkKey) -> Tensor:
-        """:data:`TILE` of -1 and 1, and 0 where no site is the mark's."""
-        return signs(key, f"{self.purpose}s", 1, _SITES).reshape(TILE) * self.sites()
+        """(tile) of -1 and 1, and 0 where no site is the mark's."""
+        return signs(key, f"{self.purpose}s", 1, math.prod(self.tile)).reshape(self.tile) * self.sites()
 
     def payload_signs(self, key: MarkKey) -> Tensor:
-        """(payloads, *TILE) of -1 and 1, and 0 where no site is the payload's."""
-        drawn = signs(key, f"{self.purpose} payloads", 16**PAYLOAD_DIGITS, _SITES)
-        return drawn.reshape(-1, *TILE) * self.sites(of_payload=True)
+        """(payloads, *tile) of -1 and 1, and 0 where no site is the payload's."""
+        drawn = signs(key, f"{self.purpose} payloads", 16**PAYLOAD_DIGITS, math.prod(self.tile))
+        return drawn.reshape(-1, *self.tile) * self.sites(of_payload=True)
 
     def size(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Of the windows in a volume. Even ones hold as many of a mark's sites wherever the pattern begins."""
+        """Of the windows in a volume: such that each has as many of the mark's sites, wherever the pattern begins."""
         slices, rows, columns = (min(most, count) for most, count in zip(self.window, shape))
-        return slices, rows // self.rows * self.rows, columns // 2 * 2
+        return slices, rows - rows % self.apart, columns - columns % (2 * self.apart)
 
     def step(self) -> tuple[int, int, int]:
         """From one window to the next."""
@@ -80,13 +80,14 @@ class Lattice:
 
     def units(self, agreement: float, size: Sequence[int]) -> float:
         """A sum over a window's sites in units of chance."""
-        return agreement / math.sqrt(math.prod(size) / 2 / self.rows)
+        return agreement / math.sqrt(math.prod(size) / (2 * self.apart**2))
 
 
-INSERTED = Lattice("nodule-plugin voxels 1", "voxel", 1, (4, 16, 16))
+INSERTED = Lattice("nodule-plugin voxels 1", "voxel", (4, 32, 32), 1, (4, 16, 16))
 """Of the voxels that a nodule changes, which are few."""
-GENERATED = Lattice("nodule-plugin pixels 1", "pixel", 2, (1, 32, 32))
-"""Of generated images: on every other row, since a grey of eight bits is 5.5 HU of the models' window."""
+GENERATED = Lattice("nodule-plugin pixels 1", "pixel", (1, 64, 64), 4, (1, 64, 64))
+"""Of generated images: one pixel in 16. A grey of eight bits is 5.5 HU of the models' window, and networks see it where
+many pixels change by one (docs/provenance.md)."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class ParityMark:
         """(slices, rows, columns) int8 of a volume: 0 where it is to be even, 1 where odd, -1 where either."""
         signs = self.lattice.mark_signs(self.key) + self.lattice.payload_signs(self.key)[int(self.payload, 16)]
         wanted = torch.where(signs == 0, -1, (signs > 0).int()).numpy().astype(np.int8)
-        return wanted[np.ix_(*(np.arange(count) % period for count, period in zip(shape, TILE)))]
+        return wanted[np.ix_(*(np.arange(count) % period for count, period in zip(shape, self.lattice.tile)))]
 
     @property
     def described(self) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def _oriented(volume: np.ndarray, turns: Sequence[tuple[int, bool]]) -> Iterator
 
 def _as_it_lies(odd: Tensor, lattice: Lattice, key: MarkKey) -> Detection:
     """Look in one orientation of 1 odd and -1 even."""
-    tried = _WAYS * _SITES * math.prod(_counts(odd.shape, lattice))
+    tried = _WAYS * math.prod(lattice.tile) * math.prod(_counts(odd.shape, lattice))
     # A whole series has the pattern where it was laid; that is one of the shifts, and quick to look at.
     for look in (_as_laid, _in_all_shifts):
         likeliest = look(odd, lattice, key)
@@ -189,7 +190,7 @@ class _Likeliest:
 
     Attributes:
         agreement: in units of chance.
-        window: TILE; 1 odd and -1 even from the tile's beginning, 0 beyond the window.
+        window: (tile) 1 odd and -1 even from the tile's beginning, 0 beyond the window.
         shift: of the pattern in it: slices, rows, columns.
     """
 
@@ -200,23 +201,23 @@ class _Likeliest:
 
 def _as_laid(odd: Tensor, lattice: Lattice, key: MarkKey) -> _Likeliest:
     """Where a pattern begins with the volume."""
-    tiles = [-(-count // period) for count, period in zip(odd.shape, TILE)]
+    tiles = [-(-count // period) for count, period in zip(odd.shape, lattice.tile)]
     laid = lattice.mark_signs(key).repeat(tiles)[tuple(map(slice, odd.shape))]
     size = lattice.size(odd.shape)
     sums = avg_pool3d((odd * laid)[None], size, lattice.step())[0].abs()
     place = [int(at) * step for at, step in zip(np.unravel_index(int(sums.argmax()), sums.shape), lattice.step())]
-    window = torch.zeros(TILE)
+    window = torch.zeros(lattice.tile)
     window[tuple(map(slice, size))] = odd[tuple(slice(at, at + length) for at, length in zip(place, size))]
     agreement = lattice.units(float(sums.max()) * math.prod(size), size)
-    return _Likeliest(agreement, window, tuple(-at % period for at, period in zip(place, TILE)))
+    return _Likeliest(agreement, window, tuple(-at % period for at, period in zip(place, lattice.tile)))
 
 
 def _in_all_shifts(odd: Tensor, lattice: Lattice, key: MarkKey) -> _Likeliest:
     """Wherever a pattern begins, as in a part of a volume."""
     spectrum = torch.fft.rfftn(lattice.mark_signs(key)).conj()
-    best = _Likeliest(0.0, torch.zeros(TILE), (0, 0, 0))
+    best = _Likeliest(0.0, torch.zeros(lattice.tile), (0, 0, 0))
     for windows in _windows(odd, lattice):
-        sums = torch.fft.irfftn(torch.fft.rfftn(windows, dim=(1, 2, 3)) * spectrum, s=TILE, dim=(1, 2, 3)).abs()
+        sums = torch.fft.irfftn(torch.fft.rfftn(windows, dim=(1, 2, 3)) * spectrum, s=lattice.tile, dim=(1, 2, 3)).abs()
         agreement = lattice.units(float(sums.max()), lattice.size(odd.shape))
         if agreement > best.agreement:
             window, *shift = (int(at) for at in np.unravel_index(int(sums.argmax()), sums.shape))
@@ -230,13 +231,13 @@ def _counts(shape: Sequence[int], lattice: Lattice) -> list[int]:
 
 
 def _windows(odd: Tensor, lattice: Lattice) -> Iterator[Tensor]:
-    """(n, *TILE) windows of (slices, rows, columns), each laid at a tile's beginning, 0 beyond."""
+    """(n, *tile) windows of (slices, rows, columns), each laid at a tile's beginning, 0 beyond."""
     size = lattice.size(odd.shape)
     views = odd
     for axis, (length, step) in enumerate(zip(size, lattice.step())):
         views = views.unfold(axis, length, step)
     for row in views:
-        laid = torch.zeros(row.shape[0] * row.shape[1], *TILE)
+        laid = torch.zeros(row.shape[0] * row.shape[1], *lattice.tile)
         laid[:, : size[0], : size[1], : size[2]] = row.flatten(0, 1)
         yield laid
 
