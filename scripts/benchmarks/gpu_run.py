@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ class Stage:
         columns: heading -> from a row and all rows of the stage to a cell's text.
         cases: in order of worth.
         missing: why there are no cases, where there are none.
+        together: cases that run at the same time, where none tells a speed.
     """
 
     title: str
@@ -52,6 +55,7 @@ class Stage:
     columns: dict[str, Callable[[Row, Sequence[Row]], str]]
     cases: list[Case] = field(default_factory=list)
     missing: str = ""
+    together: int = 1
 
 
 class Results:
@@ -68,10 +72,15 @@ class Results:
         self.stages = stages
         self.minutes = minutes
         self.rows: dict[str, list[Row]] = {stage.title: [] for stage in stages}
+        self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, stage: Stage, rows: Sequence[Row]) -> None:
-        """Rows of a stage; both files are written at once."""
+        """Rows of a stage, of any thread; both files are written at once."""
+        with self._lock:
+            self._add(stage, rows)
+
+    def _add(self, stage: Stage, rows: Sequence[Row]) -> None:
         self.rows[stage.title] += rows
         for row in rows:
             print(f"  {row['case']}: {row['status']} ({row['took']:.0f} s)", flush=True)
@@ -117,14 +126,19 @@ def run(stages: Sequence[Stage], results: Results, clock: Clock) -> None:
         print(f"{stage.title} ({max(0.0, clock.left - promised):.0f} s)", flush=True)
         if stage.missing:
             results.add(stage, [{"case": stage.title, "status": f"not run: {stage.missing}", "took": 0.0}])
-        for case in stage.cases:
-            started, left = time.monotonic(), clock.left - promised
-            if left <= 0 or left < case.least:
-                rows: list[Row] = [{"status": f"not run: {max(0.0, left):.0f} s were left, too few"}]
-            else:
-                rows = _measured(case, min(case.most, left))
-            took = time.monotonic() - started
-            results.add(stage, [{"case": case.name, "took": took, **row} for row in rows])
+        with ThreadPoolExecutor(stage.together) as pool:
+            for done in [pool.submit(_run, case, stage, results, clock, promised) for case in stage.cases]:
+                done.result()
+
+
+def _run(case: Case, stage: Stage, results: Results, clock: Clock, promised: float) -> None:
+    started, left = time.monotonic(), clock.left - promised
+    if left <= 0 or left < case.least:
+        rows: list[Row] = [{"status": f"not run: {max(0.0, left):.0f} s were left, too few"}]
+    else:
+        rows = _measured(case, min(case.most, left))
+    took = time.monotonic() - started
+    results.add(stage, [{"case": case.name, "took": took, **row} for row in rows])
 
 
 def _measured(case: Case, seconds: float) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The stages of :mod:`gpu`: the card, training, sampling, memory, compiled training, the small models."""
+"""The stages of :mod:`gpu`: the card, the U-Net alone, training, memory, sampling, the small models."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from gpu_run import OUTPUT_BYTES, Case, Row, Stage
 from limits import Clock, NotFinished
 from train_throughput import BUNDLE, PEER, PROJECT, Room, images_a_step
 from train_throughput import Case as Training
+from unet_speed import kernel_groups
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("sd15", "sd2")
 OVERLAYS = {"low_memory": 24, "lora": 16}
 """Preset -> GB of the card that it is to fit on."""
 STEPS, WARMUP = 20, 3
-EAGER, COMPILED, SAMPLING = (20.0, 75.0), (60.0, 160.0), (30.0, 170.0)
+EAGER, COMPILED, SAMPLING, ALONE = (20.0, 75.0), (100.0, 260.0), (30.0, 220.0), (30.0, 150.0)
 """Least and most seconds for a process that loads a full-size model and takes its steps; Inductor needs minutes."""
 GIB = 2**30
 
@@ -69,8 +70,8 @@ class Setup:
 
 
 def all_stages(setup: Setup) -> list[Stage]:
-    """In order of worth; seconds are of 12 minutes."""
-    stages = [card, models, training, guided_sampling, memory, compiled_training, small_models]
+    """In order; seconds are of 12 minutes."""
+    stages = [card, unet_alone, models, training, memory, guided_sampling, compiled_training, small_models]
     return [stage(setup) for stage in stages]
 
 
@@ -85,7 +86,7 @@ def text(name: str) -> Callable[[Row, Sequence[Row]], str]:
 
 
 def card(setup: Setup) -> Stage:
-    """Stage 1: what the machine is, and how fast its matrix products are."""
+    """What the machine is, and how fast its matrix products are."""
 
     def measure(seconds: float) -> list[Row]:
         file = setup.work / "card.json"
@@ -106,7 +107,41 @@ def card(setup: Setup) -> Stage:
         "versions": text("versions"),
     }
     least, most = setup.limits(0, 60)
-    return Stage("The card", "", 40, columns, [Case("matrix products", most, least, measure)])
+    return Stage("The card", "", 30, columns, [Case("matrix products", most, least, measure)])
+
+
+def unet_alone(setup: Setup) -> Stage:
+    """Whether launching bounds a U-Net or its kernels do, in every variant; in one process."""
+    name = setup.models[0]
+
+    def measure(seconds: float) -> list[Row]:
+        file, problem = setup.work / "unet_speed.json", None
+        size = setup.image_size // 8
+        arguments = ["--model", name, "--latents", size, "--seconds", seconds - 15, "--kernels", "--output", file]
+        try:
+            setup.script(seconds, "unet_speed.py", *arguments)
+        except NotFinished as error:
+            problem = str(error)
+        rows = json.loads(file.read_text())["rows"] if file.is_file() else []
+        rows = [{"case": row["variant"], "status": row.get("error", "done"), **row} for row in rows]
+        return rows + ([{"case": name, "status": problem}] if problem else [])
+
+    columns = {
+        "images/s": number("rate"),
+        "ms a call": number("seconds", 1, 1e-3),
+        "launched in, ms": number("launched", 1, 1e-3),
+        "fraction of the matrix rate": number("fraction", 2),
+        "peak memory, GiB": number("peak_bytes", 1, GIB),
+        "kernels' ms by what they do": _kernel_groups,
+    }
+    least, most = setup.limits(*ALONE)
+    title = f"The U-Net of {name} alone, at {setup.image_size} x {setup.image_size}"
+    return Stage(title, "", 110, columns, [Case(name, most, least, measure)])
+
+
+def _kernel_groups(row: Row, _: Sequence[Row]) -> str:
+    groups = kernel_groups(row.get("kernels", []))
+    return ", ".join(f"{group} {1000 * seconds:.0f}" for group, seconds in groups.items())
 
 
 def models(setup: Setup) -> Stage:
@@ -123,35 +158,33 @@ def models(setup: Setup) -> Stage:
         "text": number("text", 3),
     }
     least, most = setup.limits(0, 60)
-    return Stage(
-        "Base models", "", 120, columns, [Case(name, most, least, partial(build, name)) for name in setup.models]
-    )
+    cases = [Case(name, most, least, partial(build, name)) for name in setup.models]
+    return Stage("Base models", "", 60, columns, cases, together=len(cases))
 
 
 def training(setup: Setup) -> Stage:
-    """Stage 2: this project's training beside diffusers' script, as they are."""
+    """This project's training beside diffusers' script, as they are."""
     who = [PROJECT, PEER] if setup.options.peer else [PROJECT]
     stage = Stage(
         f"Training at {setup.image_size} x {setup.image_size}",
         "2 times the script's best images/s; 45 % of the matrix rate",
-        180,
+        150,
         _TRAINING_COLUMNS,
         [_training_case(setup, one, model) for model in setup.models for one in who],
     )
-    stage.cases.append(_training_case(setup, PROJECT, setup.models[0], channels_last=True))
     if not setup.options.peer:
         stage.cases.append(Case(PEER_NAME, 0, 0, partial(_not_run, "no script given (--peer)")))
     return stage
 
 
 def compiled_training(setup: Setup) -> Stage:
-    """Stage 5: the same with torch.compile, which takes minutes to begin with; last the script's own defaults."""
+    """The same with torch.compile, which takes minutes to begin with; last the script's own defaults."""
     who = [PROJECT, PEER] if setup.options.peer else [PROJECT]
     title = f"Training at {setup.image_size} x {setup.image_size} with torch.compile, and the script as it comes"
     compiled = [_training_case(setup, one, model, compile=True) for model in setup.models for one in who]
     default = [_training_case(setup, PEER, model, precision="float32", tf32=False) for model in setup.models]
     cases = [*(compiled if setup.cuda else []), *(default if setup.options.peer else [])]
-    return Stage(title, "", 120, _TRAINING_COLUMNS, cases)
+    return Stage(title, "", 130, _TRAINING_COLUMNS, cases)
 
 
 PEER_NAME = "diffusers' script"
@@ -203,24 +236,18 @@ _TRAINING_COLUMNS = {
 
 
 def guided_sampling(setup: Setup) -> Stage:
-    """Stage 3: this project's sampler beside diffusers' pipeline; one process, for loading takes longest."""
+    """This project's sampler beside diffusers' pipeline; one process, for loading takes longest."""
     model = setup.models[0]
     cases = sampling.gpu_cases(setup.options.batch_size, not setup.cuda)
 
     def measure(seconds: float) -> list[Row]:
         file = setup.work / "sampling.json"
+        repeats, images = 3 if setup.cuda else 1, setup.options.batch_size
         arguments = ["--base_model", setup.work / "models" / model, "--size", setup.image_size]
-        arguments += [
-            "--images",
-            setup.options.batch_size,
-            "--batch",
-            setup.options.batch_size,
-            "--repeats",
-            2 if setup.cuda else 1,
-        ]
+        arguments += ["--images", images, "--batch", images, "--repeats", repeats, "--output", file]
         problem = None
         try:
-            setup.script(seconds, "sampling.py", "--speed_only", *arguments, "--output", file)
+            setup.script(seconds, "sampling.py", "--speed_only", *arguments)
         except NotFinished as error:
             problem = str(error)
         rows = json.loads(file.read_text()) if file.is_file() else []
@@ -230,12 +257,17 @@ def guided_sampling(setup: Setup) -> Stage:
     columns = {
         "images/s": number("rate", 2),
         "times the pipeline": _over_the_pipeline,
+        "of an image's seconds decoding": _decoding,
         "first call, s": number("first_call"),
         "peak memory, GiB": number("peak_bytes", 1, GIB),
     }
     least, most = setup.limits(*SAMPLING)
     title = f"Sampling of {model} at {setup.image_size} x {setup.image_size}, guidance 5"
-    return Stage(title, "", 100, columns, [Case("sampling", most, least, measure)])
+    return Stage(title, "", 90, columns, [Case("sampling", most, least, measure)])
+
+
+def _decoding(row: Row, _: Sequence[Row]) -> str:
+    return f"{row['decoding']:.3f} of {1 / row['rate']:.3f}" if "rate" in row else ""
 
 
 def _over_the_pipeline(row: Row, rows: Sequence[Row]) -> str:
@@ -244,7 +276,7 @@ def _over_the_pipeline(row: Row, rows: Sequence[Row]) -> str:
 
 
 def memory(setup: Setup) -> Stage:
-    """Stage 4: peak memory of the overlays for small cards."""
+    """Peak memory of the overlays for small cards; none of them tells a speed, so they run at once."""
     cases = []
     for model in reversed(setup.models):  # the larger one first
         for overlay in OVERLAYS:
@@ -255,9 +287,9 @@ def memory(setup: Setup) -> Stage:
         "allocated, GiB": number("peak_bytes", 1, GIB),
         "reserved by torch, GiB": number("reserved_bytes", 1, GIB),
         "to fit on, GB": number("goal", 0),
-        "images/s": number("rate", 2),
     }
-    return Stage("Peak memory of the overlays", "low_memory fits on 24 GB, lora on 16 GB", 120, columns, cases)
+    goal = "low_memory fits on 24 GB, lora on 16 GB"
+    return Stage("Peak memory of the overlays", goal, 110, columns, cases, together=len(cases))
 
 
 def _peak(setup: Setup, case: Training, seconds: float) -> list[Row]:
@@ -269,7 +301,7 @@ def _peak(setup: Setup, case: Training, seconds: float) -> list[Row]:
 
 
 def small_models(setup: Setup) -> Stage:
-    """Stage 6: training of the small models, for the time that is left."""
+    """Training of the small models, for the time that is left."""
     columns = {
         "images/s": number("rate", 0),
         "steps": number("step", 0),

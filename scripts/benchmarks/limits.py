@@ -29,7 +29,7 @@ class Clock:
     def __init__(self, seconds: float = float("inf")) -> None:
         self.started = time.monotonic()
         self._end = self.started + seconds
-        self._running: subprocess.Popen | None = None
+        self._running: set[subprocess.Popen] = set()
 
     @property
     def left(self) -> float:
@@ -39,8 +39,8 @@ class Clock:
     def stop(self, *_: Any) -> None:
         """End what is running and let nothing else begin; a handler of signals."""
         self._end = time.monotonic()
-        if self._running is not None:
-            _kill(self._running)
+        for process in list(self._running):
+            _kill(process)
 
     def run(
         self,
@@ -67,13 +67,13 @@ class Clock:
             process = subprocess.Popen(
                 command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
             )
-            self._running = process
+            self._running.add(process)
             try:
                 code = process.wait(None if limit == float("inf") else limit)
             except subprocess.TimeoutExpired:
                 raise NotFinished(f"cut after {limit:.0f} s") from None
             finally:
-                self._running = None
+                self._running.discard(process)
                 _kill(process)
                 process.wait()
             if code == 0:

@@ -12,6 +12,7 @@ diffusers' StableDiffusionPipeline samples the same prompts with the same schedu
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import tempfile
 import time
@@ -131,6 +132,21 @@ class Bench:
         self.conditioner = TextConditioner(load_tokenizer(base_model), load_text_encoder(base_model).to(device))
         self._networks: dict[tuple[bool, bool], DiffusionUNet] = {}
         self._pipelines: dict[str, Any] = {}
+        self.decoding: list[float] = []
+        self._time_decoding(self.vae)
+
+    def _time_decoding(self, vae: Any) -> None:
+        """Append to ``decoding`` how many seconds every call of the autoencoder's decoder takes."""
+        decode = vae.decode
+
+        @functools.wraps(decode)
+        def timed_decode(*args: Any, **kwargs: Any) -> Any:
+            started = _synchronised()
+            result = decode(*args, **kwargs)
+            self.decoding.append(_synchronised() - started)
+            return result
+
+        vae.decode = timed_decode
 
     def sample(self, case: Case) -> Tensor:
         """(B, 3, H, W) images in [-1, 1]."""
@@ -167,6 +183,7 @@ class Bench:
             )
             pipeline.set_progress_bar_config(disable=True)
             self._pipelines[case.precision] = pipeline.to(self.device)
+            self._time_decoding(pipeline.vae)
         pipeline = self._pipelines[case.precision]
         pipeline.scheduler = derive_scheduler(self.scheduler, case.scheduler)
         images = []
@@ -228,6 +245,7 @@ def speeds(bench: Bench, cases: Sequence[Case], repeats: int) -> Iterator[dict[s
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         _, first, _ = timed(partial(bench.sample, case))
+        bench.decoding.clear()
         walls = [timed(partial(bench.sample, case))[1] for _ in range(repeats)]
         yield {
             "case": str(case),
@@ -235,8 +253,16 @@ def speeds(bench: Bench, cases: Sequence[Case], repeats: int) -> Iterator[dict[s
             "peer": case.peer,
             "rate": len(bench.prompts) / median(walls),
             "first_call": first,
+            "decoding": sum(bench.decoding) / (repeats * len(bench.prompts)),
             "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None,
         }
+
+
+def _synchronised() -> float:
+    """The time when all that was asked of the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def timed(work: Callable[[], Tensor]) -> tuple[Tensor, float, float]:

@@ -19,6 +19,7 @@ import math
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -155,20 +156,27 @@ class Room:
         self.environment = dict(environment)
         self.nice = nice
         self.clock = clock or Clock()
+        self._preparing = threading.Lock()
 
     def model(self, name: str) -> Path:
         """Folder of a base model with random weights."""
-        return build_base_model(name, self.folder / "models" / name)
+        with self._preparing:
+            return build_base_model(name, self.folder / "models" / name)
 
     def datalist(self, case: Case) -> Path:
         """Data list of as many pairs as the warm-up takes."""
         images = self.warmup * images_a_step(case)
-        return write_noise_pairs(self.folder / f"pairs_{images}", images)
+        with self._preparing:
+            return write_noise_pairs(self.folder / f"pairs_{images}", images)
 
-    def config(self, case: Case, **settings: Any) -> list[str]:
-        """The project's configuration files for a case: its overlays, and what makes both programs alike."""
+    def config(self, case: Case, output: Path, **settings: Any) -> list[str]:
+        """The project's configuration files for a case: its overlays, and what makes both programs alike.
+
+        The last of them is written beside ``output``, where the run's own files go.
+        """
         alike: dict[str, Any] = {
             "bundle_root": str(BUNDLE),
+            "output_dir": str(output),
             "datalist": str(self.datalist(case)),
             "base_model": str(self.model(case.model)),
             "image_size": case.image_size,
@@ -195,7 +203,7 @@ class Room:
             }
         else:
             files.append(CONFIGS / f"{case.overlay}.json")
-        overlay = self.folder / "overlay.json"
+        overlay = output.with_name("overlay.json")
         overlay.write_text(json.dumps(alike | settings, indent=4))
         return [*map(str, files), str(overlay)]
 
@@ -203,8 +211,13 @@ class Room:
         """The images that the project trains on, as 8-bit PNG of the size of training with ``metadata.jsonl``."""
         items = load_datalist(self.datalist(case), "training")
         folder = self.folder / f"images_{case.image_size}_{len(items)}"
-        if (folder / "metadata.jsonl").is_file():
-            return folder
+        with self._preparing:
+            if not (folder / "metadata.jsonl").is_file():
+                self._write_images(case, items, folder)
+        return folder
+
+    @staticmethod
+    def _write_images(case: Case, items: Sequence[Mapping[str, Any]], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         transform = nodule_transform(case.image_size)
         lines = []
@@ -212,7 +225,6 @@ class Room:
             save_image(transform(item)["image"] / 2 + 0.5, folder / f"{index:04d}.png")
             lines.append(json.dumps({"file_name": f"{index:04d}.png", "text": item["prompt"]}))
         (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
-        return folder
 
     def run(
         self, who: str, case: Case, steps: int, phases: bool, seconds: float = float("inf"), whole: bool = True
@@ -249,7 +261,7 @@ class Room:
 
     def _project(self, case: Case, steps: int, output: Path) -> list[str]:
         epochs = math.ceil(steps / self.warmup)
-        files = self.config(case, output_dir=str(output), epochs=epochs)
+        files = self.config(case, output, epochs=epochs)
         return ["-m", "monai.bundle", "run", "training", "--config_file", str(files)]
 
     def _peer(self, case: Case, steps: int, output: Path) -> list[str]:
