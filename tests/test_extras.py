@@ -24,6 +24,7 @@ EXTRAS = [
     "fastapi",
     "idc_index",
     "c2pa",
+    "opacus",
 ]
 """Packages that what prepares, trains and generates does without."""
 WITHOUT_EXTRAS = """

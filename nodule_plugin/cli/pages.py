@@ -10,7 +10,7 @@ from nodule_plugin.cli.options import CONFIGS, config_settings, read_config, sho
 from nodule_plugin.settings import RENAMED, settings_table
 
 OVERLAYS = (
-    *("sd15", "sd2", "from_scratch", "lora", "low_memory", "train_insertion", "sd15_inpainting"),
+    *("sd15", "sd2", "from_scratch", "lora", "low_memory", "private", "train_insertion", "sd15_inpainting"),
     *("dose_response", "attack", "sensitivity", "privacy", "copy_paste"),
 )
 _HEAD = """# Settings
