@@ -9,8 +9,9 @@ not.
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from nodule_plugin.errors import InputError
 from nodule_plugin.extras import Extra
 from nodule_plugin.files import write_json
 from nodule_plugin.settings import whole_number
+
+logger = logging.getLogger(__name__)
 
 _accounting: Any = Extra("opacus.accountants", "private")
 _noise: Any = Extra("opacus.accountants.utils", "private")
@@ -127,6 +130,7 @@ class Guarantee:
         sample_rate: the probability with which a patient joins a step.
         steps: of the optimizer.
         patients: in training.
+        known: how many of them the base model has learnt from before, which the guarantee does not cover.
     """
 
     epsilon: float
@@ -135,10 +139,16 @@ class Guarantee:
     sample_rate: float
     steps: int
     patients: int
+    known: int = 0
 
     @classmethod
     def planned(
-        cls, sampler: PatientSampler, epochs: int, epsilon: float | None, delta: float | None = None
+        cls,
+        sampler: PatientSampler,
+        epochs: int,
+        epsilon: float | None,
+        delta: float | None = None,
+        known: Collection[str] = (),
     ) -> Guarantee:
         """The least noise with which a whole training keeps to an epsilon.
 
@@ -147,6 +157,7 @@ class Guarantee:
             epochs: of the training.
             epsilon: at most; None adds no noise, for comparison.
             delta: None for a tenth of one over the number of patients.
+            known: patients that a network of the base model (the autoencoder, too) has learnt from.
 
         Raises:
             InputError: if a number is out of its range, no noise is enough, or Opacus is not installed.
@@ -155,8 +166,16 @@ class Guarantee:
         delta = 0.1 / patients if delta is None else delta
         if not 0 < delta < 1:
             raise InputError(f"delta: a probability between 0 and 1 is needed, not {delta}")
+        seen = len(sampler.items.keys() & set(known))
+        if seen:
+            logger.warning(
+                "The base model has learnt from %d of these %d patients before, without differential privacy: the"
+                " guarantee is of what this training adds. Begin from a base model that has seen none of them.",
+                seen,
+                patients,
+            )
         if epsilon is None:
-            return cls(float("inf"), delta, 0.0, sampler.sample_rate, steps, patients)
+            return cls(float("inf"), delta, 0.0, sampler.sample_rate, steps, patients, seen)
         if not 0 < epsilon < float("inf"):
             raise InputError(f"epsilon: a number above 0 is needed, or null for none, not {epsilon}")
         try:
@@ -169,7 +188,7 @@ class Guarantee:
             )
         except ValueError as error:
             raise InputError(f"epsilon: {epsilon} cannot be kept to in {steps} steps ({error})") from error
-        return cls(0.0, delta, noise, sampler.sample_rate, steps, patients).after(steps)
+        return cls(0.0, delta, noise, sampler.sample_rate, steps, patients, seen).after(steps)
 
     def after(self, steps: int) -> Guarantee:
         """The same with the epsilon that so many steps have spent."""

@@ -193,7 +193,15 @@ def test_less_epsilon_more_noise_and_fewer_steps_less_epsilon() -> None:
         "sample_rate": 0.1,
         "steps": 60,
         "patients": 100,
+        "known": 0,
     }
+
+
+def test_what_the_base_model_knows_already_is_not_covered(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = PatientSampler([*"aabcd"], 2)
+    planned = Guarantee.planned(sampler, 1, None, known=["a", "d", "z"])
+    assert planned.describe()["known"] == 2
+    assert "learnt from 2 of these 4 patients before" in caplog.text
 
 
 def test_the_record_tells_what_has_been_spent(tmp_path: Path) -> None:
@@ -240,7 +248,7 @@ def test_the_bundle_trains_with_differential_privacy(repository: Path, phantom_d
     done = run_python([sys.executable, *command, *words], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     spent = json.loads((tmp_path / "out" / "models" / "differential_privacy.json").read_text())
-    assert spent["unit"] == "patient"
+    assert (spent["unit"], spent["known"]) == ("patient", 0)
     assert 4 < spent["epsilon"] <= 8
     assert (tmp_path / "out" / "models" / "model.pt").is_file()
     again = run_python([sys.executable, *command, *words, "--epsilon", "2", "--epochs", "3"], tmp_path)
