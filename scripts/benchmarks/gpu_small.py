@@ -9,16 +9,16 @@ a bare machine), epochs that go several times over the data, and weights that fi
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import multiprocessing
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import run
 from monai.data import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -114,28 +114,35 @@ def overlay(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return common | unjudged | {"latent_cache": str(work / "latents"), "allow_marked": True, "num_workers": 0}
 
 
-def start(name: str, settings: Mapping[str, Any]) -> subprocess.Popen:
-    """One training in a process of its own."""
+def train(name: str, settings: Mapping[str, Any]) -> None:
+    """One training, as ``python -m monai.bundle run training`` does it."""
     file = Path(settings["work"]) / f"{name}_overlay.json"
     file.write_text(json.dumps(overlay(name, settings), indent=1))
     files = [BUNDLE / "configs" / "train.json", BUNDLE / "configs" / OVERLAYS[name], *settings["further"], file]
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--bundle_root", str(BUNDLE)]
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [*command, "--config_file", str([str(one) for one in files])], env=os.environ | {"PYTHONPATH": path}
-    )
+    sys.path.insert(0, str(HERE))  # the configuration imports this module by its name
+    run("training", config_file=[str(one) for one in files], bundle_root=str(BUNDLE))
+
+
+def start(work: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """A process that has imported everything already: a fork, so long as this one has not begun to use the GPU."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    return process
 
 
 def main() -> None:
     """See the module; fails where one of the trainings does."""
     settings = json.loads(Path(sys.argv[1]).read_text())
     models = settings["models"]
-    running = [start("inpainter", settings)] if "inpainter" in models else []
+    running = [start(train, "inpainter", settings)] if "inpainter" in models else []
     if "unet" in models:
-        folder = Path(settings["work"]) / "latents"
-        fill_cache(Path(models["unet"]["datalist"]), models["unet"]["base_model"], folder, settings["workers"])
-        running.append(start("unet", settings))
-    sys.exit(max(process.wait() for process in running))
+        unet, folder = models["unet"], Path(settings["work"]) / "latents"
+        filling = start(fill_cache, Path(unet["datalist"]), unet["base_model"], folder, settings["workers"])
+        filling.join()
+        running.append(filling if filling.exitcode else start(train, "unet", settings))
+    for process in running:
+        process.join()
+    sys.exit(max(abs(process.exitcode or 0) for process in running))
 
 
 class KeepWeights:

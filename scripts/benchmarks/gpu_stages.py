@@ -51,6 +51,8 @@ class Setup:
         self.steps = 2 if options.tiny else STEPS
         self.matrix_rate: float | None = None
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(work / "inductor")}
+        # So that imports, which ask for a GPU, do not begin to use it: gpu_small's processes are forks.
+        environment |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         if options.tiny:
             environment |= {"CUDA_VISIBLE_DEVICES": ""}
         if options.peer:
