@@ -55,6 +55,19 @@ SCALES: dict[str, Scale] = {
 CALCIFICATION_ABSENT = 6
 
 
+def check_rating(name: str, value: Any) -> None:
+    """Refuse what is not a code of a scale.
+
+    Raises:
+        InputError: if there is no such scale or code.
+    """
+    if name not in SCALES:
+        raise InputError(f"findings: no rating is called {name!r}; there are {', '.join(SCALES)}")
+    codes = SCALES[name].codes
+    if isinstance(value, bool) or not isinstance(value, Integral) or value not in codes:
+        raise InputError(f"{name}: whole numbers {codes[0]} to {codes[-1]} are ratings, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Findings:
     """One nodule's ratings, whole numbers on :data:`SCALES`; :meth:`from_dict` makes them of a dictionary.
@@ -90,9 +103,7 @@ class Findings:
             value = getattr(self, field.name)
             if value is None and field.name in OPTIONAL_RATINGS:
                 continue
-            codes = SCALES[field.name].codes
-            if isinstance(value, bool) or not isinstance(value, Integral) or value not in codes:
-                raise InputError(f"{field.name}: whole numbers {codes[0]} to {codes[-1]} are ratings, not {value!r}")
+            check_rating(field.name, value)
             object.__setattr__(self, field.name, int(value))  # NumPy's and pandas' are whole numbers, but no JSON
 
     @property
@@ -111,8 +122,8 @@ class Findings:
         Raises:
             InputError: if a name is not a rating, a required rating is missing, or a value is off its scale.
         """
-        if unknown := sorted(set(ratings) - set(SCALES)):
-            raise InputError(f"findings: no rating is called {unknown[0]!r}; there are {', '.join(SCALES)}")
+        for name in sorted(set(ratings) - set(SCALES)):
+            check_rating(name, ratings[name])
         if missing := [name for name in REQUIRED_RATINGS if name not in ratings]:
             raise InputError(f"findings: the rating {missing[0]!r} is missing; needed: {', '.join(REQUIRED_RATINGS)}")
         return cls(**ratings)

@@ -19,6 +19,7 @@ from nodule_plugin.data.split import SPLITS, check_ratios, split_by_patient
 from nodule_plugin.data.transforms import DEFAULT_KERNEL, chain_id, chain_kernel
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, write_json
+from nodule_plugin.findings import check_rating
 from nodule_plugin.lidc.citation import CITATION, LICENCE
 from nodule_plugin.lidc.selection import Selection
 from nodule_plugin.prompts import PromptTemplate, get_template
@@ -33,6 +34,10 @@ _DESCRIPTIONS = {
     "crops": "Image-prompt pairs of lung nodules from a folder of CT crops derived from LIDC-IDRI.",
     "phantom": "Image-prompt pairs of synthetic lung nodules drawn around annotations of LIDC-IDRI. No patient's CT.",
 }
+_HEAD: dict[str, type] = dict.fromkeys(("name", "description", "licence", "source", "chain"), str)
+_HEAD |= {"citation": list, "template": dict, "selection": dict, "split": dict, "skipped": list, "doubts": list}
+_HEAD |= {"synthetic": bool}
+_KINDS = {str: "text", list: "list", dict: "object", bool: "true or false"}
 _ITEM_FIELDS = ("id", "image", "slice_index", "centre", "spacing", "diameter_mm", "roi_mm", "padding", "prompt")
 
 
@@ -260,14 +265,20 @@ def datalist_kernel(path: str | Path | None) -> str:
 
 
 def read_datalist(file: Path) -> dict[str, Any]:
-    """The content of a data list, unchecked but for its form.
+    """The content of a data list; its items are not looked at.
 
     Raises:
-        InputError: if there is no such file or it holds no JSON object.
+        InputError: if there is no such file, it holds no JSON object, or a field of its head is not of its kind.
     """
     content = read_json(file, "run prepare to make the data list")
     if not isinstance(content, dict) or not isinstance(content.get("dataset_dir", ""), str):
         raise InputError(f"{file}: not a data list; run prepare again")
+    for name, kind in _HEAD.items():
+        value = content.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{file}: field {name!r}: {value!r} is no {_KINDS[kind]}; correct it or run prepare again")
+    if not all(isinstance(work, str) for work in content.get("citation") or []):
+        raise InputError(f"{file}: field 'citation': a list of texts is needed; correct it or run prepare again")
     return content
 
 
@@ -280,8 +291,17 @@ def _checked(item: Any, number: int, root: Path, file: Path, split: str) -> dict
         raise InputError(f"{where}: the field {missing[0]!r} is missing; run prepare again")
     readable_id(where, item["id"])
     check_numbers(where, item)
-    if not isinstance(item["prompt"], str):
-        raise InputError(f"{where}: field 'prompt': {item['prompt']!r} is no text; correct it")
+    if not isinstance(item["prompt"], str) or not item["prompt"].strip():
+        raise InputError(f"{where}: field 'prompt': {item['prompt']!r} is no text that says something; correct it")
+    findings = item.get("findings") or {}
+    if not isinstance(findings, dict):
+        raise InputError(f"{where}: field 'findings': {findings!r} is no object; correct it")
+    for name, value in findings.items():
+        try:
+            if value is not None:  # not rated
+                check_rating(name, value)
+        except InputError as error:
+            raise InputError(f"{where}: field 'findings': {error}; correct it") from error
     return {**item, "image": str(file_below(where, "image", root, item["image"]))}
 
 

@@ -140,6 +140,20 @@ def test_drop_padded(written: Path, caplog: pytest.LogCaptureFixture) -> None:
         (lambda c: c["training"].insert(0, 5), r"training\[0\]: an object is needed, not 5"),
         (lambda c: c.pop("dataset_dir"), "it does not say its dataset_dir"),
         (lambda c: c["training"][1].update(prompt=5), r"training\[1\]: field 'prompt': 5 is no text"),
+        (lambda c: c["training"][1].update(prompt=" "), r"training\[1\]: field 'prompt': ' ' is no text"),
+        (
+            lambda c: c["training"][1].update(findings={"margin": 9}),
+            r"training\[1\]: field 'findings': margin: whole numbers 1 to 5 are ratings, not 9",
+        ),
+        (
+            lambda c: c["training"][1].update(findings={"size": 1}),
+            r"field 'findings': findings: no rating is called 'size'",
+        ),
+        (lambda c: c["training"][1].update(findings=[5]), r"training\[1\]: field 'findings': \[5\] is no object"),
+        (lambda c: c.update(licence=3), "field 'licence': 3 is no text; correct it"),
+        (lambda c: c.update(template="reference"), "field 'template': 'reference' is no object"),
+        (lambda c: c.update(citation=[None]), "field 'citation': a list of texts"),
+        (lambda c: c.update(synthetic="no"), "field 'synthetic': 'no' is no true or false"),
     ],
 )
 def test_what_a_data_list_lacks_is_named(written: Path, change: Any, message: str) -> None:
