@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from open_clip.tokenizer import SimpleTokenizer
 from small_models.base_model import MODEL_INDEX
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 
 
 def make_tiny_sd(
@@ -25,8 +26,11 @@ def make_tiny_sd(
     """Write the base model to ``folder``: the classes and files of SD 1.5 (epsilon) and 2.0 (v_prediction).
 
     Fewer ``levels`` of the U-Net make its steps faster, for tests that are not about it. The U-Net of ``inpainting``
-    takes the mask and the masked image's latents too, nine channels of them all.
+    takes the mask and the masked image's latents too, nine channels of them all. The tokenizer has the most frequent of
+    CLIP's tokens only: to read and write all of them takes longer than the networks do.
     """
+    pad_token = "!" if prediction_type == "v_prediction" else "<|endoftext|>"
+    tokenizer = _short_tokenizer(pad_token)
     torch.manual_seed(seed)
     AutoencoderKL(
         block_out_channels=(8, 8, 16, 16)[:levels],
@@ -52,12 +56,17 @@ def make_tiny_sd(
     ).save_pretrained(folder / "unet")
     CLIPTextModel(
         CLIPTextConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, projection_dim=16
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            projection_dim=16,
         )
     ).save_pretrained(folder / "text_encoder")
-    clip_tokenizer(pad_token="!" if prediction_type == "v_prediction" else "<|endoftext|>").save_pretrained(
-        folder / "tokenizer"
-    )
+    tokenizer.save_pretrained(folder / "tokenizer")
     PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -69,6 +78,21 @@ def make_tiny_sd(
     ).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX | {"scheduler": ["diffusers", "PNDMScheduler"]}))
     return folder
+
+
+@functools.cache
+def _clip_vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
+    """CLIP's tokens of single characters, and what is merged most often."""
+    known = SimpleTokenizer()
+    characters = list(known.encoder)[:512]
+    return characters, list(known.bpe_ranks)[:2000]
+
+
+def _short_tokenizer(pad_token: str) -> CLIPTokenizer:
+    characters, merges = _clip_vocabulary()
+    tokens = [*characters, *("".join(pair) for pair in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token)
 
 
 def make_tuned_weights(base: Path, path: Path, seed: int = 1, scale: float = 0.05) -> Path:

@@ -8,6 +8,7 @@ start itself (launchers, a clean environment) start Python as users do.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -102,6 +103,7 @@ class WarmProcess:
 
 def _main(words: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
     """Be ``python WORDS`` in a child of the fork server."""
+    gc.freeze()  # what was imported is never garbage
     for descriptor, stream in enumerate(streams, start=1):
         with Path(stream).open("wb") as file:
             os.dup2(file.fileno(), descriptor)
