@@ -7,9 +7,8 @@ import pytest
 
 from nodule_plugin import Findings, InputError, findings_to_prompt
 from nodule_plugin.diffusion.tokenizer import clip_tokenizer
-from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import form_consensus
-from nodule_plugin.lidc.database import load_scans
+from nodule_plugin.lidc.database import database_nodules
 from nodule_plugin.prompts import TEMPLATES, prompt_to_ratings
 
 NAMES = ("sphericity", "margin", "texture", "spiculation", "calcification")
@@ -109,7 +108,7 @@ def test_unknown_templates_are_named() -> None:
 
 def test_prompts_of_the_whole_database_fit_the_text_encoder() -> None:
     tokenizer = clip_tokenizer()
-    nodules = [form_consensus(cluster)[0].findings for scan in load_scans() for cluster in cluster_annotations(scan)]
+    nodules = [form_consensus(cluster)[0].findings for _, cluster in database_nodules()]
     assert len(nodules) == 2651
     for template in TEMPLATES:
         prompts = {findings_to_prompt(findings, template) for findings in nodules}

