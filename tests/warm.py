@@ -83,6 +83,11 @@ class WarmProcess:
         """The exit status; None while it runs."""
         return self._child.exitcode
 
+    def children(self) -> list[int]:
+        """The processes that it has started and that run, the first one first."""
+        own = self._child.pid
+        return sorted(map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split()))
+
     def send_signal(self, number: int) -> None:
         """To a process that runs."""
         assert self._child.pid is not None

@@ -6,12 +6,12 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import mlflow
+import monai.bundle.__main__
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -45,12 +45,11 @@ def training_command(
     repository: Path,
     room: dict,
     overlays: list[str] | None = None,
-    launcher: list[str] | None = None,
     **settings: object,
 ) -> list[str]:
     bundle = repository / "bundle"
     files = [str(bundle / "configs" / name) for name in ["train.json", *(overlays or [])]]
-    command = [sys.executable, *(launcher or []), "-m", "monai.bundle", "run", "training"]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", str(files) if overlays else files[0], "--bundle_root", str(bundle)]
     for name, value in (QUICK | room | settings).items():
         command += [f"--{name}", str(value)]
@@ -143,7 +142,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert (output / "curves.csv").read_text() == (whole / "curves.csv").read_text()
 
 
-def wait_for(checkpoints: Path, process: WarmProcess | subprocess.Popen) -> None:
+def wait_for(checkpoints: Path, process: WarmProcess) -> None:
     """Until the first checkpoint is there."""
     for _ in range(3000):
         if list(checkpoints.glob("step_*.pt")):
@@ -166,31 +165,19 @@ def test_two_processes_give_the_result_of_one(repository: Path, room: dict, whol
     assert len(list((output / "tensorboard").iterdir())) == 1, "only the first process writes"
 
 
-LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
 def test_a_process_that_dies_ends_the_job(repository: Path, room: dict, tmp_path: Path) -> None:
     output = tmp_path / "out"
     settings = {"output_dir": output, "batch_size": 2, "epochs": 50, "checkpoint_steps": 1, "val_interval": 50}
-    command = training_command(repository, room, ["multi_gpu_train.json"], LAUNCHER, **settings)
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        wait_for(output / "checkpoints", process)
-        os.kill(process_of_rank(1, str(output)), signal.SIGKILL)
-        text = process.communicate(timeout=120)[0].decode()
-    assert process.returncode != 0
-    assert "SIGKILL" in text or "-9" in text, text[-3000:]
-
-
-def process_of_rank(rank: int, argument: str) -> int:
-    """The training process of that rank, by its environment."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            if f"RANK={rank}".encode() in environment and argument in (folder / "cmdline").read_text():
-                return int(folder.name)
-        except OSError:  # it has ended, or is not ours
-            continue
-    raise AssertionError(f"no process of rank {rank}")
+    words = training_command(repository, room, ["multi_gpu_train.json"], **settings)[3:]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher += ["--run_path", "--start_method", "fork"]  # so that the two need not import PyTorch and MONAI anew
+    process = WarmProcess([*launcher, monai.bundle.__main__.__file__, *words], tmp_path)
+    wait_for(output / "checkpoints", process)
+    _, second = process.children()
+    os.kill(second, signal.SIGKILL)
+    done = process.finish(timeout=120)
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr or "-9" in done.stderr, done.stderr[-3000:]
 
 
 def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(repository: Path, room: dict, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from warm import run_python
 
 from nodule_plugin.data.lidc_tree import nodules_from_lidc
 from nodule_plugin.errors import InputError
@@ -35,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One series, from the command that users run."""
     output = tmp_path_factory.mktemp("series") / "ct"
     command = [sys.executable, "-m", "nodule_plugin.lidc.phantom", "--scans", "1", "--slices", "1", "--seed", "0"]
-    done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, check=False)
+    done = run_python([*command, "--output", str(output)], output.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"written: {output}"
     return output
@@ -196,7 +197,7 @@ def test_a_full_disk_leaves_nothing_behind(full_disk: Path) -> None:
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     command = [sys.executable, "-m", "nodule_plugin.lidc.phantom", "--nodules", "1", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python(command, tmp_path.parent)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "not an empty folder" in done.stderr

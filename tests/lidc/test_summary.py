@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from dicom_files import SQUARE, nodule_xml, write_message, write_series
+from warm import run_python
 
 from nodule_plugin.lidc.__main__ import main
 
@@ -41,7 +41,7 @@ def test_xml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_command_says_what_is_wrong_in_a_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "nodule_plugin.lidc", "summary", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_python(command, tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith(message)

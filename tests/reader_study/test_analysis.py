@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 from scipy.stats import t as student
 from study_material import SMALL, Material
+from warm import run_python
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.reader_study import fonts
@@ -199,7 +199,7 @@ def test_from_the_database_to_the_report(designed: DesignedStudy, tmp_path: Path
     fill(designed)
     command = [sys.executable, "-m", "nodule_plugin.reader_study", "analyse", str(designed.study)]
     command += ["--key", str(designed.key), "--output", str(tmp_path / "out"), "--bootstrap", "20"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    run = run_python(command, tmp_path)
     assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["cases"] == SMALL.cases

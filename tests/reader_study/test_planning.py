@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import norm
+from warm import run_python
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.reader_study.__main__ import main
@@ -74,9 +74,9 @@ def test_plan_from_a_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "      6     43" in capsys.readouterr().out
 
 
-def test_a_command_ends_with_one_line() -> None:
+def test_a_command_ends_with_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nodule_plugin.reader_study", "plan", "--readers", "1"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = run_python(command, tmp_path)
     assert run.returncode == 1
     assert run.stderr.splitlines() == ["error: readers: 2 or more are needed to speak of readers at large, not 1"]
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from study_material import SMALL, form, links_of
+from warm import run_python
 
 pytest.importorskip("fastapi", reason="the web application needs the extra reader-study")
 
@@ -105,7 +106,7 @@ def assert_stored(designed: DesignedStudy, confirmed: list[dict[int, int]]) -> N
 def test_wrong_folders_and_taken_ports_are_named(designed: DesignedStudy, tmp_path: Path) -> None:
     def errors(*arguments: str) -> str:
         command = [sys.executable, "-m", "nodule_plugin.reader_study", "serve", *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        result = run_python(command, tmp_path)
         assert result.returncode == 1
         return result.stderr
 
