@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from s3_server import serve_buckets
+from warm import run_python
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.lidc import download
@@ -168,13 +169,14 @@ def test_transfer_by_idc_index_from_a_bucket_of_our_own(tmp_path: Path, monkeypa
     assert {path.parent for path in root.rglob("*.dcm")} == {one.folder(root) for one in series}
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nodule_plugin.cli", "download", *arguments]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+def _run(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command with nobody who could be asked."""
+    command = [sys.executable, "-m", "nodule_plugin.cli", "download", "--output", str(output), *arguments]
+    return run_python(command, output.parent)
 
 
 def test_dry_run_shows_terms_list_and_size(tmp_path: Path) -> None:
-    done = _run("--output", str(tmp_path / "new"), "--patients", ONE, TWO, "--dry-run")
+    done = _run(tmp_path / "new", "--patients", ONE, TWO, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "doi:10.7937/K9/TCIA.2015.LO9QL9SX" in done.stdout
     assert done.stdout.count("to fetch\n") == 3
@@ -190,7 +192,7 @@ def test_dry_run_shows_terms_list_and_size(tmp_path: Path) -> None:
     ],
 )
 def test_nothing_is_fetched_unless_it_is_agreed_to(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = _run("--output", str(tmp_path / "new"), *arguments)
+    done = _run(tmp_path / "new", *arguments)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(message)
     assert "Traceback" not in done.stderr
