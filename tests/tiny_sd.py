@@ -13,6 +13,7 @@ from small_models.base_model import MODEL_INDEX
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from nodule_plugin.diffusion.network import DiffusionUNet
+from nodule_plugin.diffusion.tokenizer import clip_tokenizer
 
 
 def make_tiny_sd(
@@ -22,15 +23,16 @@ def make_tiny_sd(
     seed: int = 0,
     levels: int = 4,
     inpainting: bool = False,
+    all_tokens: bool = False,
 ) -> Path:
     """Write the base model to ``folder``: the classes and files of SD 1.5 (epsilon) and 2.0 (v_prediction).
 
     Fewer ``levels`` of the U-Net make its steps faster, for tests that are not about it. The U-Net of ``inpainting``
     takes the mask and the masked image's latents too, nine channels of them all. The tokenizer has the most frequent of
-    CLIP's tokens only: to read and write all of them takes longer than the networks do.
+    CLIP's tokens only, unless ``all_tokens`` are wanted: to read and write these takes longer than the networks do.
     """
     pad_token = "!" if prediction_type == "v_prediction" else "<|endoftext|>"
-    tokenizer = _short_tokenizer(pad_token)
+    tokenizer = clip_tokenizer(pad_token) if all_tokens else _short_tokenizer(pad_token)
     torch.manual_seed(seed)
     AutoencoderKL(
         block_out_channels=(8, 8, 16, 16)[:levels],

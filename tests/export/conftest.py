@@ -72,4 +72,4 @@ def small(repository: Path) -> Sampled:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model smaller than Stable Diffusion's constants allow."""
-    return make_tiny_sd(tmp_path_factory.mktemp("base"), "v_prediction", levels=2)
+    return make_tiny_sd(tmp_path_factory.mktemp("base"), "v_prediction", levels=2, all_tokens=True)

@@ -12,7 +12,7 @@ from nodule_plugin.playground.drawing import Studio
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """A base model with latents of three channels, so that no shape can be taken for granted."""
-    base = make_tiny_sd(tmp_path_factory.mktemp("base"), "v_prediction", latent_channels=3, levels=2)
+    base = make_tiny_sd(tmp_path_factory.mktemp("base"), "v_prediction", latent_channels=3, levels=2, all_tokens=True)
     return Source(str(base), image_size=16)
 
 
