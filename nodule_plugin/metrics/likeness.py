@@ -118,21 +118,24 @@ class FittedIndex:
     def _nearest(self, image: Tensor) -> tuple[float, int]:
         by_orientation = self.coarse.by_orientation([image])[0]
         candidates = np.argsort(-by_orientation.max(axis=0), kind="stable")[:CANDIDATES]
+        turns, turn_of = np.unique(by_orientation.argmax(axis=0)[candidates], return_inverse=True)
         views = orientations(image)
-        best = (-1.0, -1)
-        for turn in np.unique(by_orientation.argmax(axis=0)[candidates]):
-            indices = candidates[by_orientation.argmax(axis=0)[candidates] == turn]
-            spectra = torch.fft.rfft2(_band(_fits(_grey(views[turn][None], DETAIL_SIDE))))
-            likeness = _greatest_over_shifts(spectra[:, None] * self._spectra[indices].conj())
-            nearest = int(likeness.argmax())
-            best = max(best, (float(likeness[nearest]), int(indices[nearest])))
-        return best
+        fits = _fits(torch.cat([_grey(views[turn][None], DETAIL_SIDE) for turn in turns]))
+        spectra = torch.fft.rfft2(_band(fits.flatten(0, 1))).unflatten(0, fits.shape[:2])
+        likeness = _greatest_over_shifts(spectra[:, turn_of] * self._spectra[candidates].conj())
+        nearest = int(likeness.argmax())
+        return float(likeness[nearest]), int(candidates[nearest])
 
 
-def _fits(image: Tensor) -> Tensor:
-    """(1, s, s) -> (n, s, s): turned and scaled a little."""
-    fits = [(angle, scale, (0.0, 0.0)) for angle in ANGLES for scale in SCALES]
-    return moved(image[None].expand(len(fits), -1, -1, -1), fits)[:, 0]
+def _fits(images: Tensor) -> Tensor:
+    """(m, s, s) -> (n, m, s, s): each turned and scaled a little in n ways."""
+    grid = _fit_grid(images.shape[-1])
+    return F.grid_sample(images[None].expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+
+
+@cache
+def _fit_grid(side: int) -> Tensor:
+    return _grid([(angle, scale, (0.0, 0.0)) for angle in ANGLES for scale in SCALES], side, side)
 
 
 def moved(images: Tensor, ways: Sequence[tuple[float, float, tuple[float, float]]]) -> Tensor:
@@ -142,12 +145,18 @@ def moved(images: Tensor, ways: Sequence[tuple[float, float, tuple[float, float]
         images: N of them.
         ways: N times degrees, a factor and a shift (x, y) in halves of a side.
     """
+    grid = _grid(ways, *images.shape[-2:])
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _grid(ways: Sequence[tuple[float, float, tuple[float, float]]], height: int, width: int) -> Tensor:
+    """(N, height, width, 2) places that are looked up for each of N ways, see :func:`moved`."""
     matrices = []
     for angle, scale, (right, down) in ways:
         cosine, sine = scale * np.cos(np.deg2rad(angle)), scale * np.sin(np.deg2rad(angle))
         matrices.append([[cosine, -sine, right], [sine, cosine, down]])
-    grid = F.affine_grid(torch.tensor(matrices, dtype=torch.float32), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    shape = [len(matrices), 1, height, width]
+    return F.affine_grid(torch.tensor(matrices, dtype=torch.float32), shape, align_corners=False)
 
 
 def _greatest_over_shifts(products: Tensor) -> Tensor:

@@ -270,10 +270,10 @@ def test_a_position_in_voxels_is_column_row_and_slice(series: tuple[Host, Lungs]
 
 
 def test_seeds_share_no_nodules(series: tuple[Host, Lungs], crops: Path) -> None:
-    source, lesions = CopyPaste.from_folder(crops), read_lesions(random=3, diameter_mm=5, findings=FINDINGS)
-    placed = [place_lesions(lesions, *series, source, source.draw_mask, seed=seed) for seed in (0, 1, 2)]
-    assert [places[0].seed for places in placed] == [0, 1, 2]
-    assert len({place.seed for places in placed for place in places}) == 9
+    source, lesions = CopyPaste.from_folder(crops), read_lesions(random=2, diameter_mm=5, findings=FINDINGS)
+    placed = [place_lesions(lesions, *series, source, source.draw_mask, seed=seed) for seed in (0, 1)]
+    assert [places[0].seed for places in placed] == [0, 1]
+    assert len({place.seed for places in placed for place in places}) == 4
     again = place_lesions(lesions, *series, source, source.draw_mask, seed=1)
     assert [place.seed for place in again] == [place.seed for place in placed[1]]
 
@@ -299,6 +299,7 @@ def test_a_random_place_that_does_not_fit_is_drawn_again(
 ) -> None:
     source, lesions = CopyPaste.from_folder(crops), read_lesions(random=1, diameter_mm=5, findings=FINDINGS)
     (first,) = place_lesions(lesions, *series, source, source.draw_mask, seed=0)
+    monkeypatch.setattr("nodule_plugin.insertion.lesions._TRIES", 3)
     cut = iter([True, False])
     monkeypatch.setattr(Place, "is_cut", property(lambda place: next(cut, True)))
     (second,) = place_lesions(lesions, *series, source, source.draw_mask, seed=0)
