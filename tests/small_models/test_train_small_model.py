@@ -24,12 +24,13 @@ QUICK = {
     "scorer-steps": 2,
     "threads": 1,
 }
-OVERLAY = {"epochs": 1, "lr_warmup_steps": 0, "val_interval": 1, "val_images": 4, "val_steps": 2}
+OVERLAY = {"epochs": 1, "lr_warmup_steps": 0, "val_interval": 1, "val_images": 4, "val_steps": 1}
+OVERLAY |= {"val_guidance_scales": "1, 3"}
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_phantom_crops(tmp_path_factory.mktemp("crops") / "phantoms", nodules=60)
+    return write_phantom_crops(tmp_path_factory.mktemp("crops") / "phantoms", nodules=40)
 
 
 def run_script(crops: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
