@@ -109,6 +109,7 @@ class WarmProcess:
 def _main(words: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
     """Be ``python WORDS`` in a child of the fork server."""
     gc.freeze()  # what was imported is never garbage
+    multiprocessing.set_start_method(None, force=True)  # the interpreter's own, not how this process came to be
     for descriptor, stream in enumerate(streams, start=1):
         with Path(stream).open("wb") as file:
             os.dup2(file.fileno(), descriptor)
