@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,9 +29,29 @@ EXTRAS = [
     "opacus",
 ]
 """Packages that what prepares, trains and generates does without."""
-WITHOUT_EXTRAS = """
+NOT_ON_A_GPU = ["pydicom", "gdcm", "pylidc", "highdicom", "sqlite3", "open_clip", "timm", "lpips"]
+NOT_ON_A_GPU += ["tensorboard", "jsonschema", "pynetdicom", "fastapi", "skimage", "ftfy", "datasets"]
+"""Packages that the machine which runs ``scripts/gpu.sh`` may lack."""
+WITHOUT = """
 import sys, torch, torchmetrics  # which looks for some of them itself
-sys.modules |= dict.fromkeys(sys.argv[1:])  # as if they were not installed
+extras, not_on_a_gpu, train_config, folder = sys.argv[1].split(), sys.argv[2].split(), *sys.argv[3:]
+sys.modules |= dict.fromkeys(extras + not_on_a_gpu)  # as if they were not installed: what imports them fails
+
+import gpu, gpu_small, gpu_stages, timed_process
+import json, re, pathlib
+text = pathlib.Path(train_config).read_text()
+for line in json.loads(text)["imports"]:
+    exec(line[1:])
+for name in set(re.findall(r'"(nodule_plugin[\\w.]*)[.]\\w+"', text)) - {"nodule_plugin.metrics.features"}:
+    __import__(name.removesuffix(".DiffusionUNet"))
+datalist = data_lists.ensure_datalist(__import__("noise_pairs").write_noise_pairs(pathlib.Path(folder), 1))
+items = data_lists.load_datalist(datalist, "training")
+from nodule_plugin.data.transforms import nodule_transform
+assert nodule_transform(16)(items[0])["image"].shape == (3, 16, 16)
+assert not [name for name in sys.modules if name.startswith("nodule_plugin.lidc.dicom")]
+
+for name in set(not_on_a_gpu) - set(extras):
+    del sys.modules[name]
 import nodule_plugin.data.sources, nodule_plugin.data.datalist, nodule_plugin.report.data_page
 import nodule_plugin.diffusion.encoding, nodule_plugin.diffusion.sampling, nodule_plugin.diffusion.training
 import nodule_plugin.handlers.checkpoint, nodule_plugin.handlers.progress, nodule_plugin.handlers.selection
@@ -64,8 +86,12 @@ def test_what_will_be_needed_is_asked_for_before_it_begins(monkeypatch: pytest.M
             measures(name, items=[1, 2, 3, 4], **settings)
 
 
-def test_the_core_needs_no_package_of_an_extra() -> None:
-    command = [sys.executable, "-c", WITHOUT_EXTRAS, *EXTRAS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.slow
+def test_a_gpus_stages_and_the_core_do_without_what_they_do_not_need(repository: Path, tmp_path: Path) -> None:
+    """Both in one process, since this one has to import PyTorch and MONAI anew."""
+    given = [" ".join(EXTRAS), " ".join(NOT_ON_A_GPU), repository / "bundle" / "configs" / "train.json", tmp_path]
+    command = [sys.executable, "-c", WITHOUT, *map(str, given)]
+    path = os.pathsep.join([str(repository / "scripts" / "benchmarks"), str(repository)])
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == "open_clip: not installed; run pip install 'nodule-plugin[evaluate]'\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ FAR = [(13, 13), (13, 15), (15, 15), (15, 13)]
 
 
 def _command(repository: Path, *arguments: str) -> dict[str, Any]:
-    """What to give to subprocess."""
+    """The command line and its environment."""
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
     command += [str(repository / "bundle" / "configs" / "prepare.json"), "--bundle_root", str(repository / "bundle")]
     return {"args": [*command, *arguments], "env": os.environ | {"PYTHONPATH": str(repository)}}
@@ -238,14 +237,15 @@ def test_a_full_disk(repository: Path, full_disk: Path, tmp_path: Path) -> None:
 def test_files_that_may_not_grow(repository: Path, tmp_path: Path) -> None:
     """What a quota does in the middle of reading headers."""
     tree, out = tmp_path / "tree", tmp_path / "out"
-    write_series(tree, [2.5 * number for number in range(30)])
+    write_series(tree, [2.5 * number for number in range(100)])
     write_message(tree / "reading.xml", [nodule_xml([(2.5, SQUARE)])])
-    command = _command(repository, "--dataset_dir", str(tree), "--datalist", str(out / "list.json"))
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-
-    done = subprocess.run(**command, cwd=tmp_path, capture_output=True, preexec_fn=limit, check=False, text=True)
+    limited = tmp_path / "limited.py"  # less than the headers take, more than the process says
+    limited.write_text(
+        "import resource, runpy\nresource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)\n"
+    )
+    words = _command(repository, "--dataset_dir", str(tree), "--datalist", str(out / "list.json"))
+    done = run_python([sys.executable, str(limited), *words["args"][3:]], tmp_path, words["env"])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         f"error: {out}/list.json.headers.jsonl: cannot be written (File too large); give another folder for it,"
