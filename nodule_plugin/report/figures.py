@@ -185,8 +185,9 @@ def _set_label(own: Mapping[str, Any], reference: str) -> str:
 
 
 def _new_axis(inches: tuple[float, float], across: str = "", up: str = "", title: str = "") -> Axes:
-    """The axis of a small plot of its own."""
-    axis = Figure(figsize=inches, layout="constrained").subplots()
+    """The axis of a small plot of its own, with the same margins as the others beside it."""
+    (width, height), left = inches, 0.72 if up else 0.58
+    axis = Figure(figsize=inches).add_axes((left / width, 0.45 / height, 1 - (left + 0.12) / width, 1 - 0.75 / height))
     axis.set_title(title, fontsize=9)
     axis.set_xlabel(across, fontsize=8)
     axis.set_ylabel(up, fontsize=8)
