@@ -74,7 +74,7 @@ def _learn(auditor: Auditor, patients: set[str], steps: int) -> DiffusionUNet:
 
 def test_the_control_is_heard_and_an_innocent_model_is_not(auditor: Auditor) -> None:
     members = auditor.patients.members
-    control, _ = auditor.attack(_learn(auditor, members, steps=500), members)
+    control, _ = auditor.attack(_learn(auditor, members, steps=300), members)
     reached = rate_at(control["attacks"][LOSS], LIMITS["false_positive_rate"])["value"]
     assert reached >= LIMITS["control"]
     assert control["attacks"][LOSS]["area"]["ci95"][0] > 0.6
