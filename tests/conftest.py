@@ -22,8 +22,11 @@ SLOW = (
     *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "small_models/", "test_packaging.py"),
     *("diffusion/test_iteration.py", "diffusion/test_training.py", "insertion/test_train_insertion.py"),
     *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
+    *("insertion/test_inpainter.py", "metrics/test_parity.py", "privacy/test_audit.py", "privacy/test_training.py"),
 )
-"""Where tests train, run the bundle, or build what is shipped: ``scripts/test.sh --quick`` leaves them out."""
+"""Where tests train, run the bundle or a published network, or build what is shipped: ``scripts/test.sh --quick`` leaves
+them out.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
