@@ -24,8 +24,9 @@ SLOW = (
     *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
     *("insertion/test_inpainter.py", "metrics/test_parity.py", "privacy/test_audit.py", "privacy/test_training.py"),
 )
-"""Where tests train, run the bundle or a published network, or build what is shipped: ``scripts/test.sh --quick`` leaves
-them out.
+"""Where tests train, run the bundle or a published network, or build what is shipped.
+
+``scripts/test.sh --quick`` leaves them out.
 """
 
 
