@@ -2,11 +2,11 @@
 
     python scripts/train_small_model.py --crops lidc_nodule_crops --work WORK --output bundle/models
 
-Makes the data list, the autoencoder, the text encoder that conditions, the scorer that judges, the U-Net and the model
-that paints nodules into CT series; the last two with the bundle's own training (configs/train.json with
-configs/from_scratch.json or configs/train_insertion.json). Every stage that WORK already holds
-is left out and the U-Net's training resumes, so the same command goes on after an interruption; one with other
-settings is refused.
+Makes the data list, the autoencoder, the text encoder that conditions, the scorer that judges, the U-Net, the one of
+few steps that learns from it and the model that paints nodules into CT series; the U-Net and the last with the bundle's
+own training (configs/train.json with configs/from_scratch.json or configs/train_insertion.json). Every stage that WORK
+already holds is left out and the U-Nets' trainings resume, so the same command goes on after an interruption; one with
+other settings is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from small_models.autoencoder import COMPRESSION, train_autoencoder
 from small_models.base_model import build_unet, save_base_model
 from small_models.conditioner import train_text_encoder
 from small_models.examples import CONDITIONING, IMAGE_SIZE, JUDGING, load_examples
+from small_models.few_steps import distil
 from small_models.inpainting import build_inpainting_unet, save_inpainting_model
 from small_models.neighbours import enlarge_training
 from small_models.patches import crop_patches
@@ -43,7 +44,10 @@ from nodule_plugin.insertion.network import InpaintingUNet
 from nodule_plugin.weights import save_tensors
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
-SETTINGS = ("patches", "autoencoder_steps", "text_steps", "scorer_steps", "precision", "seed")
+SETTINGS = (
+    *("patches", "autoencoder_steps", "text_steps", "scorer_steps", "trajectories", "few_steps_steps"),
+    *("precision", "seed"),
+)
 """Options that shape what WORK keeps; the U-Net's training looks after its own."""
 
 
@@ -58,6 +62,8 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=1000)
     parser.add_argument("--text-steps", type=int, default=800)
     parser.add_argument("--scorer-steps", type=int, default=800)
+    parser.add_argument("--trajectories", type=int, default=7200, help="that the U-Net of few steps is trained on")
+    parser.add_argument("--few-steps-steps", type=int, default=2400)
     parser.add_argument("--overlay", type=Path, help="further configuration of both trainings")
     parser.add_argument("--precision", default="float32", help="bfloat16 where the processor has it")
     parser.add_argument("--threads", type=int, default=2)
@@ -72,6 +78,7 @@ def main() -> None:
     base = untrained_base(options, datalist)
     train(options, base)
     export(options, datalist, base)
+    train_few_steps(options, datalist)
     train_inpainter(options, datalist)
     print(f"wrote {options.output}")
 
@@ -184,6 +191,15 @@ def export(options: argparse.Namespace, datalist: Path, base: Path) -> None:
     save_tensors(halves, options.output / weights.name)
     with replacing(options.output / "model.json") as temporary:
         shutil.copyfile(weights.with_suffix(".json"), temporary)
+
+
+def train_few_steps(options: argparse.Namespace, datalist: Path) -> None:
+    """The U-Net of few steps, taught by the model that was exported, from WORK or trained."""
+    folder, scratch = options.work / "few_steps", options.work / "unfinished_few_steps"
+    if not folder.is_dir():
+        distil(options.output, datalist, scratch, scratch / "made", options.trajectories, options.few_steps_steps)
+        (scratch / "made").rename(folder)
+    shutil.copytree(folder, options.output / "few_steps", dirs_exist_ok=True)
 
 
 def train_inpainter(options: argparse.Namespace, datalist: Path) -> None:

@@ -11,7 +11,7 @@ from nodule_plugin.settings import RENAMED, settings_table
 
 OVERLAYS = (
     *("sd15", "sd2", "from_scratch", "lora", "low_memory", "private", "train_insertion", "sd15_inpainting"),
-    *("dose_response", "attack", "sensitivity", "privacy", "copy_paste"),
+    *("few_steps", "dose_response", "attack", "sensitivity", "privacy", "copy_paste"),
 )
 _HEAD = """# Settings
 

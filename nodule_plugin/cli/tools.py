@@ -260,7 +260,7 @@ def verify(words: Sequence[str]) -> None:
 
 def export(words: Sequence[str]) -> None:
     """Write a fine-tuned model for other programs, checked against PyTorch, with a model card."""
-    from nodule_plugin.diffusion.model import Source
+    from nodule_plugin.diffusion.model import USUAL_SCHEDULER
     from nodule_plugin.export.forms import FORMS, export_model
 
     parser = _parser(
@@ -270,8 +270,7 @@ def export(words: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="must not hold anything")
     parser.add_argument(
         "--scheduler-class",
-        default=Source.scheduler_class,
-        help=f"of diffusers, that the exported model samples with (default: {Source.scheduler_class})",
+        help=f"of diffusers, that the exported model samples with (default: {USUAL_SCHEDULER})",
     )
     parser.add_argument("--fp16", action="store_true", help="also weights with 16 bits: of diffusers, single-file")
     parser.add_argument(

@@ -14,6 +14,7 @@ from torch import Tensor
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.data.window import checked_window, unit_to_hu
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, load_weights
+from nodule_plugin.diffusion.provenance import check_few_steps
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, visible_files
 from nodule_plugin.handlers.generation import describe_run, grey_image
@@ -48,9 +49,9 @@ class BundleGenerator:
         self._network = parser.get_parsed_content("network").eval()
         self.window_hu = checked_window(parser.get_parsed_content("window_hu"))
         self.image_size = parser.get_parsed_content("image_size")
-        weights, sha256 = parser.get_parsed_content("weights"), parser.get_parsed_content("weights_sha256")
-        if weights != BASE_WEIGHTS:
-            load_weights(weights, self._network)
+        self._weights, sha256 = parser.get_parsed_content("weights"), parser.get_parsed_content("weights_sha256")
+        if self._weights != BASE_WEIGHTS:
+            load_weights(self._weights, self._network)
         origin = {name: parser.get_parsed_content(name) for name in ("base_model", "revision", "chain", "chosen_on")}
         self.run = describe_run(
             self._sampler.settings,
@@ -81,7 +82,9 @@ class BundleGenerator:
             given["prompts"] = given["prompts"].splitlines()
         if isinstance(given.get("findings"), str):
             raise InputError(f"order: findings: a dictionary of ratings is needed, not {given['findings']!r}")
-        return generation_requests(**given)
+        requests = generation_requests(**given)
+        check_few_steps(self._weights, self._sampler.settings, requests)
+        return requests
 
     def prepare(self, request: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """The noise of a request's seed, with the configuration's mark, and the conditions that the sampler takes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nodule_plugin.diffusion.components import (
@@ -16,9 +16,14 @@ from nodule_plugin.diffusion.components import (
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, identify_weights, load_weights, weights_file
 from nodule_plugin.diffusion.latent_space import latent_shape, pixels_per_latent
 from nodule_plugin.diffusion.network import DiffusionUNet
-from nodule_plugin.diffusion.provenance import read_record
+from nodule_plugin.diffusion.provenance import Distilled, distilled, read_record
 from nodule_plugin.diffusion.sampling import derive_scheduler
 from nodule_plugin.settings import LARGEST_SIDE, whole_number
+
+USUAL_SCHEDULER = "DPMSolverMultistepScheduler"
+"""Of inference.json."""
+FEW_STEPS = "few_steps/model.pt"
+"""Weights taught by others to need few steps lie here, from the folder of those that taught."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Source:
         base_model, revision, variant: see :func:`nodule_plugin.diffusion.components.load_unet`.
         weights: fine-tuned, see :func:`nodule_plugin.diffusion.fine_tuned.load_weights`; "base" for the base model's.
         prediction_type, zero_terminal_snr: see :func:`nodule_plugin.diffusion.components.load_noise_scheduler`.
-        scheduler_class: diffusers' scheduler that it samples with.
+        scheduler_class: diffusers' scheduler that it samples with; None for the one that weights of few steps were
+            taught with, else :data:`USUAL_SCHEDULER`.
         image_size: side of the images, pixels; None for that of the training images where ``model.json`` beside the
             weights says it, else the base model's own.
 
@@ -43,7 +49,7 @@ class Source:
     variant: str | None = None
     prediction_type: str | None = None
     zero_terminal_snr: bool = False
-    scheduler_class: str = "DPMSolverMultistepScheduler"
+    scheduler_class: str | None = None
     image_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +69,7 @@ class FineTunedModel:
         sha256: of the weights, as manifests name them.
         image_size: side of the images, pixels.
         preprocessing: of the training images, see :func:`nodule_plugin.diffusion.provenance.read_record`.
+        distilled: how weights of few steps are sampled with; None for others, which take any steps.
     """
 
     source: Source
@@ -74,6 +81,7 @@ class FineTunedModel:
     sha256: str
     image_size: int
     preprocessing: Mapping[str, Any]
+    distilled: Distilled | None
 
     @property
     def guidance_scale(self) -> float:
@@ -104,7 +112,7 @@ def load_model(source: Source) -> FineTunedModel:
     noise = load_noise_scheduler(
         source.base_model, source.revision, source.zero_terminal_snr, prediction_type=source.prediction_type
     )
-    preprocessing = {} if source.weights == BASE_WEIGHTS else read_record(weights_file(source.weights))
+    preprocessing, taught = read_record(source.weights), distilled(source.weights)
     image_size = checked_size(source, network.unet, vae, preprocessing)
     network.unet.register_to_config(sample_size=image_size // pixels_per_latent(vae))  # what a pipeline makes by itself
     return FineTunedModel(
@@ -113,11 +121,27 @@ def load_model(source: Source) -> FineTunedModel:
         vae,
         text_encoder,
         tokenizer,
-        derive_scheduler(noise, source.scheduler_class),
+        derive_scheduler(noise, source.scheduler_class or (taught.scheduler_class if taught else USUAL_SCHEDULER)),
         sha256,
         image_size,
         preprocessing,
+        taught,
     )
+
+
+def load_few_steps(model: FineTunedModel) -> FineTunedModel | None:
+    """The model that was taught to make the images of ``model`` in few steps, if one lies at :data:`FEW_STEPS`.
+
+    Raises:
+        InputError: see :func:`load_model`.
+    """
+    if model.source.weights == BASE_WEIGHTS:
+        return None
+    file = weights_file(model.source.weights).parent / FEW_STEPS
+    taught = distilled(file)
+    if taught is None or taught.teacher_sha256 != model.sha256:
+        return None
+    return load_model(replace(model.source, weights=str(file), scheduler_class=None))
 
 
 def checked_size(source: Source, unet: Any, vae: Any, preprocessing: Mapping[str, Any]) -> int:

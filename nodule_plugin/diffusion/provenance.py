@@ -3,18 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nodule_plugin.data.window import checked_window
+from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, weights_file
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import write_json
 from nodule_plugin.settings import whole_number
 
 DISPLAYED_SCALES = "1.5, 3, 5"
 """The guidance scales of inference.json, for weights whose training chose none."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """How weights of few steps are sampled with, and whose images they were taught to make.
+
+    Attributes:
+        teacher_sha256: of the weights that taught, as manifests name them.
+        guidance_scale: of the teacher's images; it is in the weights, which are sampled with at scale 1.
+        scheduler_class: diffusers', whose timesteps were taught.
+        steps: their number.
+    """
+
+    teacher_sha256: str
+    guidance_scale: float
+    scheduler_class: str
+    steps: int
+
+
+def distilled(weights: str | Path) -> Distilled | None:
+    """What the record of weights says of their few steps; None for weights of a training.
+
+    Raises:
+        InputError: see :func:`read_record`.
+    """
+    record = read_record(weights).get("distilled")
+    return None if record is None else Distilled(**record)
+
+
+def check_few_steps(weights: str | Path, settings: Mapping[str, Any], requests: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse to sample with weights of few steps as they were not taught: nothing else would say that images are bad.
+
+    Args:
+        weights: see :func:`read_record`; those of a training take any settings.
+        settings: of the sampler, see :attr:`nodule_plugin.diffusion.sampling.GuidedSampler.settings`.
+        requests: each with its ``guidance_scale``.
+
+    Raises:
+        InputError: if scheduler, steps or a guidance scale are others.
+    """
+    taught = distilled(weights)
+    if taught is None:
+        return
+    given = (settings["scheduler"], settings["num_inference_steps"])
+    if given != (taught.scheduler_class, taught.steps) or any(each["guidance_scale"] != 1 for each in requests):
+        raise InputError(
+            f"weights: {weights} learnt to make images in {taught.steps} steps of {taught.scheduler_class} with "
+            f"guidance {taught.guidance_scale:g} built in; give steps={taught.steps}, "
+            f"scheduler_class={taught.scheduler_class} and guidance_scales=1, or other weights"
+        )
 
 
 def write_record(weights: str | Path, preprocessing: Any, chosen: Mapping[str, Any] | None = None) -> Path:
@@ -56,14 +107,18 @@ def read_record(weights: str | Path) -> dict[str, Any]:
     """What stands beside weights; empty where nothing does.
 
     Args:
-        weights: file of a state dict; there need not be one of this name ("base"). Only beside this package's own,
-            which end in .pt, such a file is looked for: other programs keep other things beside theirs.
+        weights: file of a state dict, which need not be there, or its folder; "base" for the base model's, which have
+            none. Only beside this package's own, which end in .pt, such a file is looked for: other programs keep other
+            things beside theirs.
 
     Raises:
-        InputError: if the file beside them is damaged.
+        InputError: if the file beside them is damaged, or the folder holds no weights.
     """
-    file = Path(weights).with_suffix(".json")
-    if Path(weights).suffix != ".pt" or not file.is_file():
+    if weights == BASE_WEIGHTS:
+        return {}
+    weights = weights_file(weights) if Path(weights).is_dir() else Path(weights)
+    file = weights.with_suffix(".json")
+    if weights.suffix != ".pt" or not file.is_file():
         return {}
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -72,6 +127,8 @@ def read_record(weights: str | Path) -> dict[str, Any]:
             whole_number("image_size", side)
         if "window_hu" in record:
             checked_window(record["window_hu"])
+        if "distilled" in record:
+            Distilled(**record["distilled"])
     except InputError as error:
         raise InputError(f"weights: {file}: {error}; restore it or remove it") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -16,10 +16,9 @@ from nodule_plugin.data.pixels import to_uint8
 from nodule_plugin.data.requests import checked_prompt, generation_requests, rating_steps
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window
 from nodule_plugin.diffusion.components import TextConditioner
-from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, weights_file
 from nodule_plugin.diffusion.latent_space import latent_shape
-from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
-from nodule_plugin.diffusion.provenance import chosen_on
+from nodule_plugin.diffusion.model import FineTunedModel, Source, load_few_steps, load_model
+from nodule_plugin.diffusion.provenance import Distilled, chosen_on
 from nodule_plugin.diffusion.sampling import GenerationPrepareBatch, GuidedSampler
 from nodule_plugin.errors import InputError
 from nodule_plugin.findings import SCALES, Findings
@@ -58,6 +57,8 @@ class Order:
         size: side of an image, pixels.
         roi_mm: side of the square that an image shows, mm.
         template: that words the findings.
+        quick: in few steps, with guidance built in, where there is a model for that; ``guidance`` and ``steps`` say
+            nothing then.
     """
 
     findings: Mapping[str, int]
@@ -69,6 +70,7 @@ class Order:
     size: int = 64
     roi_mm: float = 20.0
     template: str = "reference"
+    quick: bool = False
 
     def __post_init__(self) -> None:
         whole_number("images", self.count, most=MOST_IMAGES)
@@ -96,12 +98,17 @@ class Order:
         return self._requests(findings=steps)
 
     def guidance_row(self) -> list[dict[str, Any]]:
-        """Requests with the first seed at all of :data:`GUIDANCE_SCALES`."""
+        """Requests with the first seed at all of :data:`GUIDANCE_SCALES`; not for few steps."""
         return self._requests(guidance_scales=list(GUIDANCE_SCALES))
 
     def _requests(self, **changed: Any) -> list[dict[str, Any]]:
         what = {"findings": dict(self.findings)} if self.prompt is None else {"prompts": [self.prompt]}
-        given: dict[str, Any] = {"guidance_scales": self.guidance, "seeds": self.seed, **what, **changed}
+        given: dict[str, Any] = {
+            "guidance_scales": 1.0 if self.quick else self.guidance,
+            "seeds": self.seed,
+            **what,
+            **changed,
+        }
         return generation_requests(roi_mm=self.roi_mm, template=self.template, **given)
 
 
@@ -154,8 +161,15 @@ def worded(template: str) -> list[str]:
     return [name for name in SCALES if name in get_template(template).wording]
 
 
+def quick_label(distilled: Distilled | None) -> str:
+    """What both pages write beside the choice of few steps."""
+    if distilled is None:
+        return "Quick"
+    return f"Quick: {distilled.steps} steps, guidance {distilled.guidance_scale:g} built in"
+
+
 class Studio:
-    """A model that draws what is ordered.
+    """A model that draws what is ordered, and the one that does so in few steps, if there is one.
 
     Args:
         source: of the model.
@@ -167,11 +181,13 @@ class Studio:
 
     def __init__(self, source: Source, device: torch.device | None = None) -> None:
         self.model = load_model(source)
+        self.quick = load_few_steps(self.model)
         whole_number("image_size", self.model.image_size, most=LARGEST)
         self.window_hu = window(self.model)
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        for network in (self.model.network, self.model.vae, self.model.text_encoder):
-            network.to(self.device)
+        for model in filter(None, (self.model, self.quick)):
+            for network in (model.network, model.vae, model.text_encoder):
+                network.to(self.device)
 
     def draw(self, requests: Sequence[dict[str, Any]], order: Order) -> Iterator[Drawing]:
         """The images of ``requests``, each as soon as it is there.
@@ -179,13 +195,14 @@ class Studio:
         Raises:
             InputError: if a prompt is too long, or the model cannot make images of that size in so many steps.
         """
+        model = self._model(order)
         # A conditioner remembers every prompt, and a page meets too many: each order has its own.
-        conditioner = TextConditioner(self.model.tokenizer, self.model.text_encoder)
-        prepare = GenerationPrepareBatch(conditioner, self.model.vae, order.size, mark=self._mark(order.size))
-        sampler = self._sampler(order.steps)
+        conditioner = TextConditioner(model.tokenizer, model.text_encoder)
+        prepare = GenerationPrepareBatch(conditioner, model.vae, order.size, mark=_mark(model, order.size))
+        sampler = _sampler(model, order.steps)
         for request in requests:
             noise, _, _, conditions = prepare([request], self.device)
-            image = sampler(noise, self.model.network, **conditions)[0]
+            image = sampler(noise, model.network, **conditions)[0]
             yield Drawing(request, grey_image(image, request["id"]))
 
     def write(self, drawings: Sequence[Drawing], order: Order, formats: Sequence[str], folder: Path) -> Path:
@@ -203,20 +220,20 @@ class Studio:
         Raises:
             InputError: if a package is missing or the disk is full.
         """
-        source, trained, mark = self.model.source, self.model.preprocessing, self._mark(order.size)
+        model = self._model(order)
         writer = GeneratedSetWriter(
             folder,
             [drawing.request for drawing in drawings],
-            self._sampler(order.steps).settings,
-            source.base_model,
-            self.model.sha256,
+            _sampler(model, order.steps).settings,
+            model.source.base_model,
+            model.sha256,
             order.size,
             self.window_hu,
             formats=["png", *formats],
-            revision=source.revision,
-            chain=trained.get("chain"),
-            chosen_on=None if source.weights == BASE_WEIGHTS else chosen_on(weights_file(source.weights)),
-            mark=mark,
+            revision=model.source.revision,
+            chain=model.preprocessing.get("chain"),
+            chosen_on=chosen_on(model.source.weights),
+            mark=_mark(model, order.size),
         )
         writer.start()
         for drawing in drawings:
@@ -224,11 +241,17 @@ class Studio:
         writer.finish()
         return Path(shutil.make_archive(str(folder), "zip", folder))
 
-    def _mark(self, size: int) -> ImageMark | None:
-        return image_mark(True, None, self.model.sha256, latent_shape(self.model.vae, size))
+    def _model(self, order: Order) -> FineTunedModel:
+        return self.quick if order.quick and self.quick else self.model
 
-    def _sampler(self, steps: int) -> GuidedSampler:
-        return GuidedSampler(self.model.scheduler, self.model.vae, steps, scheduler_class=None)
+
+def _mark(model: FineTunedModel, size: int) -> ImageMark | None:
+    return image_mark(True, None, model.sha256, latent_shape(model.vae, size))
+
+
+def _sampler(model: FineTunedModel, steps: int) -> GuidedSampler:
+    steps = model.distilled.steps if model.distilled else steps
+    return GuidedSampler(model.scheduler, model.vae, steps, scheduler_class=None)
 
 
 @dataclass(frozen=True)

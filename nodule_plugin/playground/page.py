@@ -26,6 +26,7 @@ from nodule_plugin.playground.drawing import (
     Order,
     Studio,
     TrainingImages,
+    quick_label,
     read_order,
     sizes,
     worded,
@@ -81,16 +82,17 @@ def draw(
     yield state(f"Drawing {len(requests)}")
     for drawing in studio.draw(requests, order):
         drawings = [*drawings, drawing]
-        images = [*images, _describe(studio, drawing, _caption(drawing.request, requests), training)]
+        images = [*images, _describe(studio, drawing, _caption(drawing.request, requests, order.quick), training)]
         yield state(f"{len(images)} of {len(requests)}, {time.monotonic() - started:.1f} s")
 
 
-def _caption(request: dict[str, Any], requests: Sequence[dict[str, Any]]) -> str:
+def _caption(request: dict[str, Any], requests: Sequence[dict[str, Any]], quick: bool) -> str:
     """The findings in which the requests differ, guidance and seed."""
     findings = request["findings"] or {}
     moved = [name for name in findings if len({other["findings"][name] for other in requests}) > 1]
     words = [f"{name} {findings[name]} ({SCALES[name].labels[findings[name]]})" for name in moved]
-    return ", ".join([*words, f"guidance {request['guidance_scale']:g}", f"seed {request['seed']}"])
+    how = "quick" if quick else f"guidance {request['guidance_scale']:g}"
+    return ", ".join([*words, how, f"seed {request['seed']}"])
 
 
 def _describe(studio: Studio, drawing: Drawing, caption: str, training: TrainingImages | None) -> dict[str, Any]:
@@ -205,18 +207,26 @@ def _add_controls(studio: Studio, template: str) -> dict[str, Any]:
     controls["prompt"] = gr.Textbox(
         get_template(template).render(START), label="Prompt", lines=3, interactive=False, max_length=2000
     )
-    controls["guidance"] = gr.Slider(0, 60, studio.model.guidance_scale, step=0.5, label="Guidance scale")
+    quick = studio.quick.distilled if studio.quick else None
+    controls["quick"] = gr.Checkbox(bool(quick), label=quick_label(quick), visible=bool(quick))
+    slow = {"interactive": not quick}  # what quick drawing does not heed
+    controls["guidance"] = gr.Slider(0, 60, studio.model.guidance_scale, step=0.5, label="Guidance scale", **slow)
     controls["seed"] = gr.Number(START_SEED, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     controls["count"] = gr.Slider(1, MOST_IMAGES, 8, step=1, label="Images in a grid", info="seeds counted up")
     with gr.Accordion("Steps and size", open=False):
-        controls["steps"] = gr.Slider(5, MOST_STEPS, USUAL_STEPS, step=1, label="Steps")
+        controls["steps"] = gr.Slider(5, MOST_STEPS, USUAL_STEPS, step=1, label="Steps", **slow)
         controls["size"] = gr.Dropdown(sizes(side), value=side, label="Pixels a side", info=f"{side} were learnt")
         controls["roi_mm"] = gr.Slider(5, 100, 20, step=1, label="Millimetres a side", info="pixel spacing in files")
 
     def choose(by: str) -> tuple[Any, Any]:
         return gr.update(visible=by == FINDINGS), gr.update(interactive=by == FREE_PROMPT)
 
+    def hasten(quick: bool) -> list[Any]:
+        return [gr.update(interactive=not quick)] * 2
+
     controls["by"].input(choose, controls["by"], [ratings, controls["prompt"]], queue=False, **HIDDEN)
+    heeded = [controls["guidance"], controls["steps"]]
+    controls["quick"].input(hasten, controls["quick"], heeded, queue=False, **HIDDEN)
     return controls
 
 
@@ -273,10 +283,10 @@ def _connect(
 def answers(studio: Studio, template: str, training: TrainingImages | None = None) -> dict[str, Callable[..., Any]]:
     """What the page does, by name: each takes what the controls say, by name, and yields the page's outputs."""
 
-    def many(asked_for: Callable[[Order, str], list[dict[str, Any]]]) -> Callable[..., Any]:
+    def many(asked_for: Callable[[Order, str], list[dict[str, Any]]], **changed: Any) -> Callable[..., Any]:
         def drawn(rating: str, **given: Any) -> Iterator[tuple[Any, Any]]:
             with shown_errors():
-                made = read_order(template, **given)
+                made = read_order(template, **{**given, **changed})
                 for viewer, drawings in draw(studio, made, lambda order: asked_for(order, rating), training):
                     yield viewer, (made, drawings)
 
@@ -291,7 +301,7 @@ def answers(studio: Studio, template: str, training: TrainingImages | None = Non
     return {
         "one": first,
         "grid": many(lambda order, _: order.grid()),
-        "guidance_row": many(lambda order, _: order.guidance_row()),
+        "guidance_row": many(lambda order, _: order.guidance_row(), quick=False),
         "sweep": many(Order.sweep),
     }
 

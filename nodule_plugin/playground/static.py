@@ -24,9 +24,9 @@ from torch import Tensor
 
 from nodule_plugin.data.generated import NOTICE
 from nodule_plugin.data.requests import rating_steps
-from nodule_plugin.diffusion.model import FineTunedModel, Source, load_model
+from nodule_plugin.diffusion.model import FineTunedModel, Source, load_few_steps, load_model
 from nodule_plugin.errors import InputError
-from nodule_plugin.export.networks import write_onnx
+from nodule_plugin.export.networks import run_onnx, save_network, save_onnx, traced_networks, write_onnx
 from nodule_plugin.extras import check_installed
 from nodule_plugin.files import new_folder
 from nodule_plugin.findings import SCALES
@@ -36,6 +36,7 @@ from nodule_plugin.playground.drawing import (
     START,
     START_SEED,
     USUAL_STEPS,
+    quick_label,
     window,
     worded,
 )
@@ -73,15 +74,22 @@ def write_static_page(
     """
     with new_folder(output_dir) as folder:
         model = load_model(source)
-        _write(folder / "model.json", json.dumps(describe_model(model, template)).encode())
+        quick = load_few_steps(model)
+        described = describe_model(model, template) | {"quick": describe_quick(quick) if quick else None}
+        _write(folder / "model.json", json.dumps(described).encode())
         vendor(folder, npm_packages)
         write_onnx(model, folder / "networks")
         _write(folder / "tokenizer.json", json.dumps(_tokenizer(model)).encode())
         _write(folder / "mark.bin", mark_signs(model_mark(model), model.latent_shape[0]))
+        if quick:
+            network, shapes = traced_networks(quick)["unet"]
+            save_network(network, folder / "networks" / "quick.onnx", shapes, save_onnx, run_onnx)
+            _write(folder / "quick_mark.bin", mark_signs(model_mark(quick), quick.latent_shape[0]))
         for file in folder.rglob("*.onnx"):
             _fix_batch(file)
-        for file in [*folder.rglob("*.onnx"), *folder.rglob("*.wasm"), folder / "tokenizer.json", folder / "mark.bin"]:
+        for file in [path for end in ("onnx", "wasm", "bin") for path in folder.rglob(f"*.{end}")]:
             _pack(file)
+        _pack(folder / "tokenizer.json")
         for name in OWN_FILES:
             _write(folder / name, files(__package__).joinpath("web", name).read_bytes())
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -134,6 +142,19 @@ def describe_model(model: FineTunedModel, template: str) -> dict[str, Any]:
         "start": {name: start[name] for name in ratings},
         "defaults": {"guidance": model.guidance_scale, "steps": str(USUAL_STEPS), "seed": START_SEED},
         "guidance_scales": list(GUIDANCE_SCALES),
+    }
+
+
+def describe_quick(quick: FineTunedModel) -> dict[str, Any]:
+    """What is otherwise with the model of few steps, in the place of what :func:`describe_model` says; and "steps"."""
+    assert quick.distilled is not None
+    steps = quick.distilled.steps
+    return {
+        "label": quick_label(quick.distilled),
+        "steps": str(steps),
+        "weights_sha256": quick.sha256,
+        "mark": describe_mark(model_mark(quick)),
+        "schedules": {str(steps): weighted_sums(quick.scheduler, steps)},
     }
 
 

@@ -94,6 +94,31 @@ def test_a_download_is_a_generated_set(studio: Studio, tmp_path: Path) -> None:
         assert all(Path(item[name]).is_file() for name in ("image", "nifti", "dicom", "dicom_report"))
 
 
+def test_quick_drawing_is_by_the_model_of_few_steps(quick_source: Source, tmp_path: Path) -> None:
+    studio, order = Studio(quick_source), replace(QUICK, quick=True, guidance=7.0, steps=50)
+    assert studio.quick is not None
+    (drawing,) = drawings = list(studio.draw(order.one(), order))
+    assert drawing.request["guidance_scale"] == 1.0
+    packed = studio.write(drawings, order, [], tmp_path / "set")
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    manifest = load_generated(tmp_path / "unpacked").manifest
+    assert manifest is not None
+    assert (manifest["scheduler"], manifest["num_inference_steps"]) == ("DDIMScheduler", 4)
+    assert manifest["model"]["weights_sha256"] == studio.quick.sha256 != studio.model.sha256
+    slow = replace(order, quick=False, steps=2)
+    (other,) = studio.draw(slow.one(), slow)
+    assert other.request["guidance_scale"] == 7.0
+    assert np.abs(other.unit - drawing.unit).max() > 0.01
+
+
+def test_a_model_without_few_steps_draws_in_its_own(studio: Studio) -> None:
+    assert studio.quick is None
+    (drawing,) = studio.draw(QUICK.one(), QUICK)
+    (same,) = studio.draw(QUICK.one(), replace(QUICK, quick=True))
+    np.testing.assert_array_equal(same.unit, drawing.unit)
+
+
 def test_a_copy_of_a_training_image_is_warned_of(phantom_datalist: Path) -> None:
     window = (-1000.0, 400.0)
     training = TrainingImages(phantom_datalist, 32, window)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nodule_plugin.data.window import unit_to_hu
+from nodule_plugin.diffusion.model import Source
 from nodule_plugin.errors import InputError
 from nodule_plugin.playground.components import web_file
 from nodule_plugin.playground.drawing import START, Order, Studio
@@ -46,6 +47,15 @@ def test_the_findings_that_move_are_said_in_words(studio: Studio) -> None:
     assert captions[0] == "margin 1 (poorly defined), guidance 2, seed 4"
     assert captions[4] == "margin 5 (sharp), guidance 2, seed 4"
     assert len(drawn[1]) == 5
+
+
+def test_all_guidance_scales_are_never_drawn_quickly(quick_source: Source) -> None:
+    answer = answers(Studio(quick_source), "reference")
+    *_, (viewer, _) = answer["grid"](**CONTROLS, quick=True)
+    assert [image["caption"] for image in viewer["images"]] == ["quick, seed 4", "quick, seed 5"]
+    *_, (viewer, (order, _)) = answer["guidance_row"](**CONTROLS, quick=True)
+    assert [image["caption"] for image in viewer["images"]][:2] == ["guidance 1, seed 4", "guidance 1.5, seed 4"]
+    assert not order.quick
 
 
 def test_a_change_draws_one_image_and_says_its_prompt(studio: Studio) -> None:

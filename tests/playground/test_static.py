@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,27 +38,30 @@ def tarballs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_page_is_whole(source: Source, tarballs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_is_whole(quick_source: Source, tarballs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx, the extra of that name, is not installed")
 
-    def write_onnx(model: FineTunedModel, folder: Path) -> None:  # which tests/export tries
+    def save_network(network: Any, path: Path, *_: Any) -> None:  # which tests/export tries
         value = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 3])
-        network = onnx.helper.make_model(onnx.helper.make_graph([], "same", [value], [value]))
-        folder.mkdir()
+        path.parent.mkdir(exist_ok=True)
+        onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "same", [value], [value])), path)
+
+    def write_onnx(model: FineTunedModel, folder: Path) -> None:
         for name in traced_networks(model):
-            onnx.save(network, folder / f"{name}.onnx")
+            save_network(None, folder / f"{name}.onnx")
 
     monkeypatch.setattr(static, "write_onnx", write_onnx)
+    monkeypatch.setattr(static, "save_network", save_network)
     page = tmp_path / "page"
-    size = write_static_page(source, page, npm_packages=tarballs)
+    size = write_static_page(quick_source, page, npm_packages=tarballs)
     files = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
-    networks = {f"networks/{name}.onnx.packed" for name in ("unet", "decoder", "text_encoder")}
+    networks = {f"networks/{name}.onnx.packed" for name in ("unet", "quick", "decoder", "text_encoder")}
     vendored = {
         "vendor/onnxruntime-web/ort.wasm.bundle.min.mjs",
         "vendor/onnxruntime-web/ort-wasm-simd-threaded.wasm.packed",
         "vendor/tokenizers/tokenizers.min.mjs",
     }
-    others = {"tokenizer.json.packed", "mark.bin.packed", "model.json", "LICENSES.txt"}
+    others = {"tokenizer.json.packed", "mark.bin.packed", "quick_mark.bin.packed", "model.json", "LICENSES.txt"}
     assert files == networks | vendored | others | set(OWN_FILES)
     assert size == sum((page / name).stat().st_size for name in files)
     network = onnx.load_model_from_string(gzip.decompress((page / "networks/unet.onnx.packed").read_bytes()))
@@ -66,6 +70,10 @@ def test_a_page_is_whole(source: Source, tarballs: Path, tmp_path: Path, monkeyp
     assert settings["shape"] == [3, 8, 8]
     assert settings["notice"].startswith("Synthetic images")
     assert settings["mark"] is None  # of latents so small
+    quick = settings["quick"]
+    assert quick["label"] == "Quick: 4 steps, guidance 2 built in"
+    assert quick["weights_sha256"] != settings["weights_sha256"]
+    assert [len(schedule["timesteps"]) for schedule in quick["schedules"].values()] == [4] == [int(quick["steps"])]
     assert len(json.loads(gzip.decompress((page / "tokenizer.json.packed").read_bytes()))["model"]["vocab"]) == 49408
     licences = (page / "LICENSES.txt").read_text()
     assert all(text in licences for text in ("LIDC-IDRI, CC BY 3.0", "onnxruntime-web 1.", "MIT License"))

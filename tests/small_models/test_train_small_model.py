@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import train_small_model
+from small_models import few_steps
 from small_models.inpainting import GRID
 from warm import run_python
 
@@ -22,6 +23,8 @@ QUICK = {
     "autoencoder-steps": 2,
     "text-steps": 2,
     "scorer-steps": 2,
+    "trajectories": 4,
+    "few-steps-steps": 2,
     "threads": 1,
 }
 OVERLAY = {"epochs": 1, "lr_warmup_steps": 0, "val_interval": 1, "val_images": 4, "val_steps": 1}
@@ -43,6 +46,7 @@ def run_script(crops: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         train_small_model, "subprocess", SimpleNamespace(run=lambda command: run_python(command, folder))
     )
+    monkeypatch.setattr(few_steps, "CHUNK", 4)
     train_small_model.main()
 
 
@@ -52,6 +56,8 @@ def test_stages_of_other_settings_are_not_taken(tmp_path: Path) -> None:
         "autoencoder_steps": 2,
         "text_steps": 2,
         "scorer_steps": 2,
+        "trajectories": 4,
+        "few_steps_steps": 2,
         "precision": "float32",
         "seed": 0,
     }
@@ -72,7 +78,7 @@ def test_one_command_trains_all_models_and_leaves_out_what_is_done(
     run_script(crops, tmp_path, monkeypatch)
     models = tmp_path / "models"
     assert {path.name for path in models.iterdir()} == {
-        *("tiny", "tiny_scorer", "inpainter", "model.pt", "model.json", "training_patients.json")
+        *("tiny", "tiny_scorer", "few_steps", "inpainter", "model.pt", "model.json", "training_patients.json")
     }
     network = DiffusionUNet.from_base(str(models / "tiny"))
     weights = torch.load(models / "model.pt", weights_only=True)
@@ -81,7 +87,7 @@ def test_one_command_trains_all_models_and_leaves_out_what_is_done(
     patients = json.loads((models / "training_patients.json").read_text())
     assert patients["training"]
     assert not set(patients["training"]) & set(patients["validation"])
-    parts = ("vae", "text_encoder", "untrained", "tiny_scorer", "training/models", "inpainter")
+    parts = ("vae", "text_encoder", "untrained", "tiny_scorer", "training/models", "few_steps", "inpainter")
     before = {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts}
     run_script(crops, tmp_path, monkeypatch)
     assert {part: (tmp_path / "work" / part).stat().st_mtime_ns for part in parts} == before
