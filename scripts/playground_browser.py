@@ -74,11 +74,29 @@ def hounsfield(page: Page) -> np.ndarray:
 
 def check_values(page: Page, studio: Studio, seed: int) -> None:
     """The image is the one that Python draws."""
-    order = Order(START.to_dict(), guidance=studio.model.guidance_scale, seed=seed, size=studio.model.image_size)
+    given = {"guidance": studio.model.guidance_scale, "seed": seed, "size": studio.model.image_size}
+    order = Order(START.to_dict(), **given, quick=quick(page).is_checked())
     (drawing,) = studio.draw(order.one(), order)
     difference = np.abs(hounsfield(page) - np.rint(unit_to_hu(drawing.unit, studio.window_hu)).flatten()).max()
     print(f"largest difference from Python: {difference:g} HU", flush=True)
     assert difference <= 1
+
+
+def quick(page: Page) -> Locator:
+    """The choice of few steps."""
+    return page.get_by_role("checkbox", name=re.compile("^Quick: 4 steps"))
+
+
+def check_slowly(page: Page, studio: Studio, seed: int) -> None:
+    """Without few steps, the image is the model's own."""
+    guidance = page.get_by_role("slider", name=re.compile("Guidance scale"))
+    expect(guidance).to_be_disabled()
+    started = time.monotonic()
+    quick(page).uncheck()
+    expect(page.locator(f"{DRAWN} figcaption")).to_contain_text("guidance 1.5", timeout=PATIENCE_MS)
+    print(f"in all steps it was drawn after {time.monotonic() - started:.1f} s", flush=True)
+    expect(guidance).to_be_enabled()
+    check_values(page, studio, seed)
 
 
 def check_viewer(page: Page) -> None:
@@ -104,8 +122,8 @@ def check_viewer(page: Page) -> None:
     expect(tool(page, "value")).to_contain_text(" HU at row 2, column 3 ")
 
 
-def check_drawing(page: Page, output: Path, name: str) -> None:
-    """A finding by keyboard, its whole scale, all guidance scales, and a grid."""
+def check_drawing(page: Page, studio: Studio, output: Path, name: str) -> None:
+    """A finding by keyboard, its whole scale, all guidance scales, and, in all steps, a grid."""
     started = time.monotonic()
     page.get_by_role("slider", name=re.compile("Spiculation")).press("End")
     prompt = page.get_by_label(re.compile("Prompt")).first
@@ -123,6 +141,9 @@ def check_drawing(page: Page, output: Path, name: str) -> None:
     wait_for(page, 8)
     seed = page.get_by_label("Seed", exact=True).input_value()
     assert f"guidance 60, seed {seed}" in page.locator(f"{DRAWN} figcaption").last.inner_text()
+    page.get_by_role("slider", name=re.compile("Spiculation")).press("Home")
+    wait_for(page, 1)
+    check_slowly(page, studio, int(seed))
     page.get_by_role("button", name="Grid of seeds").click()
     expect(canvases(page)).to_have_count(2, timeout=PATIENCE_MS)
     page.get_by_role("button", name="Stop").click()
@@ -227,7 +248,7 @@ def visit(browser: Browser, address: str, name: str, axe: str, output: Path, stu
         if (shape, scheme) == ("desktop", "light"):
             check_values(page, studio, int(page.get_by_label("Seed", exact=True).input_value()))
             check_viewer(page)
-            check_drawing(page, output, name)
+            check_drawing(page, studio, output, name)
             if page.get_by_role("button", name=re.compile("^Download")).count():  # with Python
                 check_download(page, output)
                 check_visitors(browser, address, studio)

@@ -237,8 +237,8 @@ def bundle_run(files: list[Path], settings: dict) -> None:
 
 
 PATIENTS = (
-    "Patients whose nodules the small models (tiny, model.pt, tiny_scorer) were trained on, and those that chose the "
-    "checkpoint. Images of these patients cannot judge the small models."
+    "Patients whose nodules the small models (tiny, model.pt, few_steps, tiny_scorer) were trained on, and those that "
+    "chose the checkpoint. Images of these patients cannot judge the small models."
 )
 SOURCE = """\
 - Data: LIDC-IDRI, CC BY 3.0. Armato SG III et al. (2015), doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato SG III et al.

@@ -19,6 +19,7 @@ LEFT_OUT = {
 }
 """Project -> files of its wheel that stay behind: builds for other GPUs, tests."""
 AT_HOME = (
+    "/bundle/models/few_steps/",
     "/bundle/models/inpainter/",
     "/bundle/models/model.pt",
     "/bundle/models/tiny_scorer/",

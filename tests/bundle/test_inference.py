@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from monai.bundle import ConfigWorkflow
+from PIL import Image
 from tiny_sd import make_tiny_sd, make_tuned_weights
 from warm import run_python
 
@@ -231,3 +232,39 @@ def test_the_shipped_model_generates_from_the_checkout_without_further_settings(
     assert made.manifest is not None
     weights = (models / "model.pt").read_bytes()
     assert made.manifest["model"]["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def shipped(configs: list[str], repository: Path, **settings: Any) -> ConfigWorkflow:
+    """The repository's own bundle, initialized."""
+    options = {"bundle_root": str(repository / "bundle"), "device": "cpu", **settings}
+    flow = ConfigWorkflow(configs, workflow_type="inference", run_id="evaluating", logging_file=False, **options)
+    flow.initialize()
+    return flow
+
+
+def test_the_shipped_model_of_few_steps_draws_what_the_other_does(repository: Path, tmp_path: Path) -> None:
+    config, few = (str(repository / "bundle" / "configs" / f"{name}.json") for name in ("inference", "few_steps"))
+    given = {"findings": ROUND, "seeds": [1, 2], "mark": False, "formats": ["png"]}
+    made = {}
+    for name, configs in (("all", [config]), ("few", [config, few])):
+        shipped(configs, repository, **given, output_dir=str(tmp_path / name)).run()
+        made[name] = load_generated(tmp_path / name)
+    assert made["few"].manifest is not None
+    assert (made["few"].manifest["scheduler"], made["few"].manifest["num_inference_steps"]) == ("DDIMScheduler", 4)
+    assert (made["all"].guidance_scales, made["few"].guidance_scales) == ([1.5], [1.0])
+    pixels = {
+        name: [np.asarray(Image.open(item["image"]), float) for item in each.items] for name, each in made.items()
+    }
+    difference = np.abs(np.subtract(pixels["all"], pixels["few"])).mean((1, 2))
+    assert difference.max() < 0.2 * np.abs(pixels["all"][0] - pixels["all"][1]).mean()
+
+
+def test_few_steps_refuse_other_settings(repository: Path, tmp_path: Path) -> None:
+    configs = [str(repository / "bundle" / "configs" / f"{name}.json") for name in ("inference", "few_steps")]
+    flow = shipped(configs, repository, findings=ROUND, guidance_scales=[1, 3], output_dir=str(tmp_path / "out"))
+    with pytest.raises(RuntimeError, match="check_few_steps") as caught:
+        flow.run()
+    found = find_input_error(caught.value)
+    assert found is not None
+    assert "guidance 1.5 built in; give steps=4, scheduler_class=DDIMScheduler and guidance_scales=1" in str(found)
+    assert not (tmp_path / "out").exists()
