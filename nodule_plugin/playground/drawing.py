@@ -33,7 +33,7 @@ GUIDANCE_SCALES = (1.0, 1.5, 3.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """The row "the same seed at all guidance scales": from the prompt alone to far beyond what keeps variety."""
 START = Findings(sphericity=4, margin=4, texture=5, spiculation=1, lobulation=1, malignancy=3)
 """What the sliders say at first."""
-START_SEED = 8
+START_SEED = 7
 """Of the first image: looked at, a nodule as most seeds give one (0 gives a mass in noise)."""
 FINDINGS, FREE_PROMPT = "findings", "a free prompt"
 """What a nodule is described by."""
