@@ -74,8 +74,8 @@ def hounsfield(page: Page) -> np.ndarray:
 
 def check_values(page: Page, studio: Studio, seed: int) -> None:
     """The image is the one that Python draws."""
-    given = {"guidance": studio.model.guidance_scale, "seed": seed, "size": studio.model.image_size}
-    order = Order(START.to_dict(), **given, quick=quick(page).is_checked())
+    guidance, size = studio.model.guidance_scale, studio.model.image_size
+    order = Order(START.to_dict(), guidance=guidance, seed=seed, size=size, quick=quick(page).is_checked())
     (drawing,) = studio.draw(order.one(), order)
     difference = np.abs(hounsfield(page) - np.rint(unit_to_hu(drawing.unit, studio.window_hu)).flatten()).max()
     print(f"largest difference from Python: {difference:g} HU", flush=True)
