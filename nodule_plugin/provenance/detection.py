@@ -24,12 +24,13 @@ _LEAST_PART = 0.75
 """Of the model's side; an image from this size on may be a part of one."""
 _LIMIT = 2.0
 """Medians of its magnitude at which a coefficient is limited: anatomy then counts no more than texture."""
-WINDOWS_HU = (DEFAULT_WINDOW_HU, (-1350.0, 150.0))
-"""Windows that a picture may have been written in: the models', and the usual one of lung."""
+WINDOWS_HU = (DEFAULT_WINDOW_HU, (-1350.0, 150.0), (-1000.0, 1000.0))
+"""Windows that a picture may have been written in: the models', the usual one of lung, and a wide one. Others that are
+like one of them need not be tried: a network forgives as much."""
 _AT_ONCE = 16
-_AS_WRITTEN, _OTHERWISE = 2 / 3, 1 / 9
-"""Of all chance of a false alarm (weighted Bonferroni): an image as a whole in the models' window has two thirds, and
-one in the other window, one that is turned and one that is a part a ninth each."""
+_AS_WRITTEN, _OTHERWISE = 5 / 9, 1 / 9
+"""Of all chance of a false alarm (weighted Bonferroni): an image as a whole in the models' window has five ninths, and
+one in each other window, one that is turned and one that is a part a ninth each."""
 _TURNS = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)][1:]
 """What sets a turned image upright again. Its noise turns with it and is tried in all orientations anyway; but a
 network has learnt from upright patients, and of a turned image some noise does not come back."""
