@@ -89,6 +89,11 @@ class FineTunedModel:
         return float(self.preprocessing.get("guidance", {}).get("scale", 3.0))
 
     @property
+    def steps(self) -> int:
+        """Of the sampler: those that were taught; 25, as many pipelines take, where any will do."""
+        return self.distilled.steps if self.distilled else 25
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of an image's latents."""
         return latent_shape(self.vae, self.image_size)

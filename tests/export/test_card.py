@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from nodule_plugin.data.image_set import GENERATED, REAL, SetKey
 from nodule_plugin.diffusion.model import FineTunedModel
+from nodule_plugin.diffusion.provenance import Distilled
 from nodule_plugin.errors import InputError
 from nodule_plugin.export.card import base_licence, read_results, write_card
 from nodule_plugin.export.model import NOTICE
@@ -63,7 +64,7 @@ def test_the_card_says_what_it_must(model: FineTunedModel, metadata: dict[str, A
         metadata["intended_use"],
         metadata["data_source"],
         model.sha256,
-        "guidance_scale=1.5",  # which its training chose
+        "guidance_scale=1.5, num_inference_steps=25",  # the former of its training's choice
         "| Tiny CLIPScore ↑ | folder, prompts as they are | 0.300 [0.280, 0.320] |  | 0.200 [0.180, 0.220] |",
         "Armato SG III",
         "## Limits",
@@ -81,6 +82,12 @@ def test_the_card_of_weights_whose_training_chose_no_guidance_scale(
     given = {name: value for name, value in model.preprocessing.items() if name != "guidance"}
     card = write_card(replace(model, preprocessing=given), tmp_path, "diffusers", metadata)
     assert "guidance_scale=3.0" in card.read_text()
+
+
+def test_the_card_of_few_steps_says_how_many(model: FineTunedModel, metadata: dict[str, Any], tmp_path: Path) -> None:
+    taught = Distilled(teacher_sha256="5f", guidance_scale=1.5, scheduler_class="DDIMScheduler", steps=4)
+    card = write_card(replace(model, distilled=taught), tmp_path, "diffusers", metadata)
+    assert "num_inference_steps=4" in card.read_text()
 
 
 @pytest.mark.parametrize(
