@@ -64,7 +64,7 @@ def check_few_steps(weights: str | Path, settings: Mapping[str, Any], requests: 
         raise InputError(
             f"weights: {weights} learnt to make images in {taught.steps} steps of {taught.scheduler_class} with "
             f"guidance {taught.guidance_scale:g} built in; give steps={taught.steps}, "
-            f"scheduler_class={taught.scheduler_class} and guidance_scales=1, or other weights"
+            f"scheduler_class={taught.scheduler_class} and guidance_scales=1, as the overlay few_steps does, or other weights"
         )
 
 
