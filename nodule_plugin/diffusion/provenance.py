@@ -63,8 +63,8 @@ def check_few_steps(weights: str | Path, settings: Mapping[str, Any], requests: 
     if given != (taught.scheduler_class, taught.steps) or any(each["guidance_scale"] != 1 for each in requests):
         raise InputError(
             f"weights: {weights} learnt to make images in {taught.steps} steps of {taught.scheduler_class} with "
-            f"guidance {taught.guidance_scale:g} built in; give steps={taught.steps}, "
-            f"scheduler_class={taught.scheduler_class} and guidance_scales=1, as the overlay few_steps does, or other weights"
+            f"guidance {taught.guidance_scale:g} built in; give steps={taught.steps}, scheduler_class="
+            f"{taught.scheduler_class} and guidance_scales=1 (the overlay few_steps does), or other weights"
         )
 
 
