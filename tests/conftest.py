@@ -19,12 +19,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 SLOW = (
-    *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "small_models/", "test_packaging.py"),
+    *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "small_models/", "test_docs_site.py"),
+    "test_packaging.py",
     *("diffusion/test_iteration.py", "diffusion/test_training.py", "insertion/test_train_insertion.py"),
     *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
     *("insertion/test_inpainter.py", "metrics/test_parity.py", "privacy/test_audit.py", "privacy/test_training.py"),
 )
-"""Where tests train, run the bundle or a published network, or build what is shipped.
+"""Where tests train, run the bundle or a published network, or build what is shipped or the documentation's site.
 
 ``scripts/test.sh --quick`` leaves them out.
 """
