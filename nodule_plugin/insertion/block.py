@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import map_coordinates, spline_filter
+from scipy.ndimage import map_coordinates, spline_filter, spline_filter1d
 
 from nodule_plugin.insertion.host import Geometry
 
 Box = tuple[slice, slice, slice]
 """Slices, rows and columns of a series."""
+_ENDS = {"nearest": "nearest", "constant": "mirror"}
+"""How a spline goes on beyond the values that it is fitted to, by what lies there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class Block:
         extent = self.geometry.spacing.copy()
         extent[0] = self.geometry.thickness
         shape = tuple(part.stop - part.start for part in box)
-        return _sample(values, inverse, shape, extent, self.spacing, scale=self.geometry.spacing, outside=0.0)
+        return _sample(values, inverse, shape, extent, self.spacing, scale=self.geometry.spacing, mode="constant")
 
 
 def _sample(
@@ -97,7 +99,7 @@ def _sample(
     extent: np.ndarray,
     pitch: np.ndarray,
     scale: np.ndarray | None = None,
-    outside: float | None = None,
+    mode: str = "nearest",
 ) -> np.ndarray:
     """Means over cells around points that a matrix places in ``values``.
 
@@ -108,17 +110,35 @@ def _sample(
         extent: mm of a cell along each axis of the points.
         pitch: mm between ``values``: a cell is sampled at least as densely.
         scale: mm between points; None where cells touch.
-        outside: beyond ``values``; None for the nearest of them.
+        mode: what lies beyond ``values``: the nearest of them, or "constant" for 0.
     """
     scale = extent if scale is None else scale
     counts = np.maximum(np.ceil(extent / pitch - 1e-6).astype(int), 1)
     parts = [((np.arange(count) + 0.5) / count - 0.5) * reach for count, reach in zip(counts, extent / scale)]
+    turn, start = matrix[:3, :3], matrix[:3, 3]
+    along = np.abs(turn).argmax(axis=1)  # for each axis of the values, that of the points which moves along it most
+    alone = turn[range(3), along]
+    if np.allclose(np.abs(turn).sum(axis=1), np.abs(alone), rtol=0, atol=1e-9):
+        # Nothing is sheared, as a tilted gantry does it: axis by axis is the same sum in a hundredth of the time.
+        for axis, (own, step) in enumerate(zip(along.tolist(), alone.tolist())):
+            places = step * (np.arange(shape[own])[:, None] + parts[own]) + start[axis]
+            means = _spline_weights(places, values.shape[axis], mode).mean(axis=1)
+            values = np.moveaxis(np.tensordot(means, values, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(values.transpose(np.argsort(along)), dtype=np.float32)
     indices = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")).astype(float)
-    mode = "nearest" if outside is None else "constant"
-    spline = spline_filter(values, order=3, mode="nearest" if outside is None else "mirror")
+    spline = spline_filter(values, order=3, mode=_ENDS[mode])
     total = np.zeros(shape)
     for shift in np.stack(np.meshgrid(*parts, indexing="ij"), -1).reshape(-1, 3):
-        places = np.tensordot(matrix[:3, :3], indices + shift[:, None, None, None], axes=1)
-        places += matrix[:3, 3, None, None, None]
-        total += map_coordinates(spline, places, order=3, mode=mode, cval=outside or 0.0, prefilter=False)
+        places = np.tensordot(turn, indices + shift[:, None, None, None], axes=1) + start[:, None, None, None]
+        total += _interpolated(spline, places, mode)
     return (total / counts.prod()).astype(np.float32)
+
+
+def _spline_weights(places: np.ndarray, size: int, mode: str) -> np.ndarray:
+    """(..., size) what each of so many values along an axis counts at places on it."""
+    splines = spline_filter1d(np.eye(size), order=3, axis=1, mode=_ENDS[mode])
+    return np.stack([_interpolated(spline, places[None], mode) for spline in splines], axis=-1)
+
+
+def _interpolated(spline: np.ndarray, places: np.ndarray, mode: str) -> np.ndarray:
+    return map_coordinates(spline, places, order=3, mode=mode, prefilter=False)
