@@ -21,9 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SLOW = (
     *("benchmarks/", "bundle/", "deploy/", "downstream/", "export/", "small_models/", "test_docs_site.py"),
     "test_packaging.py",
-    *("diffusion/test_iteration.py", "diffusion/test_training.py", "insertion/test_train_insertion.py"),
+    *("diffusion/test_iteration.py", "diffusion/test_training.py"),
     *("handlers/test_checkpoint.py", "handlers/test_evaluation.py", "handlers/test_validation.py"),
-    *("insertion/test_inpainter.py", "metrics/test_parity.py", "privacy/test_audit.py", "privacy/test_training.py"),
+    *("insertion/test_command.py", "insertion/test_inpainter.py", "insertion/test_train_insertion.py"),
+    *("metrics/test_parity.py", "privacy/test_audit.py", "privacy/test_training.py"),
 )
 """Where tests train, run the bundle or a published network, or build what is shipped or the documentation's site.
 
