@@ -49,8 +49,7 @@ class AncestralScheduler(DDIMScheduler):
         return_dict: bool = True,
     ) -> Any:
         """See :class:`diffusers.DDIMScheduler`."""
-        noise = randn_tensor(sample.shape, generator, sample.device, sample.dtype)
-        noise = TEMPERATURE * noise
+        noise = TEMPERATURE * randn_tensor(sample.shape, generator, sample.device, sample.dtype)
         return super().step(model_output, timestep, sample, eta=1.0, variance_noise=noise, return_dict=return_dict)
 
 
