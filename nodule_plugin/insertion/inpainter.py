@@ -49,7 +49,8 @@ class AncestralScheduler(DDIMScheduler):
         return_dict: bool = True,
     ) -> Any:
         """See :class:`diffusers.DDIMScheduler`."""
-        noise = TEMPERATURE * randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+        noise = randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+        noise = TEMPERATURE * noise
         return super().step(model_output, timestep, sample, eta=1.0, variance_noise=noise, return_dict=return_dict)
 
 

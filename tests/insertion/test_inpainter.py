@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from nodule_crops import ball_items
 from tiny_inpainter import GRID, make_tiny_inpainter
 from tiny_sd import make_tiny_sd
@@ -17,7 +16,7 @@ from nodule_plugin.data.latents import collate_samples
 from nodule_plugin.data.order import SampleKey, sample_seed
 from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.grid import Grid
-from nodule_plugin.insertion.inpainter import TEMPERATURE, AncestralScheduler, NoduleInpainter
+from nodule_plugin.insertion.inpainter import NoduleInpainter
 from nodule_plugin.insertion.items import GridDataset
 from nodule_plugin.insertion.network import PixelAutoencoder, conditions, encode_slices, slices_of
 from nodule_plugin.insertion.sources import Asked
@@ -52,30 +51,6 @@ def paint(inpainter: NoduleInpainter, **changes: Any) -> torch.Tensor:
 def test_prompts_are_not_kept(inpainter: NoduleInpainter) -> None:
     paint(inpainter, prompt="a prompt of one visitor")
     assert inpainter.conditioner._known == {}
-
-
-def test_at_full_temperature_the_scheduler_is_ddpms(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"beta_schedule": "scaled_linear", "prediction_type": "sample", "timestep_spacing": "trailing"}
-    config = {"clip_sample": False, "set_alpha_to_one": True, **settings}
-    own, peer = AncestralScheduler(**config), DDPMScheduler(clip_sample=False, **settings)
-    for scheduler in (own, peer):
-        scheduler.set_timesteps(8)
-    assert own.timesteps.tolist() == peer.timesteps.tolist()
-    said, state = torch.randn(2, 1, 4, 5, 5)
-    for timestep in own.timesteps:
-
-        def step(scheduler: Any, seed: int = 0, at: torch.Tensor = timestep) -> torch.Tensor:
-            generator = [torch.Generator().manual_seed(seed)]
-            return scheduler.step(said, at, state, generator=generator, return_dict=False)[0]
-
-        monkeypatch.setattr("nodule_plugin.insertion.inpainter.TEMPERATURE", 1.0)
-        full = step(own)
-        torch.testing.assert_close(full, step(peer), atol=1e-5, rtol=1e-5)
-        monkeypatch.setattr("nodule_plugin.insertion.inpainter.TEMPERATURE", 0.0)
-        none = step(own)
-        assert torch.equal(none, step(own, seed=1))
-        monkeypatch.undo()
-        torch.testing.assert_close(step(own), none + TEMPERATURE * (full - none))
 
 
 def test_what_is_not_painted_is_the_host(inpainter: NoduleInpainter) -> None:
