@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from nodule_plugin.data.window import hu_to_unit, unit_to_hu
@@ -28,30 +27,8 @@ from nodule_plugin.insertion.network import Conditions, InpaintingUNet, conditio
 from nodule_plugin.insertion.region import MARGIN_MM, painted_region
 from nodule_plugin.insertion.sources import Asked
 
-TEMPERATURE = 0.8
-"""Of the noise that is added at each step, see :class:`AncestralScheduler`."""
-
-
-class AncestralScheduler(DDIMScheduler):
-    """DDPM's sampling (Ho et al., 2020), with less noise added at each step than it says.
-
-    Of first order, as DDIM's: with few steps others made large nodules mottled. Fresh noise at every step takes away
-    what the network got wrong at the steps before (Karras et al., NeurIPS 2022, section 4), and :data:`TEMPERATURE`
-    leaves less of it. Both were chosen on the validation nodules (docs/insertion.md).
-    """
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int,
-        sample: Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """See :class:`diffusers.DDIMScheduler`."""
-        noise = randn_tensor(sample.shape, generator, sample.device, sample.dtype)
-        noise = TEMPERATURE * noise
-        return super().step(model_output, timestep, sample, eta=1.0, variance_noise=noise, return_dict=return_dict)
+SCHEDULER = "DDIMScheduler"
+"""Of first order: with few steps it keeps what the network is sure of; others made large nodules mottled."""
 
 
 class NoduleInpainter:
@@ -166,8 +143,7 @@ class NoduleInpainter:
     def _paint(self, told: Conditions, asked: Asked) -> np.ndarray:
         """(S, H, W) in [-1, 1]."""
         noise = seeded_noise([asked.seed], told.latents.shape[1:]).to(told.latents.device)
-        scheduler = AncestralScheduler.from_config(self.noise_scheduler.config)
-        sampler = GuidedSampler(scheduler, self.vae, asked.steps, scheduler_class=None)
+        sampler = GuidedSampler(self.noise_scheduler, self.vae, asked.steps, SCHEDULER)
 
         def network(latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
             count = len(latents)  # two with guidance, the same but for their context

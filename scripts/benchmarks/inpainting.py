@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--datalist", type=Path, required=True, help="of crops with masks")
     parser.add_argument("--inpainter", type=Path, required=True)
     parser.add_argument("--guidance-scale", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--split", nargs="+", default=["validation", "test"], help="whose nodules are painted again")
     parser.add_argument("--limit", type=int, help="nodules at most")
     parser.add_argument("--output", type=Path, required=True)

@@ -65,7 +65,7 @@ START = {"sphericity": 4, "margin": 4, "texture": 5, "spiculation": 1, "calcific
 MOVED = ("texture", "margin", "spiculation", "calcification")
 MOVED_MM, PLEURA_MM = 10.0, 4.0
 """Diameter of the nodules in which one moves, and their distance from the lung's surface: spicules reach far."""
-GUIDANCE_SCALE, STEPS = 1.0, 8
+GUIDANCE_SCALE, STEPS = 1.0, 5
 """As in ``insert.json``."""
 
 
