@@ -11,6 +11,7 @@ from typing import Any
 
 import nodule_plugin
 from nodule_plugin.errors import InputError
+from nodule_plugin.files import read_json
 from nodule_plugin.settings import CODE, settings_table, typed_settings
 
 CONFIGS = {
@@ -170,7 +171,9 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def _config_file(bundle: Path, name: str) -> Path:
-    for path in (bundle / "configs" / f"{name}.json", Path(name)):
-        if path.is_file():
-            return path
-    raise InputError(f"overlay: there is neither {bundle / 'configs' / name}.json nor a file {name}")
+    paths = [path for path in (bundle / "configs" / f"{name}.json", Path(name)) if path.is_file()]
+    if not paths:
+        raise InputError(f"overlay: there is neither {bundle / 'configs' / name}.json nor a file {name}")
+    if paths[0].suffix == ".json":  # MONAI, which reads YAML as well, would not name the file
+        read_json(paths[0])
+    return paths[0]

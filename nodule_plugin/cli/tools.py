@@ -187,7 +187,8 @@ def detect_mark(words: Sequence[str]) -> None:
 
     def look(file: Path) -> bool:
         if not file.is_file():
-            raise InputError(f"{file}: there is no such file; give pictures, NIfTI or DICOM files")
+            problem = "is a folder" if file.is_dir() else "there is no such file"
+            raise InputError(f"{file}: {problem}; give pictures, NIfTI or DICOM files")
         detection = detect_file(file, inversion, key)
         print(described(file, detection, given.json), flush=True)
         return detection.found

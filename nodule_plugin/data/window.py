@@ -12,12 +12,14 @@ from nodule_plugin.errors import InputError
 DEFAULT_WINDOW_HU = (-1000.0, 400.0)
 """(lower, upper) end of the lung window that the whole project uses unless told otherwise."""
 
+_INT16 = np.iinfo(np.int16)
+
 
 def checked_window(window_hu: Sequence[float], name: str = "window_hu") -> tuple[float, float]:
     """``window_hu`` as (lower, upper).
 
     Raises:
-        InputError: unless it is two finite, rising numbers; ``name`` says whose.
+        InputError: unless it is two rising numbers of 16 bits, as files hold them; ``name`` says whose.
     """
     try:
         lower, upper = (float(end) for end in window_hu)
@@ -25,6 +27,8 @@ def checked_window(window_hu: Sequence[float], name: str = "window_hu") -> tuple
         lower, upper = math.nan, math.nan
     if not -math.inf < lower < upper < math.inf:
         raise InputError(f"{name}: two rising numbers are needed, such as -1000 400; not {window_hu!r}")
+    if lower < _INT16.min or upper > _INT16.max:
+        raise InputError(f"{name}: files hold Hounsfield units of {_INT16.min} to {_INT16.max}, not {window_hu!r}")
     return lower, upper
 
 

@@ -18,6 +18,7 @@ from nodule_plugin.diffusion.latent_space import latent_shape, pixels_per_latent
 from nodule_plugin.diffusion.network import DiffusionUNet
 from nodule_plugin.diffusion.provenance import Distilled, distilled, read_record
 from nodule_plugin.diffusion.sampling import derive_scheduler
+from nodule_plugin.errors import InputError
 from nodule_plugin.settings import LARGEST_SIDE, whole_number
 
 USUAL_SCHEDULER = "DPMSolverMultistepScheduler"
@@ -118,6 +119,11 @@ def load_model(source: Source) -> FineTunedModel:
         source.base_model, source.revision, source.zero_terminal_snr, prediction_type=source.prediction_type
     )
     preprocessing, taught = read_record(source.weights), distilled(source.weights)
+    if taught and source.scheduler_class not in (None, taught.scheduler_class):
+        raise InputError(
+            f"scheduler_class: {source.weights} learnt to make images in {taught.steps} steps of "
+            f"{taught.scheduler_class}, not of {source.scheduler_class}; leave it out"
+        )
     image_size = checked_size(source, network.unet, vae, preprocessing)
     network.unet.register_to_config(sample_size=image_size // pixels_per_latent(vae))  # what a pipeline makes by itself
     return FineTunedModel(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -395,6 +396,10 @@ def _checked_scales(scales: float | Sequence[float] | Tensor, count: int) -> lis
 def _checked_interval(interval: Sequence[float] | None) -> tuple[float, float] | None:
     if interval is None:
         return None
-    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
-        raise InputError(f"guidance_interval: two rising numbers from 0 to 1 are needed, not {list(interval)}")
-    return float(interval[0]), float(interval[1])
+    try:
+        low, high = (float(end) for end in interval)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not 0 <= low < high <= 1:
+        raise InputError(f"guidance_interval: two rising numbers from 0 to 1 are needed, not {interval!r}")
+    return low, high

@@ -165,7 +165,9 @@ def read_series(folder: str | Path | None) -> Series:
     Raises:
         InputError: as :func:`read_host` does, except for what only the pixels tell.
     """
-    if folder is None or not Path(folder).is_dir():
+    if folder is None:
+        raise InputError("series: none is given; give the folder of one CT series")
+    if not Path(folder).is_dir():
         raise InputError(f"series: there is no folder {folder}; give the folder of one CT series")
     index = index_series(Path(folder))
     if index.broken:

@@ -105,7 +105,8 @@ def _lesion(where: str, entry: Mapping[str, Any], template: str) -> Lesion:
         raise InputError(f"{where}: diameter_mm: a number above 0 is needed, not {diameter:g}")
     check_numbers(where, {"diameter_mm": diameter})
     if (entry["findings"] is None) == (entry["prompt"] is None):
-        raise InputError(f"{where}: give findings or a prompt, and not both")
+        given = "neither is there" if entry["prompt"] is None else "both are there"
+        raise InputError(f"{where}: give either findings or a prompt; {given}")
     if entry["prompt"] is not None:
         prompt = checked_prompt(f"{where}: prompt", entry["prompt"])
         return Lesion(where, position, diameter, prompt, findings_of(prompt))

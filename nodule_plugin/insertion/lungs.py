@@ -139,12 +139,13 @@ def random_places(
     order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed)).numpy()
     in_mm = candidates * lungs.spacing / lungs.step
     chosen: list[int] = []
-    for index in order:
+    apart = np.ones(len(candidates), dtype=bool)
+    for index in order.tolist():
         if len(chosen) == count:
             break
-        apart = all(np.linalg.norm(in_mm[index] - in_mm[other]) >= apart_mm for other in chosen)
-        if apart and accept(candidates[index]):
-            chosen.append(int(index))
+        if apart[index] and accept(candidates[index]):
+            chosen.append(index)
+            apart &= np.linalg.norm(in_mm - in_mm[index], axis=1) >= apart_mm
     if len(chosen) < count:
         raise InputError(
             f"random: there is room for {len(chosen)} of {count} nodules of {2 * radius_mm:g} mm {pleura_mm:g} mm from"

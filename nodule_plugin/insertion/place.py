@@ -81,9 +81,14 @@ class Place:
 
     def touches(self, other: Place) -> bool:
         """Whether a voxel would be changed for both."""
-        changed = np.zeros(self.block.geometry.shape, dtype=bool)
-        changed[self.box] = self.weight > 0
-        return bool((changed[other.box] & (other.weight > 0)).any())
+        both = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(self.box, other.box)]
+        if any(part.start >= part.stop for part in both):
+            return False
+        mine, theirs = (
+            place.weight[tuple(slice(b.start - a.start, b.stop - a.start) for a, b in zip(place.box, both))] > 0
+            for place in (self, other)
+        )
+        return bool((mine & theirs).any())
 
 
 def fit_place(

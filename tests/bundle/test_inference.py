@@ -20,6 +20,7 @@ from warm import run_python
 
 from nodule_plugin.data.generated import load_generated
 from nodule_plugin.data.transforms import nodule_transform
+from nodule_plugin.diffusion.model import Source, load_model
 from nodule_plugin.diffusion.provenance import add_guidance, write_record
 from nodule_plugin.errors import InputError, find_input_error
 
@@ -200,6 +201,7 @@ def test_datalist(config: str, bundle: Path, tmp_path: Path) -> None:
         ({"device": "gpu"}, "device: this machine has no 'gpu'; give cpu"),
         ({"image_size": 30}, "image_size: a multiple of 8"),
         ({"window_hu": [1, 0]}, "window_hu: two rising numbers"),
+        ({"window_hu": [-20000, 60000]}, "window_hu: files hold Hounsfield units of -32768 to 32767"),
         ({"scheduler_class": "Magic"}, "scheduler: 'Magic' does not fit"),
         ({"datalist": "none.json"}, "none.json"),
     ],
@@ -268,3 +270,10 @@ def test_few_steps_refuse_other_settings(repository: Path, tmp_path: Path) -> No
     assert found is not None
     assert "guidance 1.5 built in; give steps=4, scheduler_class=DDIMScheduler and guidance_scales=1" in str(found)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_few_steps_takes_no_other_scheduler(repository: Path) -> None:
+    models = repository / "bundle" / "models"
+    source = Source(str(models / "tiny"), str(models / "few_steps" / "model.pt"), scheduler_class="PNDMScheduler")
+    with pytest.raises(InputError, match=r"scheduler_class: .* in 4 steps of DDIMScheduler, not of PNDMScheduler"):
+        load_model(source)

@@ -106,6 +106,9 @@ def test_an_overlay_and_a_bundle_of_ones_own(bundle: Path, tmp_path: Path) -> No
         assert root == f"--bundle_root={bundle}"
     with pytest.raises(InputError, match=r"^overlay: there is neither .*sd3\.json nor a file sd3"):
         monai_arguments("train", ["--overlay", "sd3"])
+    mine.write_text("not json")
+    with pytest.raises(InputError, match=r"mine\.json: not JSON"):
+        monai_arguments("generate", [*words, "--overlay", str(mine)])
     with pytest.raises(
         InputError, match=r"^overlay: inference is a workflow of its own, and would run in the place of train"
     ):

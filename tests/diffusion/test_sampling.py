@@ -252,6 +252,7 @@ def test_guidance_needs_the_empty_prompt(model: Model) -> None:
         ({"num_inference_steps": 0}, "num_inference_steps: a whole number"),
         ({"images_per_call": 0}, "images_per_call: a whole number"),
         ({"guidance_interval": [0.5, 0.2]}, "guidance_interval: two rising numbers"),
+        ({"guidance_interval": 0.5}, "guidance_interval: two rising numbers from 0 to 1 are needed, not 0.5"),
         ({"guidance_rescale": 2.0}, "guidance_rescale: a number from 0 to 1"),
         ({"precision": "int8"}, "precision: choose one of float32, bfloat16, float16"),
         ({"scheduler_class": "NoScheduler"}, "scheduler: 'NoScheduler' does not fit .* DPMSolverMultistepScheduler"),

@@ -93,7 +93,8 @@ def test_a_folder_in_use_is_left_alone(host: Path, insert: Any, tmp_path: Path) 
         ({"position": "1,2,up"}, "'up' is not a number"),
         ({"position": "1,1,3", "diameter_mm": None}, "diameter_mm is missing"),
         ({"position": "1,1,3", "diameter_mm": -4}, "a number above 0"),
-        ({"position": "1,1,3", "prompt": "A nodule."}, "findings or a prompt, and not both"),
+        ({"position": "1,1,3", "prompt": "A nodule."}, "give either findings or a prompt; both are there"),
+        ({"position": "1,1,3", "findings": None}, "give either findings or a prompt; neither is there"),
         ({"position": "1,1,3", "findings": {"sphericity": 9}}, "is missing"),
         (
             {"position": "1,1,3", "findings": "sphericity=3"},
