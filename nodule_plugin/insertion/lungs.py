@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from tqdm import tqdm
 
 from nodule_plugin.errors import InputError
 from nodule_plugin.insertion.host import Host
@@ -31,6 +32,8 @@ _TISSUE_HU, _VESSEL_HU = -500, -600
 _LEAST_PART = 0.02
 _AIRWAY_MM2, _AIRWAY_LENGTH_MM, _MIDDLE_MM = (40.0, 700.0), 20.0, 40.0
 _CLOSING_MM = 10.0
+_MANY = 10
+"""Random places from which on progress is shown: a nodule is drawn at each that is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +143,14 @@ def random_places(
     in_mm = candidates * lungs.spacing / lungs.step
     chosen: list[int] = []
     apart = np.ones(len(candidates), dtype=bool)
-    for index in order.tolist():
-        if len(chosen) == count:
-            break
-        if apart[index] and accept(candidates[index]):
-            chosen.append(index)
-            apart &= np.linalg.norm(in_mm - in_mm[index], axis=1) >= apart_mm
+    with tqdm(total=count, desc="places", disable=count < _MANY) as progress:
+        for index in order.tolist():
+            if len(chosen) == count:
+                break
+            if apart[index] and accept(candidates[index]):
+                chosen.append(index)
+                apart &= np.linalg.norm(in_mm - in_mm[index], axis=1) >= apart_mm
+                progress.update()
     if len(chosen) < count:
         raise InputError(
             f"random: there is room for {len(chosen)} of {count} nodules of {2 * radius_mm:g} mm {pleura_mm:g} mm from"
