@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from nodule_plugin.data.nifti import NIFTI, open_nifti, read_voxels
 from nodule_plugin.data.orientation import SHOWN, shown, slice_directions
@@ -31,6 +32,8 @@ _NUMBERS, _NOISE = 1 / 4, 3 / 4
 """Of the chance of a false alarm; numbers that carry a mark leave less doubt."""
 _EXACT = 1e-3
 """Of a grey: farther from a whole number than that is none of eight bits."""
+_SHOWN_AFTER_S = 5.0
+"""A picture is done sooner; a volume takes about a second a slice."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def detect_file(path: str | Path, inversion: Inversion, key: MarkKey = PUBLIC, p
     if in_numbers.found:
         return in_numbers
     findings, possible = [], in_numbers.possible
-    for image in _slices(Path(path)):
+    for image in tqdm(_slices(Path(path)), desc="slices", delay=_SHOWN_AFTER_S, leave=False):
         findings.append(detect(image, inversion, key, parts))
         possible = possible or can_carry(image, inversion)
     best = _corrected(min(findings, key=lambda one: one.log10_p), len(findings) / _NOISE)
