@@ -68,7 +68,7 @@ def package_bundle(bundle: str | Path, output_dir: str | Path, name: str = BUNDL
         digest = sha256(path.read_bytes()).hexdigest()
         write_text_atomically(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
     except OSError as error:
-        raise InputError(f"output_dir: {path} cannot be written ({error.strerror})") from error
+        raise InputError(f"output: {path} cannot be written ({error.strerror}); give a folder") from error
     return path
 
 
