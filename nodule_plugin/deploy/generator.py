@@ -14,7 +14,7 @@ from torch import Tensor
 from nodule_plugin.data.requests import generation_requests
 from nodule_plugin.data.window import checked_window, unit_to_hu
 from nodule_plugin.diffusion.fine_tuned import BASE_WEIGHTS, load_weights
-from nodule_plugin.diffusion.provenance import check_few_steps
+from nodule_plugin.diffusion.provenance import check_few_steps, distilled
 from nodule_plugin.errors import InputError
 from nodule_plugin.files import read_json, visible_files
 from nodule_plugin.handlers.generation import describe_run, grey_image
@@ -58,6 +58,7 @@ class BundleGenerator:
             weights_sha256=sha256,
             image_size=self.image_size,
             window_hu=self.window_hu,
+            taught=distilled(self._weights),
             **origin,
         )
         """Settings that all images share, as manifests hold them."""

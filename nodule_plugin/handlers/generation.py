@@ -8,6 +8,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from nodule_plugin.data.entries import file_safe_id
 from nodule_plugin.data.generated import FORMAT, MANIFEST, NOTICE, VERSION
 from nodule_plugin.data.nifti import encode_volume
 from nodule_plugin.data.window import DEFAULT_WINDOW_HU, checked_window, unit_to_hu
+from nodule_plugin.diffusion.provenance import Distilled
 from nodule_plugin.errors import InputError
 from nodule_plugin.extras import check_installed
 from nodule_plugin.files import read_json, write_bytes_atomically, write_json
@@ -74,6 +76,7 @@ class GeneratedSetWriter:
             :func:`nodule_plugin.diffusion.provenance.weights_chain`; None where that is not known.
         chosen_on: split of their training's data list that chose them or their guidance scale; None for none.
         mark: of the images' noise; files hold it in whole numbers, too. None for none.
+        taught: what weights of few steps learnt from, and the guidance built in; None for others.
 
     Raises:
         InputError: if a setting makes no sense or ``output_dir`` holds something else.
@@ -95,6 +98,7 @@ class GeneratedSetWriter:
         chain: str | None = None,
         chosen_on: str | None = None,
         mark: ImageMark | None = None,
+        taught: Distilled | None = None,
     ) -> None:
         self.folder = Path(output_dir)
         self.requests = [dict(request) for request in requests]
@@ -104,7 +108,7 @@ class GeneratedSetWriter:
         self.formats = _checked_formats(formats)
         self.image_size = image_size
         self.run = describe_run(
-            settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain, chosen_on
+            settings, base_model, weights_sha256, image_size, self.window_hu, revision, chain, chosen_on, taught
         )
         self.mark = mark
         self.run["mark"] = mark and mark.described
@@ -263,6 +267,7 @@ def describe_run(
     revision: str | None = None,
     chain: str | None = None,
     chosen_on: str | None = None,
+    taught: Distilled | None = None,
 ) -> dict[str, Any]:
     """What all images of a run share and their files name; for the arguments see :class:`GeneratedSetWriter`."""
     settings, local = dict(settings), Path(base_model).exists()
@@ -274,6 +279,7 @@ def describe_run(
             "prediction_type": settings.pop("prediction_type"),
             "chain": chain,
             "chosen_on": chosen_on,
+            **({} if taught is None else {"distilled": asdict(taught)}),
         },
         **settings,
         "window_hu": [int(end) if end == int(end) else end for end in window_hu],

@@ -252,8 +252,14 @@ def test_the_shipped_model_of_few_steps_draws_what_the_other_does(repository: Pa
         shipped(configs, repository, **given, output_dir=str(tmp_path / name)).run()
         made[name] = load_generated(tmp_path / name)
     assert made["few"].manifest is not None
+    assert made["all"].manifest is not None
     assert (made["few"].manifest["scheduler"], made["few"].manifest["num_inference_steps"]) == ("DDIMScheduler", 4)
     assert (made["all"].guidance_scales, made["few"].guidance_scales) == ([1.5], [1.0])
+    taught = made["few"].manifest["model"]["distilled"]
+    assert (taught["guidance_scale"], taught["teacher_sha256"]) == (
+        1.5,
+        made["all"].manifest["model"]["weights_sha256"],
+    )
     pixels = {
         name: [np.asarray(Image.open(item["image"]), float) for item in each.items] for name, each in made.items()
     }
