@@ -328,7 +328,7 @@ def derive_scheduler(base: Any, name: str) -> Any:
     """
     names = sorted({kind.__name__ for kind in base.compatibles} | {type(base).__name__})
     if name not in names:
-        raise InputError(f"scheduler: {name!r} does not fit the base model's; choose one of {', '.join(names)}")
+        raise InputError(f"scheduler_class: {name!r} does not fit the base model's; choose one of {', '.join(names)}")
     try:
         return getattr(diffusers, name).from_config(base.config)
     except ImportError as error:

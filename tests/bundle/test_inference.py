@@ -202,7 +202,7 @@ def test_datalist(config: str, bundle: Path, tmp_path: Path) -> None:
         ({"image_size": 30}, "image_size: a multiple of 8"),
         ({"window_hu": [1, 0]}, "window_hu: two rising numbers"),
         ({"window_hu": [-20000, 60000]}, "window_hu: files hold Hounsfield units of -32768 to 32767"),
-        ({"scheduler_class": "Magic"}, "scheduler: 'Magic' does not fit"),
+        ({"scheduler_class": "Magic"}, "scheduler_class: 'Magic' does not fit"),
         ({"datalist": "none.json"}, "none.json"),
     ],
 )

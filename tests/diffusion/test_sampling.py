@@ -255,7 +255,7 @@ def test_guidance_needs_the_empty_prompt(model: Model) -> None:
         ({"guidance_interval": 0.5}, "guidance_interval: two rising numbers from 0 to 1 are needed, not 0.5"),
         ({"guidance_rescale": 2.0}, "guidance_rescale: a number from 0 to 1"),
         ({"precision": "int8"}, "precision: choose one of float32, bfloat16, float16"),
-        ({"scheduler_class": "NoScheduler"}, "scheduler: 'NoScheduler' does not fit .* DPMSolverMultistepScheduler"),
+        ({"scheduler_class": "NoScheduler"}, "scheduler_class: 'NoScheduler' does not fit .* DPMSolverMultistep"),
     ],
 )
 def test_bad_settings_are_named(model: Model, settings: dict[str, Any], message: str) -> None:
